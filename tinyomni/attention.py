@@ -1,0 +1,212 @@
+"""Attention: each token asks a question (query), offers a label (key) and an answer (value).
+
+The fast path is torch's `scaled_dot_product_attention`. `attention` says the same in five readable lines and also
+gives the weights; a test holds the two together.
+
+Sources: Vaswani et al., Attention Is All You Need (2017), section 3.2; Ainslie et al., GQA (2023) for heads that share
+keys and values; Pope et al. (2022) for the KV cache.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from tinyomni.axes import expect
+from tinyomni.rope import apply_rope, rope_table
+
+
+def split_heads(
+    x: Float[Tensor, "batch tokens features"], heads: int
+) -> Float[Tensor, "batch {heads} tokens head_dim"]:
+    """Cut each token's vector into `heads` shorter ones."""
+    return rearrange(x, "batch tokens (heads head_dim) -> batch heads tokens head_dim", heads=heads)
+
+
+def merge_heads(x: Float[Tensor, "batch heads tokens head_dim"]) -> Float[Tensor, "batch tokens features"]:
+    """The way back. The heads must stand next to head_dim before they are joined, or tokens get mixed."""
+    return rearrange(x, "batch heads tokens head_dim -> batch tokens (heads head_dim)")
+
+
+def visible(queries: int, keys: int, device: torch.device | str = "cpu") -> Bool[Tensor, "queries keys"]:
+    """The causal mask: True where a query may look. The last query stands at the last key."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def attention(
+    q: Float[Tensor, "batch heads queries head_dim"],
+    k: Float[Tensor, "batch kv_heads keys head_dim"],
+    v: Float[Tensor, "batch kv_heads keys head_dim"],
+    causal: bool = False,
+    mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
+) -> tuple[Float[Tensor, "batch heads queries head_dim"], Float[Tensor, "batch heads queries keys"]]:
+    """Readable attention: softmax(q kᵀ / √head_dim) v, and the weights.
+
+    `mask` is True where a query may look. A query that may look nowhere gets zeros.
+    """
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / q.shape[-1] ** 0.5
+    if causal:
+        scores = scores.masked_fill(~visible(q.shape[2], k.shape[2], q.device), -torch.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights = scores.softmax(dim=-1).nan_to_num(0.0) if mask is not None else scores.softmax(dim=-1)
+    return torch.einsum("bhqk,bhkd->bhqd", weights, v), weights
+
+
+def attend(
+    q: Float[Tensor, "batch heads queries head_dim"],
+    k: Float[Tensor, "batch kv_heads keys head_dim"],
+    v: Float[Tensor, "batch kv_heads keys head_dim"],
+    causal: bool = False,
+    mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
+) -> Float[Tensor, "batch heads queries head_dim"]:
+    """The same by torch's fused kernel, which never writes the weights down."""
+    if causal and q.shape[2] == 1:
+        causal = False  # the newest token may look everywhere: no mask is needed
+    # torch aligns its own causal mask to the top left, which is wrong for a chunk behind a cache
+    if causal and (mask is not None or q.shape[2] != k.shape[2]):
+        seen = visible(q.shape[2], k.shape[2], q.device)
+        mask, causal = (seen if mask is None else seen & mask), False
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
+class KVCache:
+    """Keys and values of all tokens so far, for every layer, in memory that is set aside once.
+
+    `length` counts the tokens that are in. A forward pass first writes its tokens with `update`, layer by layer, and
+    then moves on with `advance`. Prefill, single steps and chunks are the same thing with different numbers of tokens.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        kv_heads: int,
+        length: int,
+        head_dim: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.keys = torch.zeros(layers, batch, kv_heads, length, head_dim, device=device, dtype=dtype)
+        self.values = torch.zeros_like(self.keys)
+        self.keep: Bool[Tensor, "batch keys"] | None = None  # False at padding, where a batch has some
+        self.capacity = length
+        self.length = 0
+
+    def room_for(self, where: str, batch: int, tokens: int) -> None:
+        """Raise a `ValueError` unless `tokens` more tokens of `batch` sequences fit."""
+        if batch != self.keys.shape[1]:
+            raise ValueError(
+                f"{where}: this KV cache was made for a batch of {self.keys.shape[1]}, got {batch}. Use new_cache({batch})."
+            )
+        if self.length + tokens > self.capacity:
+            raise ValueError(
+                f"{where}: {self.length} tokens in the KV cache + {tokens} new = {self.length + tokens} > {self.capacity}, all that fit"
+            )
+
+    def update(
+        self,
+        layer: int,
+        k: Float[Tensor, "batch kv_heads tokens head_dim"],
+        v: Float[Tensor, "batch kv_heads tokens head_dim"],
+    ) -> tuple[Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]]:
+        """Write the new tokens of one layer; return all keys and values up to and with them."""
+        end = self.length + k.shape[2]
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def advance(self, tokens: int) -> None:
+        """Count the tokens that all layers have now written."""
+        self.length += tokens
+
+    def __repr__(self) -> str:
+        layers, batch, kv_heads, length, head_dim = self.keys.shape
+        return f"KVCache({self.length} of {length} tokens, {layers} layers, batch {batch}, {kv_heads} heads of {head_dim})"
+
+
+class SelfAttention(nn.Module):
+    """Queries, keys and values from one sequence, mixed and projected back.
+
+    `causal` looks only back. `positions` is the longest sequence for which RoPE angles are kept; 0 means no RoPE.
+    With `kv_heads` < `heads`, groups of heads share keys and values.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int | None = None,
+        causal: bool = False,
+        positions: int = 0,
+        theta: float = 10_000.0,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        kv_heads = kv_heads or heads
+        if width % heads or heads % kv_heads:
+            raise ValueError(
+                f"SelfAttention: width {width} must divide by heads {heads}, and heads by kv_heads {kv_heads}"
+            )
+        self.heads, self.kv_heads, self.head_dim, self.causal = heads, kv_heads, width // heads, causal
+        self.q_proj = nn.Linear(width, heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
+        self.o_proj = nn.Linear(heads * self.head_dim, width, bias=bias)
+        if positions:
+            cos, sin = rope_table(positions, self.head_dim, theta)
+            self.register_buffer("cos", cos, persistent=False)
+            self.register_buffer("sin", sin, persistent=False)
+        self.positions = positions
+
+    def qkv(
+        self, x: Float[Tensor, "batch tokens features"]
+    ) -> tuple[
+        Float[Tensor, "batch heads tokens head_dim"],
+        Float[Tensor, "batch kv_heads tokens head_dim"],
+        Float[Tensor, "batch kv_heads tokens head_dim"],
+    ]:
+        """Queries, keys and values, cut into heads, not yet turned."""
+        return (
+            split_heads(self.q_proj(x), self.heads),
+            split_heads(self.k_proj(x), self.kv_heads),
+            split_heads(self.v_proj(x), self.kv_heads),
+        )
+
+    def rotate(
+        self,
+        q: Float[Tensor, "batch heads tokens head_dim"],
+        k: Float[Tensor, "batch kv_heads tokens head_dim"],
+        start: int = 0,
+    ) -> tuple[Float[Tensor, "batch heads tokens head_dim"], Float[Tensor, "batch kv_heads tokens head_dim"]]:
+        """Turn queries and keys by their positions start, start + 1, …; values are never turned."""
+        end = start + q.shape[2]
+        if end > self.positions:
+            raise ValueError(
+                f"SelfAttention: position {end - 1} is past the last one, {self.positions - 1}: the sequence is too long"
+            )
+        cos, sin = self.cos[start:end], self.sin[start:end]
+        return apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens features"],
+        cache: KVCache | None = None,
+        layer: int = 0,
+        mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
+    ) -> Float[Tensor, "batch tokens features"]:
+        """(batch, tokens, features) → the same shape; each token now knows of those that it looked at."""
+        q, k, v = self.qkv(x)
+        if self.positions:
+            q, k = self.rotate(q, k, start=cache.length if cache is not None else 0)
+        if cache is not None:
+            k, v = cache.update(layer, k.to(cache.keys.dtype), v.to(cache.values.dtype))
+            k, v = k.to(q.dtype), v.to(q.dtype)
+        return self.o_proj(merge_heads(attend(q, k, v, causal=self.causal, mask=mask)))

@@ -1,0 +1,145 @@
+"""Generation: one token at a time, each fed back, with a KV cache so that nothing is computed twice.
+
+Sources: Holtzman et al., The Curious Case of Neural Text Degeneration (2019) for top-p; Fan et al. (2018) for top-k.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tinyomni.thinker import ThinkerLM
+
+BOS, EOS = 1, 2
+
+
+def sample(
+    logits: Float[Tensor, "batch vocab"],
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "batch"]:
+    """Choose one id per row.
+
+    Temperature 0 is greedy. `top_k` keeps the k most likely ids; `top_p` keeps the fewest whose probability reaches p.
+    """
+    if temperature < 0:
+        raise ValueError(f"sample: temperature must be 0 (greedy) or more, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"sample: top_k must be at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"sample: top_p must lie in (0, 1], got {top_p}")
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits.float() / temperature
+    if top_k is not None:
+        least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if top_p is not None:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probability = ordered.softmax(dim=-1)
+        # an id stays if those before it have not yet reached p: the most likely one always stays
+        ordered = ordered.masked_fill(probability.cumsum(dim=-1) - probability >= top_p, -torch.inf)
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, order, ordered)
+    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+
+
+def check_prompt(thinker: ThinkerLM, ids: Int[Tensor, "batch tokens"]) -> None:
+    """The door for ids: every one in the table, the first one BOS."""
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= thinker.cfg.vocab:
+        raise ValueError(
+            f"generate: ids must lie in 0 … {thinker.cfg.vocab - 1}, got {low} … {high}. Were they made by another tokenizer?"
+        )
+    if bool((ids[:, 0] != BOS).any()):
+        raise ValueError(
+            f"generate: a prompt starts with BOS (id {BOS}), this one starts with {int(ids[0, 0])}. Use [{BOS}] + tokenizer.encode(text)."
+        )
+
+
+def stream(
+    thinker: ThinkerLM,
+    ids: Int[Tensor, "batch tokens"] | None = None,
+    *,
+    embeddings: Float[Tensor, "batch tokens d_model"] | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    eos: int | None = EOS,
+    seed: int = 0,
+    allowed: int | None = None,
+) -> Iterator[Int[Tensor, "batch"]]:
+    """Yield the new ids step by step, `(batch,)` each; a sequence that has ended goes on with `eos`.
+
+    `eos=None` never stops early. `allowed` forbids ids from there on: rows of the table that no text piece uses.
+    Raises ValueError if prompt + max_new_tokens > ctx_len, for an id outside the table, and for ids without BOS.
+    """
+    if (ids is None) == (embeddings is None):
+        raise TypeError(
+            "generate: give either ids or embeddings; got " + ("neither" if ids is None else "both")
+        )
+    prompt = ids if ids is not None else embeddings
+    if prompt.ndim < 2 or prompt.shape[1] == 0:
+        raise ValueError(
+            f"generate: the prompt should be (batch, tokens, …) with at least one token, got {tuple(prompt.shape)}. `prompt.unsqueeze(0)` adds a batch axis."
+        )
+    batch, tokens = prompt.shape[:2]
+    if max_new_tokens < 1:
+        raise ValueError(f"generate: max_new_tokens must be at least 1, got {max_new_tokens}")
+    if tokens + max_new_tokens > thinker.cfg.ctx_len:
+        raise ValueError(
+            f"generate: {tokens} prompt tokens + {max_new_tokens} new tokens = {tokens + max_new_tokens} > ctx_len = {thinker.cfg.ctx_len}. "
+            "Shorten the prompt or ask for fewer new tokens."
+        )
+    if ids is not None and not ids.is_floating_point():
+        check_prompt(thinker, ids)
+
+    generator = torch.Generator(prompt.device).manual_seed(seed)
+    cache = thinker.new_cache(batch)
+    ended = torch.zeros(batch, dtype=torch.bool, device=prompt.device)
+    with torch.no_grad():
+        logits = thinker(ids, embeddings=embeddings, cache=cache)[:, -1]
+    for step in range(max_new_tokens):
+        if allowed is not None:
+            logits[:, allowed:] = -torch.inf
+        new = sample(logits, temperature, top_k, top_p, generator)
+        if eos is not None:
+            new = torch.where(ended, eos, new)
+            ended = ended | (new == eos)
+        yield new
+        if step + 1 == max_new_tokens or (eos is not None and bool(ended.all())):
+            return
+        with torch.no_grad():
+            logits = thinker(new[:, None], cache=cache)[:, -1]
+
+
+def generate(
+    thinker: ThinkerLM,
+    ids: Int[Tensor, "batch tokens"] | None = None,
+    *,
+    embeddings: Float[Tensor, "batch tokens d_model"] | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    eos: int | None = EOS,
+    seed: int = 0,
+    allowed: int | None = None,
+) -> Int[Tensor, "batch new_tokens"]:
+    """The new ids of `stream`, all together: (batch, new_tokens), new_tokens ≤ max_new_tokens."""
+    steps = stream(
+        thinker,
+        ids,
+        embeddings=embeddings,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        eos=eos,
+        seed=seed,
+        allowed=allowed,
+    )
+    return torch.stack(list(steps), dim=1)

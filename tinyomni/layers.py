@@ -1,0 +1,118 @@
+"""Norms, MLPs and the two kinds of block.
+
+`DecoderBlock` (Thinker, Talker): RMSNorm, causal attention with RoPE, SwiGLU, no biases. `EncoderBlock` (ViT, audio
+encoder): LayerNorm, attention to everything, GELU, biases. Both normalise *before* each part and add what it gives to
+the stream, so a block called with `x` alone keeps its shape.
+
+Sources: Zhang & Sennrich, RMSNorm (2019); Shazeer, GLU Variants (2020); Xiong et al., On Layer Normalization (2020).
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from tinyomni.attention import KVCache, SelfAttention
+
+
+class RMSNorm(nn.Module):
+    """Divide each vector by its root mean square, then scale each number by a learned weight."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """The mean is taken in float32, also under autocast; the shape and dtype of x are kept."""
+        scale = torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + self.eps)
+        return (x.float() * scale * self.weight).to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) · up(x)): one projection decides how much of the other passes."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Each token by itself; the shape is kept."""
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class GELUMLP(nn.Module):
+    """fc2(gelu(fc1(x)))."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Each token by itself; the shape is kept."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DecoderBlock(nn.Module):
+    """Look back, then think: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        positions: int,
+        kv_heads: int | None = None,
+        theta: float = 10_000.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = RMSNorm(width)
+        self.attn = SelfAttention(width, heads, kv_heads, causal=True, positions=positions, theta=theta)
+        self.norm2 = RMSNorm(width)
+        self.mlp = SwiGLU(width, hidden)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens features"],
+        cache: KVCache | None = None,
+        layer: int = 0,
+        mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
+    ) -> Float[Tensor, "batch tokens features"]:
+        """`mask` is True where a token may look, on top of the causal rule."""
+        x = x + self.attn(self.norm1(x), cache=cache, layer=layer, mask=mask)
+        return x + self.mlp(self.norm2(x))
+
+
+class EncoderBlock(nn.Module):
+    """The same with every token looking at every token."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = SelfAttention(width, heads, bias=True)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = GELUMLP(width, hidden)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens features"],
+        mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
+    ) -> Float[Tensor, "batch tokens features"]:
+        """`mask` is True where a token may look."""
+        x = x + self.attn(self.norm1(x), mask=mask)
+        return x + self.mlp(self.norm2(x))
+
+
+def init_weights(model: nn.Module, layers: int) -> None:
+    """GPT-2's start: normal with deviation 0.02; what writes into the stream is made smaller by √(2 · layers)."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            last = name.endswith(("o_proj", "down", "fc2"))
+            nn.init.normal_(module.weight, std=0.02 / (2 * layers) ** 0.5 if last else 0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)

@@ -1,0 +1,192 @@
+"""The Talker: reads text, and writes the codes of speech, one frame of 80 ms after the other.
+
+    text (batch, text_tokens), previous codes (batch, frames, 2) → base and residual logits (batch, frames, 128) each
+
+The text stands in front, the codes behind it, and every code looks back at both. Each codebook has an embedding table of
+its own: one table, summed, could not tell (45, 12) from (12, 45). A third output says that the speech is over.
+
+Sources: Wang et al., VALL-E (2023) for speech as a language of codes; Xu et al., Qwen2.5-Omni (2025) for Thinker and
+Talker.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tinyomni.attention import KVCache
+from tinyomni.axes import expect
+from tinyomni.config import TINY, TalkerConfig
+from tinyomni.layers import DecoderBlock, RMSNorm, init_weights
+from tinyomni.stability import assert_finite
+
+PAD = 0
+
+
+def max_frames(text_tokens: int) -> int:
+    """The hard cap of frames for a text: 30 a token, at least 50 (4 s), at most 1000 (80 s)."""
+    return max(50, min(1000, 30 * text_tokens))
+
+
+def previous(codes: Int[Tensor, "batch frames codebooks"]) -> Int[Tensor, "batch frames codebooks"]:
+    """What the Talker has seen before each frame: prev[t] = codes[t - 1], and zeros at the start.
+
+    The target stays `codes` itself. Shifting both would train the Talker two frames ahead.
+    """
+    return torch.cat([torch.zeros_like(codes[:, :1]), codes[:, :-1]], dim=1)
+
+
+def align_right(text: Int[Tensor, "batch text_tokens"]) -> Int[Tensor, "batch text_tokens"]:
+    """Move padding from behind each text to before it, so that codes follow the text without a gap."""
+    lengths = (text != PAD).sum(dim=1, keepdim=True)
+    return text.gather(1, (torch.arange(text.shape[1], device=text.device) + lengths) % text.shape[1])
+
+
+class TalkerTiny(nn.Module):
+    """`talker(codes)` or `talker(codes, text=ids)` → (base_logit, res_logit); `predict` adds the end of speech."""
+
+    def __init__(self, cfg: TalkerConfig = TINY.talker) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.positions = cfg.max_text + 1 + cfg.max_frames
+        self.code_emb = nn.ModuleList(
+            nn.Embedding(cfg.codebook_size, cfg.talker_dim) for _ in range(cfg.codebooks)
+        )
+        self.text_emb = nn.Embedding(cfg.vocab, cfg.talker_dim)
+        self.blocks = nn.ModuleList(
+            DecoderBlock(cfg.talker_dim, cfg.heads, cfg.hidden, self.positions, theta=cfg.rope_theta)
+            for _ in range(cfg.layers)
+        )
+        self.norm = RMSNorm(cfg.talker_dim)
+        self.base = nn.Linear(cfg.talker_dim, cfg.codebook_size, bias=False)
+        self.res = nn.Linear(cfg.talker_dim, cfg.codebook_size, bias=False)
+        self.end = nn.Linear(cfg.talker_dim, 1)
+        init_weights(self, cfg.layers)
+
+    def new_cache(self, batch: int = 1) -> KVCache:
+        """An empty KV cache for the text, the start frame and up to 1000 frames."""
+        cfg, weight = self.cfg, self.base.weight
+        return KVCache(
+            cfg.layers,
+            batch,
+            cfg.heads,
+            self.positions,
+            cfg.talker_dim // cfg.heads,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+
+    def embed_codes(
+        self, codes: Int[Tensor, "batch frames codebooks"]
+    ) -> Float[Tensor, "batch frames talker_dim"]:
+        """One vector for each frame: the sum of what each codebook's own table says."""
+        expect(
+            "TalkerTiny", "codes", codes, "batch frames codebooks", codebooks=self.cfg.codebooks, integer=1
+        )
+        try:
+            return torch.stack([table(codes[..., i]) for i, table in enumerate(self.code_emb)]).sum(dim=0)
+        except IndexError as error:
+            raise IndexError(
+                f"TalkerTiny: codes must lie in 0 … {self.cfg.codebook_size - 1}, got {int(codes.min())} … {int(codes.max())}"
+            ) from error
+
+    def embed_text(
+        self, text: Int[Tensor, "batch text_tokens"]
+    ) -> Float[Tensor, "batch text_tokens talker_dim"]:
+        """One vector for each text token."""
+        expect("TalkerTiny", "text", text, "batch text_tokens", integer=1)
+        try:
+            return self.text_emb(text)
+        except IndexError as error:
+            raise IndexError(
+                f"TalkerTiny: text ids must lie in 0 … {self.cfg.vocab - 1}, got {int(text.min())} … {int(text.max())}"
+            ) from error
+
+    def predict(
+        self,
+        codes: Int[Tensor, "batch frames codebooks"],
+        text: Int[Tensor, "batch text_tokens"] | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[
+        Float[Tensor, "batch frames codebook_size"],
+        Float[Tensor, "batch frames codebook_size"],
+        Float[Tensor, "batch frames"],
+    ]:
+        """Logits of the base code, of the residual code, and of the speech being over *before* this frame.
+
+        `codes` are the previous ones (`previous(codes)`), `text` ids without BOS, padded at the right with 0. With a
+        cache, the text goes in with the first call; later calls give new frames only.
+        """
+        x = self.embed_codes(codes)
+        batch, frames, _ = x.shape
+        past = cache.length if cache is not None else 0
+        keep: Bool[Tensor, "batch keys"] | None = cache.keep if cache is not None else None
+        if text is not None:
+            if past:
+                raise ValueError("TalkerTiny: with a cache the text goes in once, with the first call")
+            if text.shape[0] != batch:
+                raise ValueError(f"TalkerTiny: {batch} rows of codes, but {text.shape[0]} texts")
+            text = align_right(text)
+            x = torch.cat([self.embed_text(text), x], dim=1)
+            keep = torch.cat([text != PAD, torch.ones_like(codes[..., 0], dtype=torch.bool)], dim=1)
+        elif keep is not None:
+            keep = torch.cat([keep, torch.ones_like(codes[..., 0], dtype=torch.bool)], dim=1)
+        tokens = x.shape[1]
+        if past + tokens > self.positions:
+            raise ValueError(
+                f"TalkerTiny: {past} positions before + {tokens} now = {past + tokens} > {self.positions}, all that it has"
+            )
+        if cache is not None:
+            cache.room_for("TalkerTiny", batch, tokens)
+            cache.keep = keep
+        mask = keep[:, None, None, :] if keep is not None else None
+        for layer, block in enumerate(self.blocks):
+            x = block(x, cache=cache, layer=layer, mask=mask)
+        if cache is not None:
+            cache.advance(tokens)
+        x = self.norm(x[:, tokens - frames :])
+        base, res, end = self.base(x), self.res(x), self.end(x).squeeze(-1)
+        assert_finite("TalkerTiny", base=base, residual=res, end=end)
+        return base, res, end
+
+    def forward(
+        self,
+        codes: Int[Tensor, "batch frames codebooks"],
+        text: Int[Tensor, "batch text_tokens"] | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Float[Tensor, "batch frames codebook_size"], Float[Tensor, "batch frames codebook_size"]]:
+        """`predict` without the end: exactly (base_logit, res_logit)."""
+        base, res, _ = self.predict(codes, text, cache)
+        return base, res
+
+
+def next_frame(
+    talker: TalkerTiny,
+    codes: Int[Tensor, "batch frames codebooks"],
+    text: Int[Tensor, "batch text_tokens"] | None,
+    cache: KVCache,
+) -> tuple[Int[Tensor, "batch frames+1 codebooks"], Float[Tensor, "batch"]]:
+    """Append the likeliest next frame; the second value is how likely the speech was already over, 0 … 1.
+
+    Only the newest frame is fed: the cache knows the others, and the text after the first call.
+    """
+    first = cache.length == 0
+    base, res, end = talker.predict(codes if first else codes[:, -1:], text if first else None, cache)
+    new = torch.stack([base[:, -1].argmax(dim=-1), res[:, -1].argmax(dim=-1)], dim=-1)
+    return torch.cat([codes, new[:, None]], dim=1), end[:, -1].sigmoid()
+
+
+@torch.no_grad()
+def generate_codes(
+    talker: TalkerTiny, text: Int[Tensor, "1 text_tokens"] | None, limit: int, stop: bool = True
+) -> Int[Tensor, "1 positions codebooks"]:
+    """The start frame (zeros) and up to `limit` frames of codes for one text; `stop=False` always writes `limit`."""
+    device = talker.base.weight.device
+    codes = torch.zeros(1, 1, talker.cfg.codebooks, dtype=torch.long, device=device)
+    cache = talker.new_cache()
+    for _ in range(limit):
+        longer, over = next_frame(talker, codes, text, cache)
+        # at least one frame: an empty recording helps nobody
+        if stop and float(over) > 0.5 and codes.shape[1] > 1:
+            break
+        codes = longer
+    return codes
