@@ -13,7 +13,6 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tinyomni.axes import expect
 from tinyomni.rope import apply_rope, rope_table
 
 
@@ -101,11 +100,13 @@ class KVCache:
         """Raise a `ValueError` unless `tokens` more tokens of `batch` sequences fit."""
         if batch != self.keys.shape[1]:
             raise ValueError(
-                f"{where}: this KV cache was made for a batch of {self.keys.shape[1]}, got {batch}. Use new_cache({batch})."
+                f"{where}: this KV cache was made for a batch of {self.keys.shape[1]}, got {batch}. Use "
+                f"new_cache({batch})."
             )
         if self.length + tokens > self.capacity:
             raise ValueError(
-                f"{where}: {self.length} tokens in the KV cache + {tokens} new = {self.length + tokens} > {self.capacity}, all that fit"
+                f"{where}: {self.length} tokens in the KV cache + {tokens} new = {self.length + tokens} > "
+                f"{self.capacity}, all that fit"
             )
 
     def update(
@@ -126,7 +127,9 @@ class KVCache:
 
     def __repr__(self) -> str:
         layers, batch, kv_heads, length, head_dim = self.keys.shape
-        return f"KVCache({self.length} of {length} tokens, {layers} layers, batch {batch}, {kv_heads} heads of {head_dim})"
+        return (
+            f"KVCache({self.length} of {length} tokens, {layers} layers, batch {batch}, {kv_heads} heads of {head_dim})"
+        )
 
 
 class SelfAttention(nn.Module):
@@ -190,7 +193,8 @@ class SelfAttention(nn.Module):
         end = start + q.shape[2]
         if end > self.positions:
             raise ValueError(
-                f"SelfAttention: position {end - 1} is past the last one, {self.positions - 1}: the sequence is too long"
+                f"SelfAttention: position {end - 1} is past the last one, {self.positions - 1}: the sequence is too "
+                "long"
             )
         cos, sin = self.cos[start:end], self.sin[start:end]
         return apply_rope(q, cos, sin), apply_rope(k, cos, sin)

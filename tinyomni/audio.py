@@ -9,7 +9,6 @@ al., Connectionist Temporal Classification (2006).
 """
 
 import math
-import string
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +22,8 @@ from tinyomni.config import TINY, AudioConfig
 from tinyomni.layers import EncoderBlock, init_weights
 from tinyomni.stability import assert_finite
 
-CHARS: tuple[str, ...] = tuple(chr(code) for code in range(32, 127)) + (
-    "\n",
-    "\t",
-    "\N{REPLACEMENT CHARACTER}",
-)
-"""What the ear can write: 95 printable ASCII characters, newline, tab, and one sign for all others. Blank is 0, these 1 … 98."""
+CHARS: tuple[str, ...] = (*map(chr, range(32, 127)), "\n", "\t", "\N{REPLACEMENT CHARACTER}")
+"""What the ear can write, as 1 … 98: printable ASCII (95), newline, tab, and one sign for all others. 0 is the blank."""
 
 BLANK = 0
 LOG_FLOOR = 1e-5
@@ -48,9 +43,7 @@ class MelFrontend(nn.Module):
     window: Tensor
     filters: Tensor
 
-    def __init__(
-        self, hop: int = TINY.audio.hop, n_fft: int | None = None, cfg: AudioConfig = TINY.audio
-    ) -> None:
+    def __init__(self, hop: int = TINY.audio.hop, n_fft: int | None = None, cfg: AudioConfig = TINY.audio) -> None:
         super().__init__()
         self.hop, self.cfg = hop, cfg
         self.n_fft = n_fft or (cfg.n_fft if hop <= cfg.n_fft // 2 else 2 * cfg.n_fft)
@@ -66,30 +59,26 @@ class MelFrontend(nn.Module):
         empty = int((filters.sum(dim=0) == 0).sum())
         if empty:
             raise ValueError(
-                f"MelFrontend: with n_fft={self.n_fft}, {empty} of {cfg.n_mels} mel filters hold no frequency bin. Use n_fft=1024 or more."
+                f"MelFrontend: with n_fft={self.n_fft}, {empty} of {cfg.n_mels} mel filters hold no frequency bin. "
+                "Use n_fft=1024 or more."
             )
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 
-    def magnitudes(
-        self, wav: Float[Tensor, "batch samples"]
-    ) -> Float[Tensor, "batch frequencies mel_frames"]:
+    def magnitudes(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frequencies mel_frames"]:
         """|STFT|: how much of each frequency there is around each frame's centre."""
         wav = F.pad(wav.float(), (self.n_fft // 2, self.n_fft // 2))
-        spectrum = torch.stft(
-            wav, self.n_fft, self.hop, window=self.window, center=False, return_complex=True
-        )
+        spectrum = torch.stft(wav, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
         return spectrum.abs()
 
-    def forward(
-        self, wav: Float[Tensor, "batch samples"]
-    ) -> Float[Tensor, "batch samples//{self.hop} n_mels"]:
+    def forward(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples//{self.hop} n_mels"]:
         """(batch, samples) → (batch, samples // hop, 128)."""
         expect("MelFrontend", "wav", wav, "batch samples")
         frames = wav.shape[1] // self.hop
         if frames == 0:
             raise ValueError(
-                f"MelFrontend: a recording needs at least one frame of {self.hop} samples ({1000 * self.hop / self.cfg.sample_rate:g} ms), got {wav.shape[1]} samples"
+                f"MelFrontend: a recording needs at least one frame of {self.hop} samples "
+                f"({1000 * self.hop / self.cfg.sample_rate:g} ms), got {wav.shape[1]} samples"
             )
         with torch.autocast(wav.device.type, enabled=False):
             mel = torch.einsum("bft,fm->btm", self.magnitudes(wav)[..., :frames], self.filters)
@@ -125,17 +114,18 @@ class AudioEncoderTiny(nn.Module):
             nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1), nn.GELU(),
         )  # fmt: skip
         self.proj = nn.Linear(channels * cfg.n_mels // 4, cfg.audio_dim)
-        self.blocks = nn.ModuleList(
-            EncoderBlock(cfg.audio_dim, cfg.heads, cfg.hidden) for _ in range(cfg.layers)
-        )
+        self.blocks = nn.ModuleList(EncoderBlock(cfg.audio_dim, cfg.heads, cfg.hidden) for _ in range(cfg.layers))
         self.norm = nn.LayerNorm(cfg.audio_dim)
         init_weights(self, cfg.layers)
 
+    def picture(self, mel: Float[Tensor, "batch mel_frames n_mels"]) -> Float[Tensor, "batch 1 mel_frames n_mels"]:
+        """The spectrogram as a picture of one channel. Log-mel values lie in about -11.5 … 4: centre them."""
+        return ((mel + 4) / 4)[:, None]
+
     def downsample(
-        self, mel: Float[Tensor, "batch mel_frames n_mels"], lengths: Int[Tensor, "batch"] | None = None
+        self, x: Float[Tensor, "batch 1 mel_frames n_mels"], lengths: Int[Tensor, "batch"] | None = None
     ) -> Float[Tensor, "batch channels (mel_frames+3)//4 n_mels//4"]:
-        """A quarter of the frames, a quarter of the bins, 64 channels. What lies behind a sample's end is kept at zero."""
-        x = ((mel + 4) / 4)[:, None]  # log-mel values lie in about -11.5 … 4; centre them
+        """A quarter of the frames and of the bins, 64 channels. What lies behind a sample's end is kept at zero."""
         for layer in self.down:
             if lengths is not None and isinstance(layer, nn.Conv2d):
                 x = x * valid_positions(lengths, x.shape[2])[:, None, :, None]
@@ -143,13 +133,11 @@ class AudioEncoderTiny(nn.Module):
             x = layer(x)
         return x
 
-    def project(
+    def flatten(
         self, x: Float[Tensor, "batch channels audio_tokens bands"]
-    ) -> Float[Tensor, "batch audio_tokens audio_dim"]:
-        """64 channels × 32 bands = 2048 numbers for each token → 192."""
-        return self.proj(
-            rearrange(x, "batch channels audio_tokens bands -> batch audio_tokens (channels bands)")
-        )
+    ) -> Float[Tensor, "batch audio_tokens channels*bands"]:
+        """All that is known of one moment as one vector: 64 channels × 32 bands = 2048 numbers."""
+        return rearrange(x, "batch channels audio_tokens bands -> batch audio_tokens (channels bands)")
 
     def encode(
         self,
@@ -181,9 +169,9 @@ class AudioEncoderTiny(nn.Module):
         if mel.shape[1] == 0:
             raise ValueError("AudioEncoderTiny: at least one mel frame is needed, got none")
         if lengths is None:
-            x = self.encode(self.project(self.downsample(mel)))
+            x = self.encode(self.proj(self.flatten(self.downsample(self.picture(mel)))))
         else:
-            x = self.project(self.downsample(mel, lengths))
+            x = self.proj(self.flatten(self.downsample(self.picture(mel), lengths)))
             valid = valid_positions((lengths + 3) // 4, x.shape[1])
             x = self.encode(x, mask=valid[:, None, None, :]) * valid[..., None]
         assert_finite("AudioEncoderTiny", embeddings=x)
@@ -212,7 +200,7 @@ def char_ids(text: str) -> list[int]:
 def ctc_greedy(
     log_probs: Float[Tensor, "batch audio_tokens characters"], lengths: Int[Tensor, "batch"] | None = None
 ) -> list[str]:
-    """The likeliest character at each token; repeats become one, then blanks go. `lengths` counts valid audio tokens."""
+    """The likeliest character at each token; repeats become one, blanks go. `lengths` counts valid audio tokens."""
     texts = []
     for row, best in enumerate(log_probs.argmax(dim=-1)):
         best = best[: int(lengths[row])] if lengths is not None else best

@@ -65,8 +65,7 @@ def expect(where: str, name: str, tensor: Tensor, axes: str, fix: str = "", **si
     words = axes.split()
     due = [int(word) if word.isdigit() else sizes.get(word) for word in words]
     wanted = ", ".join(
-        word if size is None or word.isdigit() else f"{word}={size}"
-        for word, size in zip(words, due, strict=True)
+        word if size is None or word.isdigit() else f"{word}={size}" for word, size in zip(words, due, strict=True)
     )
     kind = "whole numbers (int64)" if whole else "floats"
     problem = ""

@@ -34,16 +34,9 @@ class RVQ(nn.Module):
 
     def encode(self, x: Float[Tensor, "*batch codec_dim"]) -> Int[Tensor, "*batch codebooks"]:
         """The index of the nearest entry in each codebook, each looking at what those before it left over."""
-        if (
-            not isinstance(x, Tensor)
-            or not x.is_floating_point()
-            or x.ndim == 0
-            or x.shape[-1] != self.cfg.codec_dim
-        ):
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0 or x.shape[-1] != self.cfg.codec_dim:
             came = describe(x) if isinstance(x, Tensor) else type(x).__name__
-            raise ShapeError(
-                f"RVQ.encode: x should be (…, codec_dim={self.cfg.codec_dim}) floats; got {came}"
-            )
+            raise ShapeError(f"RVQ.encode: x should be (…, codec_dim={self.cfg.codec_dim}) floats; got {came}")
         rest = self.in_proj(x)
         codes = []
         for codebook in self.codebooks:
@@ -72,7 +65,8 @@ class RVQ(nn.Module):
             return torch.stack([book[codes[..., i]] for i, book in enumerate(self.codebooks)]).sum(dim=0)
         except IndexError as error:
             raise IndexError(
-                f"RVQ.decode: codes must lie in 0 … {self.cfg.codebook_size - 1}, got {int(codes.min())} … {int(codes.max())}"
+                f"RVQ.decode: codes must lie in 0 … {self.cfg.codebook_size - 1}, got {int(codes.min())} … "
+                f"{int(codes.max())}"
             ) from error
 
     def decode(self, codes: Int[Tensor, "*batch codebooks"]) -> Float[Tensor, "*batch codec_dim"]:
@@ -116,9 +110,7 @@ class SpeechCodec(nn.Module):
                 self.down.bias.zero_()
                 self.up.bias.zero_()
 
-    def pack(
-        self, wav: Float[Tensor, "batch samples"]
-    ) -> Float[Tensor, "batch (samples+1279)//1280 codec_dim"]:
+    def pack(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch (samples+1279)//1280 codec_dim"]:
         """(batch, samples) → (batch, ⌈samples / 1280⌉, 128); the last frame is filled up with silence."""
         expect("SpeechCodec.pack", "wav", wav, "batch samples")
         if wav.shape[1] == 0:
@@ -126,9 +118,7 @@ class SpeechCodec(nn.Module):
         mel = self.mel(F.pad(wav, (0, -wav.shape[1] % self.cfg.hop)))
         if self.plain:
             return mel
-        blocks = rearrange(
-            mel, "batch (frames slots) n_mels -> batch frames (slots n_mels)", slots=self.mel_per_frame
-        )
+        blocks = rearrange(mel, "batch (frames slots) n_mels -> batch frames (slots n_mels)", slots=self.mel_per_frame)
         return self.down((blocks + self.SHIFT) / self.SCALE)
 
     def to_mel(self, x: Float[Tensor, "batch frames codec_dim"]) -> Float[Tensor, "batch mel_frames n_mels"]:
@@ -136,18 +126,14 @@ class SpeechCodec(nn.Module):
         if self.plain:
             return x
         blocks = self.up(x) * self.SCALE - self.SHIFT
-        return rearrange(
-            blocks, "batch frames (slots n_mels) -> batch (frames slots) n_mels", slots=self.mel_per_frame
-        )
+        return rearrange(blocks, "batch frames (slots n_mels) -> batch (frames slots) n_mels", slots=self.mel_per_frame)
 
     def unpack(self, x: Float[Tensor, "batch frames codec_dim"]) -> Float[Tensor, "batch frames*1280"]:
         """(batch, frames, 128) → (batch, frames × 1280), each with a peak of 0.95."""
         expect("SpeechCodec.unpack", "x", x, "batch frames codec_dim", codec_dim=self.cfg.codec_dim)
         return torch.stack([self.vocoder.mel_to_audio(mel, domain="log") for mel in self.to_mel(x)])
 
-    def encode(
-        self, wav: Float[Tensor, "batch samples"]
-    ) -> Int[Tensor, "batch (samples+1279)//1280 codebooks"]:
+    def encode(self, wav: Float[Tensor, "batch samples"]) -> Int[Tensor, "batch (samples+1279)//1280 codebooks"]:
         """Sound → codes."""
         return self.rvq.encode(self.pack(wav))
 

@@ -51,11 +51,13 @@ def check_prompt(thinker: ThinkerLM, ids: Int[Tensor, "batch tokens"]) -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= thinker.cfg.vocab:
         raise ValueError(
-            f"generate: ids must lie in 0 … {thinker.cfg.vocab - 1}, got {low} … {high}. Were they made by another tokenizer?"
+            f"generate: ids must lie in 0 … {thinker.cfg.vocab - 1}, got {low} … {high}. Were they made by another "
+            "tokenizer?"
         )
     if bool((ids[:, 0] != BOS).any()):
         raise ValueError(
-            f"generate: a prompt starts with BOS (id {BOS}), this one starts with {int(ids[0, 0])}. Use [{BOS}] + tokenizer.encode(text)."
+            f"generate: a prompt starts with BOS (id {BOS}), this one starts with {int(ids[0, 0])}. Use [{BOS}] + "
+            "tokenizer.encode(text)."
         )
 
 
@@ -78,20 +80,20 @@ def stream(
     Raises ValueError if prompt + max_new_tokens > ctx_len, for an id outside the table, and for ids without BOS.
     """
     if (ids is None) == (embeddings is None):
-        raise TypeError(
-            "generate: give either ids or embeddings; got " + ("neither" if ids is None else "both")
-        )
+        raise TypeError("generate: give either ids or embeddings; got " + ("neither" if ids is None else "both"))
     prompt = ids if ids is not None else embeddings
     if prompt.ndim < 2 or prompt.shape[1] == 0:
         raise ValueError(
-            f"generate: the prompt should be (batch, tokens, …) with at least one token, got {tuple(prompt.shape)}. `prompt.unsqueeze(0)` adds a batch axis."
+            f"generate: the prompt should be (batch, tokens, …) with at least one token, got {tuple(prompt.shape)}. "
+            "`prompt.unsqueeze(0)` adds a batch axis."
         )
     batch, tokens = prompt.shape[:2]
     if max_new_tokens < 1:
         raise ValueError(f"generate: max_new_tokens must be at least 1, got {max_new_tokens}")
     if tokens + max_new_tokens > thinker.cfg.ctx_len:
         raise ValueError(
-            f"generate: {tokens} prompt tokens + {max_new_tokens} new tokens = {tokens + max_new_tokens} > ctx_len = {thinker.cfg.ctx_len}. "
+            f"generate: {tokens} prompt tokens + {max_new_tokens} new tokens = {tokens + max_new_tokens} > ctx_len = "
+            f"{thinker.cfg.ctx_len}. "
             "Shorten the prompt or ask for fewer new tokens."
         )
     if ids is not None and not ids.is_floating_point():

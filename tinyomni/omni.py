@@ -16,17 +16,17 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tinyomni.files import check_not_silent, load_audio, load_image
+from tinyomni.tokenizer import BPETokenizer
 from torch import Tensor, nn
 
 from tinyomni import config
 from tinyomni.audio import AudioEncoderTiny, CTCHead, MelFrontend, audio_token_count
 from tinyomni.codec import RVQ, SpeechCodec
 from tinyomni.config import TINY, OmniConfig
-from tinyomni.files import check_not_silent, load_audio, load_image
 from tinyomni.generation import BOS, EOS, stream
 from tinyomni.talker import TalkerTiny, generate_codes, max_frames
 from tinyomni.thinker import ThinkerLM
-from tinyomni.tokenizer import BPETokenizer
 from tinyomni.vision import ViTTiny
 from tinyomni.vocoder import GriffinLimVocoder
 
@@ -35,7 +35,7 @@ SHIPPED = Path(__file__).parent / "assets" / "omni.safetensors"
 
 
 class Omni(nn.Module):
-    """Sees, hears, reads, answers, speaks. `Omni(TINY)` has fresh weights, `Omni.from_pretrained(path)` trained ones."""
+    """Sees, hears, reads, answers, speaks. `Omni(TINY)` has fresh weights, `from_pretrained(path)` trained ones."""
 
     def __init__(self, cfg: OmniConfig = TINY) -> None:
         super().__init__()
@@ -65,21 +65,18 @@ class Omni(nn.Module):
 
     # -- embed ---------------------------------------------------------------------------------------------------
 
-    def text_ids(
-        self, text: str | Sequence[int] | Int[Tensor, "1 text_tokens"]
-    ) -> Int[Tensor, "1 text_tokens"]:
+    def text_ids(self, text: str | Sequence[int] | Int[Tensor, "1 text_tokens"]) -> Int[Tensor, "1 text_tokens"]:
         """Text → BOS and ids, (1, text_tokens). Ids may be given instead; they must start with BOS."""
         if isinstance(text, str):
             if not text.strip():
-                raise ValueError(
-                    "Omni.embed: the text is empty. Leave it out (text=None), or write something."
-                )
+                raise ValueError("Omni.embed: the text is empty. Leave it out (text=None), or write something.")
             return torch.tensor([[BOS, *self.tokenizer.encode(text)]], device=self.device)
         ids = torch.as_tensor(text, device=self.device)
         ids = ids[None] if ids.ndim == 1 and not isinstance(text, Tensor) else ids
         if ids.ndim != 2 or ids.shape[0] != 1 or ids.shape[1] == 0 or ids.is_floating_point():
             raise ValueError(
-                f"Omni.embed: ids should be (1, text_tokens) whole numbers, got {tuple(ids.shape)} {ids.dtype}. `ids.unsqueeze(0)` adds a batch axis."
+                f"Omni.embed: ids should be (1, text_tokens) whole numbers, got {tuple(ids.shape)} {ids.dtype}. "
+                "`ids.unsqueeze(0)` adds a batch axis."
             )
         if int(ids.min()) < 0 or int(ids.max()) >= self.cfg.thinker.vocab:
             raise ValueError(
@@ -87,7 +84,8 @@ class Omni(nn.Module):
             )
         if int(ids[0, 0]) != BOS:
             raise ValueError(
-                f"Omni.embed: the text part starts with BOS (id {BOS}), this one starts with {int(ids[0, 0])}. Use [{BOS}] + tokenizer.encode(text)."
+                f"Omni.embed: the text part starts with BOS (id {BOS}), this one starts with {int(ids[0, 0])}. Use "
+                f"[{BOS}] + tokenizer.encode(text)."
             )
         return ids
 
@@ -95,28 +93,29 @@ class Omni(nn.Module):
         """Ids → vectors."""
         return self.thinker.embed(ids)
 
-    def embed_image(
-        self, img: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch 1 d_model"]:
+    def embed_image(self, img: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 1 d_model"]:
         """Picture → CLS → one vector."""
         return self.proj_v(self.vision(img))
 
-    def embed_audio(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch audio_tokens d_model"]:
-        """Sound → one vector for each 40 ms. Raises ValueError for more than a quarter of the context, or silence."""
+    def check_sound(self, wav: Float[Tensor, "batch samples"]) -> None:
+        """The door for sound: raises ValueError for silence, and for more than a quarter of the context."""
         check_not_silent(wav)
-        frames = wav.shape[1] // self.mel.hop
-        tokens, limit = audio_token_count(frames), self.cfg.audio_limit
-        if tokens > limit:
-            rate = self.cfg.audio.sample_rate
+        rate, hop, limit = self.cfg.audio.sample_rate, self.mel.hop, self.cfg.audio_limit
+        audio_tokens = audio_token_count(wav.shape[1] // hop)
+        if audio_tokens > limit:
             raise ValueError(
-                f"Omni.embed: {wav.shape[1] / rate:.2f} s of sound are {tokens} audio tokens > {limit}, its share of the context "
-                f"(ctx_len {self.cfg.thinker.ctx_len} // 4). {limit * 4 * self.mel.hop / rate:.2f} s fit: cut the recording."
+                f"Omni.embed: {wav.shape[1] / rate:.2f} s of sound are {audio_tokens} audio tokens > {limit}, its "
+                "share of "
+                f"the context (ctx_len {self.cfg.thinker.ctx_len} // 4). {limit * 4 * hop / rate:.2f} s fit: cut the "
+                "recording."
             )
+
+    def embed_audio(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch audio_tokens d_model"]:
+        """Sound → one vector for each 40 ms."""
+        self.check_sound(wav)
         return self.proj_a(self.audio(self.mel(wav)))
 
-    def embed(
-        self, text: Any = None, image: Any = None, audio: Any = None
-    ) -> Float[Tensor, "1 total d_model"]:
+    def embed(self, text: Any = None, image: Any = None, audio: Any = None) -> Float[Tensor, "1 total d_model"]:
         """One sequence for the Thinker: picture, sound, text, whichever there are.
 
         text: str, or ids that start with BOS. image: path, PIL image, or float (3, h, w) in 0…1. audio: path, or
@@ -153,14 +152,10 @@ class Omni(nn.Module):
         """
         with torch.no_grad():
             prompt = self.embed(text, image, audio)
-        pieces = self._pieces(
-            prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-        )
+        pieces = self._pieces(prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         return pieces if stream else "".join(pieces)
 
-    def _pieces(
-        self, prompt: Float[Tensor, "1 total d_model"], max_new_tokens: int, **how: Any
-    ) -> Iterator[str]:
+    def _pieces(self, prompt: Float[Tensor, "1 total d_model"], max_new_tokens: int, **how: Any) -> Iterator[str]:
         ids: list[int] = []
         said = ""
         for new in stream(
@@ -191,7 +186,8 @@ class Omni(nn.Module):
         ids = torch.tensor([self.tokenizer.encode(text)], device=self.device)
         if ids.shape[1] > self.cfg.talker.max_text:
             raise ValueError(
-                f"Omni.speak: the text has {ids.shape[1]} tokens > {self.cfg.talker.max_text}, all that the Talker reads at once. Speak it sentence by sentence."
+                f"Omni.speak: the text has {ids.shape[1]} tokens > {self.cfg.talker.max_text}, all that the Talker "
+                "reads at once. Speak it sentence by sentence."
             )
         return ids
 
@@ -254,10 +250,8 @@ class Omni(nn.Module):
         return omni
 
 
-def fuse(
-    parts: dict[str, Float[Tensor, "batch _ d_model"]], ctx_len: int
-) -> Float[Tensor, "batch total d_model"]:
-    """Put the parts one after the other along the token axis. Raises ValueError, with the sum, if they exceed ctx_len."""
+def fuse(parts: dict[str, Float[Tensor, "batch _ d_model"]], ctx_len: int) -> Float[Tensor, "batch total d_model"]:
+    """Put the parts one after the other along the token axis. Raises ValueError with the sum if they exceed ctx_len."""
     total = sum(part.shape[1] for part in parts.values())
     if total > ctx_len:
         counts = " + ".join(f"{name} {part.shape[1]}" for name, part in parts.items())

@@ -2,8 +2,8 @@
 
     text (batch, text_tokens), previous codes (batch, frames, 2) → base and residual logits (batch, frames, 128) each
 
-The text stands in front, the codes behind it, and every code looks back at both. Each codebook has an embedding table of
-its own: one table, summed, could not tell (45, 12) from (12, 45). A third output says that the speech is over.
+The text stands in front, the codes behind it, and every code looks back at both. Each codebook has an embedding
+table of its own: one table, summed, could not tell (45, 12) from (12, 45). A third output says that the speech is over.
 
 Sources: Wang et al., VALL-E (2023) for speech as a language of codes; Xu et al., Qwen2.5-Omni (2025) for Thinker and
 Talker.
@@ -48,9 +48,7 @@ class TalkerTiny(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.positions = cfg.max_text + 1 + cfg.max_frames
-        self.code_emb = nn.ModuleList(
-            nn.Embedding(cfg.codebook_size, cfg.talker_dim) for _ in range(cfg.codebooks)
-        )
+        self.code_emb = nn.ModuleList(nn.Embedding(cfg.codebook_size, cfg.talker_dim) for _ in range(cfg.codebooks))
         self.text_emb = nn.Embedding(cfg.vocab, cfg.talker_dim)
         self.blocks = nn.ModuleList(
             DecoderBlock(cfg.talker_dim, cfg.heads, cfg.hidden, self.positions, theta=cfg.rope_theta)
@@ -75,23 +73,18 @@ class TalkerTiny(nn.Module):
             dtype=weight.dtype,
         )
 
-    def embed_codes(
-        self, codes: Int[Tensor, "batch frames codebooks"]
-    ) -> Float[Tensor, "batch frames talker_dim"]:
+    def embed_codes(self, codes: Int[Tensor, "batch frames codebooks"]) -> Float[Tensor, "batch frames talker_dim"]:
         """One vector for each frame: the sum of what each codebook's own table says."""
-        expect(
-            "TalkerTiny", "codes", codes, "batch frames codebooks", codebooks=self.cfg.codebooks, integer=1
-        )
+        expect("TalkerTiny", "codes", codes, "batch frames codebooks", codebooks=self.cfg.codebooks, integer=1)
         try:
             return torch.stack([table(codes[..., i]) for i, table in enumerate(self.code_emb)]).sum(dim=0)
         except IndexError as error:
             raise IndexError(
-                f"TalkerTiny: codes must lie in 0 … {self.cfg.codebook_size - 1}, got {int(codes.min())} … {int(codes.max())}"
+                f"TalkerTiny: codes must lie in 0 … {self.cfg.codebook_size - 1}, got {int(codes.min())} … "
+                f"{int(codes.max())}"
             ) from error
 
-    def embed_text(
-        self, text: Int[Tensor, "batch text_tokens"]
-    ) -> Float[Tensor, "batch text_tokens talker_dim"]:
+    def embed_text(self, text: Int[Tensor, "batch text_tokens"]) -> Float[Tensor, "batch text_tokens talker_dim"]:
         """One vector for each text token."""
         expect("TalkerTiny", "text", text, "batch text_tokens", integer=1)
         try:
@@ -133,7 +126,8 @@ class TalkerTiny(nn.Module):
         tokens = x.shape[1]
         if past + tokens > self.positions:
             raise ValueError(
-                f"TalkerTiny: {past} positions before + {tokens} now = {past + tokens} > {self.positions}, all that it has"
+                f"TalkerTiny: {past} positions before + {tokens} now = {past + tokens} > {self.positions}, all that "
+                "it has"
             )
         if cache is not None:
             cache.room_for("TalkerTiny", batch, tokens)

@@ -6,7 +6,6 @@ Pictures and sound come in through `embeddings=`, already as vectors of width d_
 (Touvron et al., 2023): a test holds the logits against `transformers` with the same weights.
 """
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -49,8 +48,10 @@ class ThinkerLM(nn.Module):
         """Look up a vector for each id: (batch, tokens) → (batch, tokens, d_model)."""
         if isinstance(ids, Tensor) and ids.is_floating_point() and ids.ndim == 3:
             raise ShapeError(
-                f"ThinkerLM: a positional argument means ids (batch, tokens), whole numbers; got {describe(ids)}, which looks like "
-                f"embeddings. Pass them as think(embeddings=x), with the last axis d_model={self.cfg.d_model}: a picture's vector "
+                f"ThinkerLM: a positional argument means ids (batch, tokens), whole numbers; got {describe(ids)}, "
+                "which looks like "
+                f"embeddings. Pass them as think(embeddings=x), with the last axis d_model={self.cfg.d_model}: a "
+                "picture's vector "
                 "goes through proj_v first, a sound's through proj_a."
             )
         expect("ThinkerLM", "ids", ids, "batch tokens", integer=1)
@@ -58,7 +59,8 @@ class ThinkerLM(nn.Module):
             return self.tok_emb(ids)
         except IndexError as error:
             raise IndexError(
-                f"ThinkerLM: ids must lie in 0 … {self.cfg.vocab - 1}, the rows of the token table; got {int(ids.min())} … "
+                f"ThinkerLM: ids must lie in 0 … {self.cfg.vocab - 1}, the rows of the token table; got "
+                f"{int(ids.min())} … "
                 f"{int(ids.max())}. Were they made by another tokenizer?"
             ) from error
 

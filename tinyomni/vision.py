@@ -26,16 +26,14 @@ class ViTTiny(nn.Module):
         self.proj = nn.Conv2d(3, cfg.vision_dim, kernel_size=cfg.patch, stride=cfg.patch)
         self.cls = nn.Parameter(torch.randn(1, 1, cfg.vision_dim) * 0.02)
         self.pos = nn.Parameter(torch.randn(1, 1 + n_patches, cfg.vision_dim) * 0.02)
-        self.blocks = nn.ModuleList(
-            EncoderBlock(cfg.vision_dim, cfg.heads, cfg.hidden) for _ in range(cfg.layers)
-        )
+        self.blocks = nn.ModuleList(EncoderBlock(cfg.vision_dim, cfg.heads, cfg.hidden) for _ in range(cfg.layers))
         self.norm = nn.LayerNorm(cfg.vision_dim)
         init_weights(self, cfg.layers)
 
     def patchify(
         self, img: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch vision_dim rows columns"]:
-        """Bring 0…1 to -1…1, then turn each 16 × 16 × 3 patch into one vector: a convolution whose stride is its size."""
+        """0…1 becomes -1…1, then each 16 × 16 × 3 patch one vector: a convolution whose stride is its size."""
         return self.proj(img * 2 - 1)
 
     def flatten(
@@ -56,9 +54,7 @@ class ViTTiny(nn.Module):
         """Add one learned vector for each place."""
         return tokens + self.pos[:, : tokens.shape[1]]
 
-    def encode(
-        self, tokens: Float[Tensor, "batch tokens vision_dim"]
-    ) -> Float[Tensor, "batch tokens vision_dim"]:
+    def encode(self, tokens: Float[Tensor, "batch tokens vision_dim"]) -> Float[Tensor, "batch tokens vision_dim"]:
         """The blocks and the last norm."""
         for block in self.blocks:
             tokens = block(tokens)
@@ -87,8 +83,6 @@ class ViTTiny(nn.Module):
         assert_finite("ViTTiny", cls=cls, grid=grid)
         return cls, grid
 
-    def forward(
-        self, img: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch 1 vision_dim"]:
+    def forward(self, img: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 1 vision_dim"]:
         """The picture as one token."""
         return self.forward_features(img)[0]

@@ -56,19 +56,15 @@ class GriffinLimVocoder(torch.nn.Module):
         """Mel magnitudes → magnitudes of all frequencies, by the pseudo-inverse of the filters; never below 0."""
         return (self.inverse @ mel.T).clamp(min=0)
 
-    def griffin_lim(
-        self, magnitudes: Float[Tensor, "frequencies columns"], length: int
-    ) -> Float[Tensor, "samples"]:
-        """Go to sound and back until the phases agree with each other; `length` samples from length // hop + 1 columns."""
+    def griffin_lim(self, magnitudes: Float[Tensor, "frequencies columns"], length: int) -> Float[Tensor, "samples"]:
+        """To sound and back until the phases agree with each other: length // hop + 1 columns → `length` samples."""
         window = self.mel.window
         generator = torch.Generator().manual_seed(0)
         phase = (torch.rand(magnitudes.shape, generator=generator) * 2 * torch.pi).to(magnitudes.device)
         angles, before = torch.polar(torch.ones_like(phase), phase), torch.zeros((), device=phase.device)
         for _ in range(self.iterations):
             sound = torch.istft(magnitudes * angles, self.n_fft, self.hop, window=window, length=length)
-            rebuilt = torch.stft(
-                sound, self.n_fft, self.hop, window=window, pad_mode="constant", return_complex=True
-            )
+            rebuilt = torch.stft(sound, self.n_fft, self.hop, window=window, pad_mode="constant", return_complex=True)
             # overstep: move on in the direction of the last change
             angles = rebuilt - before * (self.momentum / (1 + self.momentum))
             angles = angles / angles.abs().clamp(min=1e-16)
@@ -86,9 +82,7 @@ class GriffinLimVocoder(torch.nn.Module):
         Silence stays silence. Raises ShapeError for other axes, ValueError for NaN, infinity or negative magnitudes.
         """
         if domain not in ("log", "magnitude", "auto"):
-            raise ValueError(
-                f"GriffinLimVocoder: domain should be 'log', 'magnitude' or 'auto', got {domain!r}"
-            )
+            raise ValueError(f"GriffinLimVocoder: domain should be 'log', 'magnitude' or 'auto', got {domain!r}")
         x = torch.as_tensor(mel, dtype=torch.float32, device=self.inverse.device).detach()
         bins = self.mel.cfg.n_mels
         if x.ndim != 2 or x.shape[1] != bins or x.shape[0] == 0:
@@ -100,20 +94,17 @@ class GriffinLimVocoder(torch.nn.Module):
                 else ""
             )
             raise ShapeError(
-                f"GriffinLimVocoder: mel should be (mel_frames, n_mels={bins}) with at least one frame; got {tuple(x.shape)}.{fix}"
+                f"GriffinLimVocoder: mel should be (mel_frames, n_mels={bins}) with at least one frame; got "
+                f"{tuple(x.shape)}.{fix}"
             )
         if not bool(torch.isfinite(x).all()):
             raise ValueError(
                 f"GriffinLimVocoder: mel holds {int((~torch.isfinite(x)).sum())} values that are NaN or infinite"
             )
         if (detect_domain(x) if domain == "auto" else domain) == "log":
-            x = (x.clamp(max=20).exp() - LOG_FLOOR).clamp(
-                min=0
-            )  # e^20 is far above any sound: keep float32 finite
+            x = (x.clamp(max=20).exp() - LOG_FLOOR).clamp(min=0)  # e^20 is far above any sound: keep float32 finite
         elif bool((x < 0).any()):
-            raise ValueError(
-                "GriffinLimVocoder: magnitudes are never negative; were these logarithms? domain='log'"
-            )
+            raise ValueError("GriffinLimVocoder: magnitudes are never negative; were these logarithms? domain='log'")
         magnitudes = self.invert_mel(x)
         # frames × hop samples have one STFT column more than frames: say the last one twice
         magnitudes = torch.cat([magnitudes, magnitudes[:, -1:]], dim=1)
