@@ -45,7 +45,7 @@ def assert_finite(where: str, **tensors: Float[Tensor, "..."]) -> None:
 
 def validate_loss(loss: Float[Tensor, ""] | float, min_loss: float = -1e6, max_loss: float = 1e6) -> None:
     """Raise a `RuntimeError` if the loss is NaN, infinite, or outside [min_loss, max_loss]."""
-    value = float(loss)
+    value = float(loss.detach()) if isinstance(loss, Tensor) else loss
     if math.isnan(value) or math.isinf(value):
         raise RuntimeError(f"Loss is {value}: skip this batch and look at what is in it.")
     if not min_loss <= value <= max_loss:

@@ -1,0 +1,97 @@
+"""The `tinyomni` command. Wrong input: one clear message and exit status 2; --debug shows where it was raised."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+# what wrong input raises; anything else is a fault of ours and keeps its traceback
+INPUT_ERRORS = (ValueError, TypeError, IndexError, OSError)
+
+
+def say(text: str) -> None:
+    """Print, also where the console has no ✔ or →."""
+    encoding = sys.stdout.encoding or "ascii"
+    for sign, plain in {"✔": "ok", "✘": "XX", "→": "->", "×": "x", "·": "-", "…": "..."}.items():
+        try:
+            sign.encode(encoding)
+        except UnicodeEncodeError:
+            text = text.replace(sign, plain)
+    print(text.encode(encoding, errors="replace").decode(encoding))
+
+
+def dry_run(args: argparse.Namespace) -> int:
+    """All six pipelines on real input, held against their specifications."""
+    import torch
+
+    from tinyomni.dry_run import main as run
+
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("dry run: --device cuda asked for, but torch sees no GPU. `tinyomni doctor` says more.")
+    good = run(args.text, args.image, args.audio, args.pipeline, args.device, args.seed, args.json, say)
+    return 0 if good else 1
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """What is installed, what is wrong, how to mend it."""
+    return int(import_module("tinyomni.doctor").main(say))
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train a stage: so far the tokenizer."""
+    from tinyomni.data.world import tokenizer_text
+    from tinyomni.tokenizer import train_tokenizer
+
+    if Path(args.out).exists():
+        raise ValueError(f"train tokenizer: {args.out} exists. A new tokenizer makes every trained weight useless; name another file.")
+    say(f"{args.out}: {train_tokenizer(tokenizer_text(), args.out).n_pieces} pieces")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(prog="tinyomni", description="An omni model from nothing, with every shape checked.")
+    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    one = commands.add_parser("dry-run", help="run the six pipelines and check every shape")
+    one.add_argument("--image", help="a picture of your own (PNG, JPEG, …)")
+    one.add_argument("--audio", help="a recording of your own (WAV, FLAC, OGG)")
+    one.add_argument("--text", help="a text of your own, for all pipelines")
+    one.add_argument("--pipeline", action="append", metavar="NAME", help="only this one (may be repeated): "
+                     "text, image, audio, multimodal, speech, training")  # fmt: skip
+    one.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
+    one.add_argument("--seed", type=int, default=0, help="of the fresh weights")
+    one.add_argument("--json", metavar="FILE", help="write the reports there as well")
+    one.set_defaults(run=dry_run)
+
+    two = commands.add_parser("doctor", help="check the installation")
+    two.set_defaults(run=doctor)
+
+    three = commands.add_parser("train", help="train a stage")
+    three.add_argument("stage", choices=["tokenizer"])
+    three.add_argument("--out", default="tokenizer.model", help="the file to write")
+    three.set_defaults(run=train)
+    for each in (one, two, three):
+        # after the command as well as before it
+        each.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 good, 1 a check failed, 2 wrong input."""
+    args = parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except INPUT_ERRORS as error:
+        if args.debug:
+            raise
+        print(f"tinyomni {args.command}: {error}".encode(sys.stderr.encoding or "ascii", "replace").decode(sys.stderr.encoding or "ascii"), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
