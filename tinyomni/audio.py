@@ -23,7 +23,7 @@ from tinyomni.layers import EncoderBlock, init_weights
 from tinyomni.stability import assert_finite
 
 CHARS: tuple[str, ...] = (*map(chr, range(32, 127)), "\n", "\t", "\N{REPLACEMENT CHARACTER}")
-"""What the ear can write, as 1 … 98: printable ASCII (95), newline, tab, and one sign for all others. 0 is the blank."""
+"""What the ear can write, as 1 … 98: printable ASCII (95), newline, tab, one sign for all others. 0 is the blank."""
 
 BLANK = 0
 LOG_FLOOR = 1e-5

@@ -44,7 +44,10 @@ def train(args: argparse.Namespace) -> int:
     from tinyomni.tokenizer import train_tokenizer
 
     if Path(args.out).exists():
-        raise ValueError(f"train tokenizer: {args.out} exists. A new tokenizer makes every trained weight useless; name another file.")
+        raise ValueError(
+            f"train tokenizer: {args.out} exists. A new tokenizer makes every trained weight useless; name another "
+            "file."
+        )
     say(f"{args.out}: {train_tokenizer(tokenizer_text(), args.out).n_pieces} pieces")
     return 0
 
@@ -87,7 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except INPUT_ERRORS as error:
         if args.debug:
             raise
-        print(f"tinyomni {args.command}: {error}".encode(sys.stderr.encoding or "ascii", "replace").decode(sys.stderr.encoding or "ascii"), file=sys.stderr)
+        print(
+            f"tinyomni {args.command}: {error}".encode(sys.stderr.encoding or "ascii", "replace").decode(
+                sys.stderr.encoding or "ascii"
+            ),
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         return 130

@@ -13,21 +13,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from tinyomni.files import load_audio, load_image
-from tinyomni.tokenizer import BPETokenizer
-from tinyomni.tracing import Report, Spec, step, tokens, trace
 from torch import Tensor, nn
 
 from tinyomni.attention import attention, merge_heads
 from tinyomni.audio import AudioEncoderTiny, MelFrontend
 from tinyomni.codec import RVQ, SpeechCodec
 from tinyomni.config import TINY
+from tinyomni.files import load_audio, load_image
 from tinyomni.generation import BOS, generate, sample
 from tinyomni.layers import DecoderBlock
 from tinyomni.omni import Omni, fuse
 from tinyomni.stability import check_gradient_explosion, clip_gradients, validate_loss
 from tinyomni.talker import TalkerTiny, max_frames, next_frame, previous
 from tinyomni.thinker import ThinkerLM
+from tinyomni.tokenizer import BPETokenizer
+from tinyomni.tracing import Report, Spec, step, tokens, trace
 from tinyomni.vision import ViTTiny
 from tinyomni.vocoder import GriffinLimVocoder
 
@@ -360,7 +360,7 @@ def mel_to_sound(
     vocoder: GriffinLimVocoder, mel: Float[Tensor, "frames n_mels"]
 ) -> Float[Tensor, "frames*{vocoder.hop}"]:
     """Griffin-Lim, the document's own path: the start frame is decoded as well."""
-    return vocoder.mel_to_audio(mel, domain="log")
+    return torch.as_tensor(vocoder.mel_to_audio(mel, domain="log"))
 
 
 @step("Codes → speech")
@@ -465,7 +465,8 @@ def text_only(omni: Omni, given: Inputs) -> None:
     tokens("text", ids.shape[1], of=TINY.thinker.ctx_len)
     x = embed_text(thinker, ids)
     # the first block in pieces, the others whole
-    first, *others = thinker.blocks
+    blocks: list[Any] = list(thinker.blocks)
+    first, others = blocks[0], blocks[1:]
     q, k, v = queries_keys_values(first, normalise(first, x))
     q, k = rotate(first, q, k)
     x = x + weighted_values(first, attention_weights(q, k, v), v)
@@ -624,9 +625,13 @@ def quick_reference(reports: dict[str, Report]) -> str:
             flow = f"{axes['text_tokens']} → {frames} codes → {positions} mel → {positions * axes['hop']:,} samples"
             rows.append((name, f"{axes['text_tokens']} text", flow, "sound"))
         else:
-            rows.append((name, f"{axes['batch']} × {axes['frames']} frames", "2 × 50 → 2 × 50 codes → 1 loss", "new weights"))
+            rows.append(
+                (name, f"{axes['batch']} × {axes['frames']} frames", "2 × 50 → 2 × 50 codes → 1 loss", "new weights")
+            )
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     return "\n".join(["Quick reference", *lines])
 
 
@@ -654,10 +659,17 @@ def main(
     out(quick_reference(reports) + "\n")
     out(example_prompts(omni) + "\n")
     good = all(report.ok for report in reports.values())
-    checked = sum(len(report.lines) + sum(due is not None for _, _, due in report.figures) for report in reports.values())
+    checked = sum(
+        len(report.lines) + sum(due is not None for _, _, due in report.figures) for report in reports.values()
+    )
     wrong = sum(len(report.problems) for report in reports.values())
     out(f"✔ all {checked} lines hold" if good else f"✘ {wrong} of {checked} lines do not hold")
     if json_file is not None:
-        data = {"ok": good, "seed": seed, "device": device, "pipelines": {name: each.data() for name, each in reports.items()}}
+        data = {
+            "ok": good,
+            "seed": seed,
+            "device": device,
+            "pipelines": {name: each.data() for name, each in reports.items()},
+        }
         Path(json_file).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return good

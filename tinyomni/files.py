@@ -48,7 +48,8 @@ def open_image(source: str | Path) -> Image.Image:
             image = Image.open(path)
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(
-                    f"{step}: {path} has {image.width} × {image.height} pixels, more than {MOST_PIXELS:,}. Make it smaller."
+                    f"{step}: {path} has {image.width} × {image.height} pixels, more than {MOST_PIXELS:,}. Make it "
+                    "smaller."
                 )
             image.load()
     except UnidentifiedImageError as error:

@@ -4,6 +4,7 @@ Sources: Holtzman et al., The Curious Case of Neural Text Degeneration (2019) fo
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -81,7 +82,7 @@ def stream(
     """
     if (ids is None) == (embeddings is None):
         raise TypeError("generate: give either ids or embeddings; got " + ("neither" if ids is None else "both"))
-    prompt = ids if ids is not None else embeddings
+    prompt: Any = ids if ids is not None else embeddings
     if prompt.ndim < 2 or prompt.shape[1] == 0:
         raise ValueError(
             f"generate: the prompt should be (batch, tokens, …) with at least one token, got {tuple(prompt.shape)}. "

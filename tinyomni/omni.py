@@ -16,17 +16,17 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tinyomni.files import check_not_silent, load_audio, load_image
-from tinyomni.tokenizer import BPETokenizer
 from torch import Tensor, nn
 
 from tinyomni import config
 from tinyomni.audio import AudioEncoderTiny, CTCHead, MelFrontend, audio_token_count
 from tinyomni.codec import RVQ, SpeechCodec
 from tinyomni.config import TINY, OmniConfig
+from tinyomni.files import check_not_silent, load_audio, load_image
 from tinyomni.generation import BOS, EOS, stream
 from tinyomni.talker import TalkerTiny, generate_codes, max_frames
 from tinyomni.thinker import ThinkerLM
+from tinyomni.tokenizer import BPETokenizer
 from tinyomni.vision import ViTTiny
 from tinyomni.vocoder import GriffinLimVocoder
 

@@ -6,6 +6,8 @@ Pictures and sound come in through `embeddings=`, already as vectors of width d_
 (Touvron et al., 2023): a test holds the logits against `transformers` with the same weights.
 """
 
+from typing import Any
+
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -84,7 +86,7 @@ class ThinkerLM(nn.Module):
                 "ThinkerLM: give either ids, think(ids), or embeddings, think(embeddings=x); got "
                 + ("neither" if ids is None else "both")
             )
-        x = self.embed(ids) if ids is not None else embeddings
+        x: Any = self.embed(ids) if ids is not None else embeddings
         expect(
             "ThinkerLM",
             "embeddings",

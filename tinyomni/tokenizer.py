@@ -36,7 +36,9 @@ class BPETokenizer:
             raise ValueError(f"BPETokenizer: {source} is no SentencePiece model, or it is damaged")
         marks = (self._pieces.pad_id(), self._pieces.bos_id(), self._pieces.eos_id(), self._pieces.unk_id())
         if marks != (PAD, BOS, EOS, UNK):
-            raise ValueError(f"BPETokenizer: {source} has pad, BOS, EOS, unk at {marks}, expected {(PAD, BOS, EOS, UNK)}")
+            raise ValueError(
+                f"BPETokenizer: {source} has pad, BOS, EOS, unk at {marks}, expected {(PAD, BOS, EOS, UNK)}"
+            )
 
     @cached_property
     def n_pieces(self) -> int:
@@ -76,9 +78,13 @@ class BPETokenizer:
         data = b""
         for place, number in enumerate(ids):
             if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"BPETokenizer.decode: ids should be whole numbers, got {type(number).__name__} at {place}")
+                raise TypeError(
+                    f"BPETokenizer.decode: ids should be whole numbers, got {type(number).__name__} at {place}"
+                )
             if not 0 <= number < self.n_pieces:
-                raise ValueError(f"BPETokenizer.decode: id {number} at {place} has no piece; they go from 0 to {self.n_pieces - 1}")
+                raise ValueError(
+                    f"BPETokenizer.decode: id {number} at {place} has no piece; they go from 0 to {self.n_pieces - 1}"
+                )
             if self._pieces.is_byte(number):
                 data += bytes([int(self._pieces.id_to_piece(number)[3:5], 16)])
             elif number not in (PAD, BOS, EOS):

@@ -25,10 +25,7 @@ Point = tuple[float, float]
 
 def corners(shape: str, turn: float) -> list[Point]:
     """The outline of a shape with straight sides, radius 1, turned by some radians."""
-    if shape == "star":
-        radii = [1.0, 0.42] * 5
-    else:
-        radii = [1.0] * {"square": 4, "triangle": 3, "diamond": 4}[shape]
+    radii = {"star": [1.0, 0.42] * 5, "square": [1.0] * 4, "triangle": [1.0] * 3, "diamond": [1.0] * 4}[shape]
     start = -math.pi / 2 + (math.pi / 4 if shape == "square" else 0) + turn
     points = [
         (r * math.cos(start + 2 * math.pi * i / len(radii)), r * math.sin(start + 2 * math.pi * i / len(radii)))
@@ -42,11 +39,14 @@ def heart() -> list[Point]:
     """A classic curve: x = 16 sin³ t."""
     steps = [2 * math.pi * i / 90 for i in range(90)]
     return [
-        (math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16) for t in steps
+        (math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16)
+        for t in steps
     ]
 
 
-def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, centre: Point, radius: float, turn: float, ground: tuple[int, ...]) -> None:
+def draw_thing(
+    pen: ImageDraw.ImageDraw, thing: Thing, centre: Point, radius: float, turn: float, ground: tuple[int, ...]
+) -> None:
     """One object, with a thin dark line around it so that white and yellow are seen on any background."""
     (x, y), fill, line = centre, RGB[thing.colour], max(2, round(radius * 0.05))
     edge = (90, 90, 90) if thing.colour != "black" else (0, 0, 0)
@@ -59,8 +59,10 @@ def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, centre: Point, radius: fl
         pen.ellipse((x - hole, y - hole, x + hole, y + hole), ground, edge, line)
     elif thing.shape == "cross":
         arm = 0.32
-        outline = [(-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm), (arm, 1), (-arm, 1), (-arm, arm),
-                   (-1, arm), (-1, -arm), (-arm, -arm)]  # fmt: skip
+        # three corners of the upper arm, then the same a quarter turn on, four times
+        outline = [(-arm, -1.0), (arm, -1.0), (arm, -arm)]
+        for _ in range(3):
+            outline += [(-b, a) for a, b in outline[-3:]]
         pen.polygon([(x + a * radius, y + b * radius) for a, b in outline], fill, edge, line)
     else:
         outline = heart() if thing.shape == "heart" else corners(thing.shape, turn)

@@ -1,4 +1,6 @@
-"""Speech for the closed world, by eSpeak NG through the wheel `espeakng-loader` (upstream: GPL-3, nothing of it is here).
+"""Speech for the closed world, by eSpeak NG through the wheel `espeakng-loader`.
+
+Upstream is GPL-3: nothing of it is in this repository.
 
 eSpeak keeps state from call to call: the same text twice in one process gives different samples. So the library is
 loaded afresh for each utterance, and the same call always gives the same samples.
@@ -52,7 +54,9 @@ def utter(text: str, voice: str = "en-us", rate: int = 160, pitch: int = 50) -> 
     try:
         library = ctypes.CDLL(str(espeakng_loader.get_library_path()))
     except OSError as error:
-        raise SpeechUnavailable(f"Speech: eSpeak NG cannot be loaded here ({error}). Pictures and text work without it.") from error
+        raise SpeechUnavailable(
+            f"Speech: eSpeak NG cannot be loaded here ({error}). Pictures and text work without it."
+        ) from error
     try:
         source_rate = library.espeak_Initialize(RETRIEVAL, 0, str(espeakng_loader.get_data_path()).encode(), 0)
         if source_rate <= 0:

@@ -5,6 +5,7 @@ questions with one right answer. Beside them there are everyday phrases. All tex
 from here, so every right answer is known.
 """
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def captions(things: list[Thing]) -> Iterator[str]:
         yield f"The {thing.colour} {thing.shape} is {thing.size}."
         yield f"The {thing.size} {thing.shape} is {thing.colour}."
         yield f"I see {article(f'{thing.colour} {thing.shape}')} {thing.place}."
-    for one, other in zip(things, things[1:], strict=False):
+    for one, other in itertools.pairwise(things):
         yield f"There is {article(str(one))} and {article(str(other))}."
     for shape in {thing.shape: None for thing in things}:
         number = count(things, shape)

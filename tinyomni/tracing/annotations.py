@@ -49,7 +49,9 @@ def fill(hint: Any, arguments: dict[str, Any]) -> Any:
 
 def words(hint: Any, ndim: int) -> list[str]:
     """One word for each of `ndim` axes: `"*batch tokens"` on three axes gives batch, batch, tokens."""
-    parts = [re.sub(r"^[#?_*]*|[{}]", "", part.split("=")[0]) if part != "..." else "..." for part in hint.dim_str.split()]
+    parts = [
+        re.sub(r"^[#?_*]*|[{}]", "", part.split("=")[0]) if part != "..." else "..." for part in hint.dim_str.split()
+    ]
     for place, part in enumerate(hint.dim_str.split()):
         if part == "..." or part.lstrip("#?_").startswith("*"):
             name = "" if part == "..." else parts[place]
@@ -71,7 +73,9 @@ def fits(value: Any, hint: Any, arguments: dict[str, Any]) -> bool:
         return isinstance(value, fill(hint, arguments))
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return not any(leaves(hint)) or any(value is None if part is types.NoneType else fits(value, part, arguments) for part in parts)
+        return not any(leaves(hint)) or any(
+            value is None if part is types.NoneType else fits(value, part, arguments) for part in parts
+        )
     if origin is tuple and any(leaves(hint)):
         if not isinstance(value, tuple) or (Ellipsis not in parts and len(value) != len(parts)):
             return False

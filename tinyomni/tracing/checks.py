@@ -35,10 +35,16 @@ def explain(function: Callable[..., Any], arguments: dict[str, Any]) -> str:
                 continue
             words = annotations.words(leaf, value.ndim)
             came = describe(name, value, None)[0]
-            text = f"{function.__qualname__}: {name} should be {annotations.show(hints[name])}; got {came} {came.dtype}."
+            text = (
+                f"{function.__qualname__}: {name} should be {annotations.show(hints[name])}; got {came} {came.dtype}."
+            )
             if len(words) != value.ndim:
                 fix = f" {value.ndim} axes came, {len(words)} are due."
-                return text + fix + (f" Is the batch axis missing? `{name}.unsqueeze(0)`" if value.ndim == len(words) - 1 else "")
+                return (
+                    text
+                    + fix
+                    + (f" Is the batch axis missing? `{name}.unsqueeze(0)`" if value.ndim == len(words) - 1 else "")
+                )
             for word, size in zip(words, value.shape, strict=True):
                 if sizes.setdefault(word, size) != size:
                     meaning = f" ({AXES[word]})" if word in AXES else ""
@@ -67,22 +73,28 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wrap(thing: Any) -> Any:
-    """`checked` for what has annotated tensors, also inside classmethod, staticmethod and property; the rest as it is."""
+    """`checked` for what has annotated tensors, in classmethod, staticmethod and property too; the rest as it is."""
     if isinstance(thing, (classmethod, staticmethod)):
         inner = wrap(thing.__func__)
         return thing if inner is thing.__func__ else type(thing)(inner)
     if isinstance(thing, property) and thing.fget is not None:
         inner = wrap(thing.fget)
         return thing if inner is thing.fget else property(inner, thing.fset, thing.fdel, thing.__doc__)
-    if not isinstance(thing, types.FunctionType) or hasattr(thing, "__shapes_checked__") or inspect.isgeneratorfunction(thing):
+    if (
+        not isinstance(thing, types.FunctionType)
+        or hasattr(thing, "__shapes_checked__")
+        or inspect.isgeneratorfunction(thing)
+    ):
         return thing
-    return checked(thing) if any(any(annotations.leaves(hint)) for hint in annotations.hints_of(thing).values()) else thing
+    return (
+        checked(thing) if any(any(annotations.leaves(hint)) for hint in annotations.hints_of(thing).values()) else thing
+    )
 
 
 def wrap_module(module: types.ModuleType, package: str) -> None:
     """Wrap all that a module of the package defines, and the copies that others have imported from it."""
     swapped: dict[Any, Any] = {}
-    for name, thing in list(vars(module).items()):
+    for thing in list(vars(module).values()):
         if getattr(thing, "__module__", None) != module.__name__:
             continue
         if inspect.isclass(thing):

@@ -16,7 +16,13 @@ from typing import Any
 
 from tinyomni.tracing.trace import Record, Trace, Value
 
-OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod}
+OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
 FUNCTIONS = {"min": min, "max": max}
 
 
@@ -33,7 +39,7 @@ class SpecMismatch(AssertionError):
 
 
 def evaluate(text: str | int, names: dict[str, int]) -> int:
-    """A whole number from `+ - * // % min max`, brackets, numbers and names; nothing else is understood, nothing is run."""
+    """A whole number from `+ - * // % min max`, brackets, numbers and names. Parsed, never run."""
 
     def value(node: ast.AST) -> int:
         match node:
@@ -102,7 +108,9 @@ class Report:
 
     title: str
     lines: list[Line] = field(default_factory=list)
-    figures: list[tuple[str, int, int | None]] = field(default_factory=list)  # name, value, what is due (None: formula only)
+    figures: list[tuple[str, int, int | None]] = field(
+        default_factory=list
+    )  # name, value, what is due (None: formula only)
     ledger: list[tuple[str, int]] = field(default_factory=list)
     limit: int = 0
     problems: list[str] = field(default_factory=list)
@@ -169,7 +177,9 @@ class Spec:
         self.figures: list[dict[str, Any]] = data.get("figure", [])
         for each in self.steps:
             if "call" not in each or set(each) - STEP_KEYS:
-                raise SpecError(f"{name}: a step needs `call` and knows {', '.join(sorted(STEP_KEYS))}; got {', '.join(each)}")
+                raise SpecError(
+                    f"{name}: a step needs `call` and knows {', '.join(sorted(STEP_KEYS))}; got {', '.join(each)}"
+                )
         if not self.steps:
             raise SpecError(f"{name}: no [[step]] in it")
 
@@ -185,7 +195,9 @@ class Spec:
         """All names and their sizes; formulas may build on those before them."""
         unknown = set(given) - set(self.given)
         if unknown:
-            raise SpecError(f"{self.name}: {', '.join(sorted(unknown))} given, but [given] knows only {', '.join(self.given)}")
+            raise SpecError(
+                f"{self.name}: {', '.join(sorted(unknown))} given, but [given] knows only {', '.join(self.given)}"
+            )
         names = {**self.given, **given}
         for name, formula in self.fixed.items():
             names[name] = evaluate(formula, names)
@@ -296,5 +308,6 @@ def _show(values: list[Value]) -> str:
     first = {value.shape: value for value in reversed(tensors)}
     shapes = [value.shape for value in tensors]
     return " ".join(
-        (f"{shapes.count(shape)} × " if shapes.count(shape) > 1 else "") + str(first[shape]) for shape in dict.fromkeys(shapes)
+        (f"{shapes.count(shape)} × " if shapes.count(shape) > 1 else "") + str(first[shape])
+        for shape in dict.fromkeys(shapes)
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import TypeCheckError, jaxtyped
+from jaxtyping import jaxtyped
 from torch import Tensor
 
 from tinyomni.axes import ShapeError
@@ -87,7 +87,9 @@ class Function:
 @functools.cache
 def locate(code: types.CodeType, module: str) -> Function | None:
     """The annotated function that this code belongs to, or None."""
-    if "<" in code.co_qualname or code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+    if "<" in code.co_qualname or code.co_flags & (
+        inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+    ):
         return None
     found: Any = sys.modules.get(module)
     for name in code.co_qualname.split("."):
@@ -115,7 +117,11 @@ def describe(name: str, value: Any, hint: Any) -> list[Value]:
         return [Value(name, axes, str(value.dtype).removeprefix("torch."), str(value.device))]
     if isinstance(value, tuple):
         parts = annotations.typing.get_args(hint) or (None,) * len(value)
-        return [each for i, (item, part) in enumerate(zip(value, parts, strict=False)) for each in describe(f"{name}{i}", item, part)]
+        return [
+            each
+            for i, (item, part) in enumerate(zip(value, parts, strict=False))
+            for each in describe(f"{name}{i}", item, part)
+        ]
     if isinstance(value, (str, int, float, bool)):
         return [Value(name, text=repr(value) if isinstance(value, str) else str(value))]
     return []
@@ -188,7 +194,9 @@ class Trace:
                 if due is not None and not annotations.fits(value, due, arguments):
                     came = " and ".join(str(each) for each in describe(name, value, None)) or type(value).__name__
                     record.status = f"{name}: {annotations.show(due)} expected, {came} came"
-                    self._problem = self._problem or f"{self.title}, {record.call}: {record.status} ({record.file}:{record.line})"
+                    self._problem = (
+                        self._problem or f"{self.title}, {record.call}: {record.status} ({record.file}:{record.line})"
+                    )
                     return
         record.status = "ok"
 
@@ -208,8 +216,14 @@ class Trace:
         return (spec if isinstance(spec, Spec) else Spec.load(spec)).compare(self, given or {})
 
     def __str__(self) -> str:
-        rows = [("  " * s.depth + s.call, ", ".join(map(str, s.inputs)), ", ".join(map(str, s.outputs)), s.status) for s in self.steps]
-        return "\n".join(f"{call:40} {came} → {gone}  {status}" for call, came, gone, status in rows) or "nothing was traced"
+        rows = [
+            ("  " * s.depth + s.call, ", ".join(map(str, s.inputs)), ", ".join(map(str, s.outputs)), s.status)
+            for s in self.steps
+        ]
+        return (
+            "\n".join(f"{call:40} {came} → {gone}  {status}" for call, came, gone, status in rows)
+            or "nothing was traced"
+        )
 
 
 _current: Trace | None = None

@@ -1,0 +1,191 @@
+"""One command for the whole course. Needs only Python 3.11 to 3.13; everything else it installs into .venv, here.
+
+    python3 course.py dry-run     run the six pipelines and check every shape (options go on to `tinyomni dry-run`)
+    python3 course.py test        everything that CI runs
+    python3 course.py lab         open the lessons in JupyterLab
+    python3 course.py notebooks   run all lessons again and store their outputs
+
+--cpu (before or after the command) asks for the CPU build of torch: a smaller download for a machine without a GPU.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+VENV = HERE / ".venv"
+HOME = HERE / ".home"  # settings and caches of Jupyter, matplotlib and others: nothing goes into the user's home
+STAMP = VENV / "course-stamp"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
+OLDEST, NEWEST = (3, 11), (3, 13)
+
+
+def say(text: str) -> None:
+    """Print at once, also on a console that lacks some letters."""
+    encoding = sys.stdout.encoding or "ascii"
+    print(text.encode(encoding, errors="replace").decode(encoding), flush=True)
+
+
+def environment() -> dict[str, str]:
+    """The environment in which everything runs: this checkout's venv, UTF-8, and no file outside the checkout."""
+    foreign = ("PYTHONHOME", "PYTHONPATH", "CONDA_PREFIX")
+    env = {name: value for name, value in os.environ.items() if name not in foreign}
+    env["VIRTUAL_ENV"] = str(VENV)
+    env["PATH"] = str(BIN) + os.pathsep + env.get("PATH", "")
+    env["PYTHONUTF8"] = "1"
+    folders = {
+        "JUPYTER_CONFIG_DIR": "jupyter", "JUPYTER_DATA_DIR": "jupyter-data", "JUPYTER_RUNTIME_DIR": "jupyter-run",
+        "JUPYTERLAB_SETTINGS_DIR": "lab-settings", "JUPYTERLAB_WORKSPACES_DIR": "lab-work", "IPYTHONDIR": "ipython",
+        "MPLCONFIGDIR": "matplotlib", "NUMBA_CACHE_DIR": "numba", "HF_HOME": "huggingface", "TORCH_HOME": "torch",
+        "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_HOME": "triton", "XDG_CACHE_HOME": "cache",
+    }  # fmt: skip
+    # the package managers keep their own caches, so that nothing is downloaded twice
+    for name, tool in (("UV_CACHE_DIR", "uv"), ("PIP_CACHE_DIR", "pip")):
+        if name not in env and os.name != "nt" and sys.platform != "darwin":
+            env[name] = str(Path(env.get("XDG_CACHE_HOME", Path.home() / ".cache")) / tool)
+    return env | {name: str(HOME / folder) for name, folder in folders.items()}
+
+
+def fingerprint(cpu: bool) -> str:
+    """Changes when something has to be installed again."""
+    parts = [sys.version, str(HERE), f"cpu={cpu}"]
+    parts += [(HERE / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "constraints.txt")]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def find_uv() -> list[str]:
+    """How to call uv, or an empty list."""
+    found = shutil.which("uv")
+    if found:
+        return [found]
+    return [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else []
+
+
+def follow(command: list[str]) -> None:
+    """Run a long command behind one progress line; its output is shown only if it fails."""
+    start, log = time.monotonic(), VENV / "course-install.log"
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment(), cwd=HERE)
+        try:
+            while process.poll() is None:
+                if sys.stdout.isatty():
+                    print(f"\r  installing … {time.monotonic() - start:.0f} s".replace("…", "..."), end="", flush=True)
+                time.sleep(0.5)
+        finally:
+            if process.poll() is None:
+                process.kill()
+    if sys.stdout.isatty():
+        print()
+    if process.returncode:
+        say(log.read_text(encoding="utf-8", errors="replace")[-3000:])
+        raise SystemExit(
+            f"course.py: the installation failed (exit {process.returncode}). Is there a network, and 6 GB of disk?"
+        )
+    say(f"  installed in {time.monotonic() - start:.0f} s")
+
+
+def set_up(cpu: bool) -> None:
+    """Make .venv and install the pinned packages, unless that is done already."""
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        raise SystemExit(
+            f"course.py: Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}. Try python3.12 course.py"
+        )
+    wanted = fingerprint(cpu)
+    if PYTHON.exists() and STAMP.exists() and STAMP.read_text(encoding="utf-8") == wanted:
+        return
+    say("Setting up .venv (the first time: some GB, a minute or several)")
+    uv = find_uv()
+    if not (PYTHON.exists() and subprocess.run([PYTHON, "-c", ""], capture_output=True).returncode == 0):
+        shutil.rmtree(VENV, ignore_errors=True)
+        maker = (
+            [*uv, "venv", "-q", "--python", sys.executable, str(VENV)]
+            if uv
+            else [sys.executable, "-m", "venv", str(VENV)]
+        )
+        subprocess.run(maker, check=True, env=environment())
+    STAMP.unlink(missing_ok=True)
+    packages = ["-c", "constraints.txt", "-e", ".[course,test]"]
+    if uv:
+        backend = ["--torch-backend", "cpu"] if cpu else []
+        follow([*uv, "pip", "install", "--python", str(PYTHON), *backend, *packages])
+    else:
+        if cpu:
+            say("  --cpu needs uv (pip install uv); going on with the usual build of torch")
+        follow([str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", *packages])
+    STAMP.write_text(wanted, encoding="utf-8")
+
+
+def run(*command: str | Path, **more: str) -> int:
+    """Run a command of the venv in the checkout; its exit status."""
+    try:
+        return subprocess.run([str(part) for part in command], cwd=HERE, env=environment() | more).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def test() -> int:
+    """Linters, types, tests, lessons; all of them run, the first failure gives the exit status."""
+    pytest: list[str | Path] = [PYTHON, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile"]
+    parts: dict[str, list[str | Path]] = {
+        "ruff": [PYTHON, "-m", "ruff", "check", "."],
+        "ruff format": [PYTHON, "-m", "ruff", "format", "--check", "."],
+        "mypy": [PYTHON, "-m", "mypy"],
+        "tests": pytest,
+    }
+    if any((HERE / "notebooks").glob("*.ipynb")):
+        parts["notebooks"] = [*pytest, "--nbval", "notebooks"]
+    results = {}
+    for name, command in parts.items():
+        say(f"== {name}")
+        start = time.monotonic()
+        results[name] = run(*command), time.monotonic() - start
+    for name, (status, seconds) in results.items():
+        say(f"{'ok    ' if status == 0 else 'FAILED'}  {name} ({seconds:.0f} s)")
+    return next((status for status, _ in results.values() if status), 0)
+
+
+def notebooks() -> int:
+    """Execute every lesson in place."""
+    lessons = sorted((HERE / "notebooks").glob("*.ipynb"))
+    return run(PYTHON, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", *lessons)
+
+
+def lab(options: list[str]) -> int:
+    """Open JupyterLab on the first lesson."""
+    first = next(iter(sorted((HERE / "notebooks").glob("*.ipynb"))), HERE / "notebooks")
+    quiet = [
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        f"--ServerApp.root_dir={HERE}",
+    ]
+    return run(PYTHON, "-m", "jupyterlab", *quiet, *options, first)
+
+
+def main(arguments: list[str]) -> int:
+    """Set up, then do what was asked."""
+    cpu = "--cpu" in arguments
+    command, *options = [word for word in arguments if word != "--cpu"] or ["help"]
+    if command not in ("dry-run", "test", "lab", "notebooks"):
+        say((__doc__ or "").strip())
+        return 0 if command in ("help", "-h", "--help") else 2
+    if options and command in ("test", "notebooks"):
+        say(f"course.py {command} takes no options, got {' '.join(options)}")
+        return 2
+    try:
+        set_up(cpu)
+    except KeyboardInterrupt:
+        say("\nstopped; the next run takes up where this one ended")
+        return 130
+    if command == "dry-run":
+        return run(PYTHON, "-m", "tinyomni.cli", "dry-run", *options)
+    return {"test": test, "notebooks": notebooks, "lab": lambda: lab(options)}[command]()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
