@@ -64,7 +64,7 @@ def importable(package: str) -> Finding:
 
 def gpu() -> Finding:
     """Which accelerator there is. None is fine."""
-    code = "import torch as t; print(t.cuda.get_device_name() if t.cuda.is_available() else t.accelerator.current_accelerator() or '')"
+    code = "import torch as t; print(t.cuda.get_device_name() if t.cuda.is_available() else '')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     return True, "GPU", done.stdout.strip() or "none: everything runs on the CPU, training takes longer"
 
