@@ -1,0 +1,158 @@
+"""Attention, RoPE, norms, MLPs and blocks, held to torch and transformers."""
+
+import pytest
+import torch
+from torch import nn
+from transformers.models.llama.configuration_llama import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+from tinyomni.attention import KVCache, SelfAttention, attend, attention, merge_heads, split_heads
+from tinyomni.layers import EncoderBlock, RMSNorm, SwiGLU
+from tinyomni.rope import apply_rope, rope_table
+
+B, H, T, D = 2, 3, 5, 8
+
+
+def qkv(kv_heads: int = H, keys: int = T) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.randn(B, H, T, D), torch.randn(B, kv_heads, keys, D), torch.randn(B, kv_heads, keys, D)
+
+
+def test_split_and_merge_are_each_others_inverse_and_split_by_head() -> None:
+    x = torch.randn(B, T, H * D)
+    heads = split_heads(x, H)
+    assert heads.shape == (B, H, T, D)
+    assert torch.equal(heads[1, 2, 3], x[1, 3, 2 * D : 3 * D])
+    assert torch.equal(merge_heads(heads), x)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kv_heads", [H, 1])
+@pytest.mark.parametrize("keys", [T, T + 4])
+def test_readable_attention_is_a_slow_loop_and_the_fused_kernel(causal: bool, kv_heads: int, keys: int) -> None:
+    q, k, v = qkv(kv_heads, keys)
+    out, weights = attention(q, k, v, causal=causal)
+    slow = torch.zeros_like(q)
+    for b in range(B):
+        for h in range(H):
+            for t in range(T):
+                seen = t + keys - T + 1 if causal else keys
+                scores = [float(q[b, h, t] @ k[b, h * kv_heads // H, s]) / D**0.5 for s in range(seen)]
+                share = torch.tensor(scores).softmax(0)
+                slow[b, h, t] = sum(share[s] * v[b, h * kv_heads // H, s] for s in range(seen))
+    torch.testing.assert_close(out, slow, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attend(q, k, v, causal=causal), slow, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(B, H, T))
+    if causal:
+        assert weights.triu(keys - T + 1).abs().max() == 0
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_masked_keys_change_nothing_and_a_row_without_keys_is_no_nan(causal: bool) -> None:
+    q, k, v = qkv()
+    mask = torch.ones(B, 1, 1, T, dtype=torch.bool)
+    mask[0, ..., 3:] = False
+    mask[1] = False
+    loud = k.clone(), v.clone()
+    loud[0][0, :, 3:], loud[1][0, :, 3:] = 99.0, -99.0
+    for function in (attend, lambda *a, **kw: attention(*a, **kw)[0]):
+        once, twice = function(q, k, v, causal=causal, mask=mask), function(q, *loud, causal=causal, mask=mask)
+        assert torch.equal(once[0], twice[0])
+        assert torch.isfinite(once).all()
+    torch.testing.assert_close(
+        attend(q, k, v, causal=causal, mask=mask), attention(q, k, v, causal=causal, mask=mask)[0]
+    )
+
+
+def test_rope_is_llamas_and_depends_on_the_distance_only() -> None:
+    q, k, _ = qkv()
+    config = LlamaConfig(hidden_size=D * H, num_attention_heads=H, head_dim=D)
+    cos, sin = LlamaRotaryEmbedding(config)(q, torch.arange(T)[None])
+    want_q, want_k = apply_rotary_pos_emb(q, k, cos, sin)
+    mine = rope_table(T, D)
+    torch.testing.assert_close(apply_rope(q, *mine), want_q)
+    torch.testing.assert_close(apply_rope(k, *mine), want_k)
+
+    cos, sin = rope_table(60, D)
+    one, other = torch.randn(1, 1, 1, D), torch.randn(1, 1, 1, D)
+
+    def score(at: int, to: int) -> torch.Tensor:
+        first, second = (
+            apply_rope(one, cos[at : at + 1], sin[at : at + 1]),
+            apply_rope(other, cos[to : to + 1], sin[to : to + 1]),
+        )
+        return (first * second).sum()
+
+    torch.testing.assert_close(score(7, 3), score(41, 37))
+    assert not torch.isclose(score(7, 3), score(7, 4))
+
+
+def test_attention_turns_queries_and_keys_but_not_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = SelfAttention(H * D, H, causal=True, positions=T)
+    x = torch.randn(B, T, H * D)
+    q, k, v = layer.qkv(x)
+    seen = {}
+
+    def spy(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **_: object) -> torch.Tensor:
+        seen.update(q=q, k=k, v=v)
+        return v
+
+    monkeypatch.setattr("tinyomni.attention.attend", spy)
+    layer(x)
+    assert not torch.allclose(seen["q"][:, :, 1:], q[:, :, 1:])
+    assert not torch.allclose(seen["k"][:, :, 1:], k[:, :, 1:])
+    assert torch.equal(seen["v"], v)
+
+
+def test_kv_cache_counts_and_refuses_more_than_fits() -> None:
+    cache = KVCache(layers=2, batch=B, kv_heads=H, length=6, head_dim=D)
+    k = torch.randn(B, H, 4, D)
+    keys, values = cache.update(0, k, -k)
+    assert torch.equal(keys, k) and torch.equal(values, -k)
+    cache.advance(4)
+    keys, _ = cache.update(0, k[:, :, :2], k[:, :, :2])
+    assert keys.shape == (B, H, 6, D) and torch.equal(keys[:, :, :4], k)
+    with pytest.raises(ValueError, match=r"4 tokens .* 3 new = 7 > 6"):
+        cache.room_for("test", B, 3)
+    with pytest.raises(ValueError, match="batch of 2, got 5"):
+        cache.room_for("test", 5, 1)
+
+
+def test_rms_norm_and_swiglu_are_the_known_ones() -> None:
+    x = torch.randn(B, T, D)
+    mine, theirs = RMSNorm(D), nn.RMSNorm(D, eps=1e-6)
+    mine.weight.data = theirs.weight.data = torch.rand(D)
+    torch.testing.assert_close(mine(x), theirs(x))
+    mlp = SwiGLU(D, 12)
+    llama = LlamaMLP(LlamaConfig(hidden_size=D, intermediate_size=12, num_attention_heads=2))
+    pairs = {"gate_proj": mlp.gate, "up_proj": mlp.up, "down_proj": mlp.down}
+    llama.load_state_dict({f"{name}.weight": layer.weight for name, layer in pairs.items()})
+    torch.testing.assert_close(mlp(x), llama(x))
+
+
+def test_encoder_block_is_torchs_layer_with_and_without_padding() -> None:
+    block = EncoderBlock(H * D, H, 40)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    theirs = nn.TransformerEncoderLayer(H * D, H, 40, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+    attn = block.attn
+    theirs.load_state_dict(
+        {
+            "self_attn.in_proj_weight": torch.cat([attn.q_proj.weight, attn.k_proj.weight, attn.v_proj.weight]),
+            "self_attn.in_proj_bias": torch.cat([attn.q_proj.bias, attn.k_proj.bias, attn.v_proj.bias]),
+            "self_attn.out_proj.weight": attn.o_proj.weight,
+            "self_attn.out_proj.bias": attn.o_proj.bias,
+            "linear1.weight": block.mlp.fc1.weight,
+            "linear1.bias": block.mlp.fc1.bias,
+            "linear2.weight": block.mlp.fc2.weight,
+            "linear2.bias": block.mlp.fc2.bias,
+            "norm1.weight": block.norm1.weight,
+            "norm1.bias": block.norm1.bias,
+            "norm2.weight": block.norm2.weight,
+            "norm2.bias": block.norm2.bias,
+        }
+    )
+    x = torch.randn(B, T, H * D)
+    torch.testing.assert_close(block(x), theirs(x), atol=1e-5, rtol=1e-5)
+    padded = torch.tensor([[False] * T, [False, False, False, True, True]])
+    mine = block(x, mask=~padded[:, None, None, :])
+    torch.testing.assert_close(mine[~padded], theirs(x, src_key_padding_mask=padded)[~padded], atol=1e-5, rtol=1e-5)
