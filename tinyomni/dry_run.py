@@ -635,6 +635,21 @@ def quick_reference(reports: dict[str, Report]) -> str:
     return "\n".join(["Quick reference", *lines])
 
 
+@torch.no_grad()
+def check_inputs(omni: Omni, given: Inputs) -> None:
+    """Send the user's own inputs through the doors, so that a wrong one is met before anything is printed."""
+    if "text" in given.own:
+        omni.speech_ids(given.texts["speech"])
+    text = given.texts["multimodal"] if "text" in given.own else None
+    total = omni.embed(text or "Hello.", given.image, given.audio).shape[1]
+    ctx_len = omni.cfg.thinker.ctx_len
+    if total + NEW_TOKENS > ctx_len:
+        raise ValueError(
+            f"dry run: {total} prompt tokens + {NEW_TOKENS} new tokens = {total + NEW_TOKENS} > ctx_len = {ctx_len}. "
+            "Shorten the text or the recording."
+        )
+
+
 def main(
     text: str | None = None,
     image: str | None = None,
@@ -652,6 +667,7 @@ def main(
         raise ValueError(f"dry run: unknown pipeline {', '.join(unknown)}; there are {', '.join(PIPELINES)}")
     given = default_inputs(text, image, audio)
     omni = build(seed, device)
+    check_inputs(omni, given)
     reports: dict[str, Report] = {}
     for name in names:
         reports[name] = run(name, omni, given)

@@ -45,20 +45,20 @@ def open_image(source: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(
-                    f"{step}: {path} has {image.width} × {image.height} pixels, more than {MOST_PIXELS:,}. Make it "
-                    "smaller."
-                )
-            image.load()
+            with Image.open(path) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise ValueError(
+                        f"{step}: {path} has {image.width} × {image.height} pixels, more than {MOST_PIXELS:,}. "
+                        "Make it smaller."
+                    )
+                image.load()
+                return image
     except UnidentifiedImageError as error:
         raise ValueError(f"{step}: {path} is no picture that can be decoded (PNG, JPEG, … expected)") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{step}: {path} has more than {MOST_PIXELS:,} pixels. Make it smaller.") from error
     except (OSError, SyntaxError, EOFError) as error:
         raise ValueError(f"{step}: {path} is damaged or cut off ({error})") from error
-    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -135,11 +135,18 @@ def load_audio(source: Any, rate: int = SAMPLE_RATE) -> Float[Tensor, "samples"]
     if isinstance(source, (str, Path)):
         path = existing_file(step, source)
         try:
+            promised = soundfile.info(path).frames
             data, source_rate = soundfile.read(path, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise ValueError(
                 f"{step}: {path} is no recording that can be decoded (WAV, FLAC, OGG expected): {error}"
             ) from error
+        with path.open("rb") as file:
+            head = file.read(8)
+        # a WAV file says in its head how long it is; libsndfile reads what is there without a word
+        missing = int.from_bytes(head[4:], "little") + 8 - path.stat().st_size if head[:4] == b"RIFF" else 0
+        if 0 < missing < 2**31 or len(data) < promised:
+            raise ValueError(f"{step}: {path} is cut off: its head promises more bytes than there are")
         wav, name = torch.from_numpy(data.T), str(path)
     else:
         if not isinstance(source, (tuple, list)) or len(source) != 2:
@@ -150,7 +157,7 @@ def load_audio(source: Any, rate: int = SAMPLE_RATE) -> Float[Tensor, "samples"]
             raise ShapeError(f"{step}: samples should be (samples,) or (channels, samples); got {describe(wav)}.{fix}")
         if not wav.is_floating_point():
             wav = wav.double() / (torch.iinfo(wav.dtype).max + 1)
-        wav = wav.float().reshape(-1, wav.shape[-1])
+        wav = wav.float() if wav.ndim == 2 else wav.float()[None]
     if not isinstance(source_rate, (int, np.integer)) or not 1000 <= source_rate <= 768_000:
         raise ValueError(f"{step}: the rate should be whole samples a second, 1,000 … 768,000; got {source_rate!r}")
     if wav.shape[-1] == 0:

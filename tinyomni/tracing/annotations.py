@@ -89,5 +89,7 @@ def show(hint: Any) -> str:
         return f"({', '.join(hint.dim_str.split())}) {hint.dtype.__name__}"
     if hint is types.NoneType:
         return "None"
+    if not typing.get_args(hint):
+        return getattr(hint, "__name__", str(hint))
     parts = [show(part) for part in typing.get_args(hint)]
     return " | ".join(parts) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ", ".join(parts)

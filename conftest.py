@@ -1,0 +1,9 @@
+"""Settings that hold wherever pytest is started: a notebook's cell may take two minutes, then its kernel is given up."""
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """nbval waits 2000 s for a cell by default, also when the kernel has died."""
+    if getattr(config.option, "nbval_cell_timeout", None) == 2000:
+        config.option.nbval_cell_timeout = 120

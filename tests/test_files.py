@@ -1,0 +1,94 @@
+"""Pictures and recordings of every kind go in, or are refused in clear words."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from tinyomni.dry_run import IMAGE
+from tinyomni.files import check_not_silent, load_audio, load_image
+
+
+def save(image: Image.Image, path: Path, **how: object) -> Path:
+    image.save(path, **how)
+    return path
+
+
+def test_a_picture_of_the_right_size_passes_unchanged() -> None:
+    want = torch.from_numpy(np.array(Image.open(IMAGE).convert("RGB"))).permute(2, 0, 1) / 255
+    assert torch.equal(load_image(IMAGE), want)
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F"]
+)
+@pytest.mark.parametrize("size", [(1, 1), (300, 77), (77, 300)])
+def test_every_colour_mode_and_size_goes_in(mode: str, size: tuple[int, int]) -> None:
+    image = Image.new("L", size, 128).convert(mode) if mode not in ("PA", "LAB", "HSV") else Image.new(mode, size)
+    pixels = load_image(image)
+    assert pixels.shape == (3, 224, 224) and pixels.dtype == torch.float32
+    assert 0 <= float(pixels.min()) <= float(pixels.max()) <= 1
+    if mode in ("L", "RGB", "LA", "RGBA", "I", "F", "YCbCr"):
+        torch.testing.assert_close(pixels, torch.full_like(pixels, 128 / 255), atol=0.02, rtol=0)
+
+
+def test_sixteen_bits_are_scaled_alpha_lies_on_white_and_exif_turns(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.full((50, 50), 128 * 257, dtype=np.uint16))
+    assert load_image(save(grey, tmp_path / "16.png")).mean().item() == pytest.approx(128 / 255, abs=0.01)
+    assert load_image(save(Image.new("RGBA", (9, 9), (255, 0, 0, 0)), tmp_path / "clear.png")).min() == 1
+    half = Image.new("RGB", (100, 100))
+    half.paste((255, 255, 255), (0, 0, 100, 50))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    turned = load_image(save(half, tmp_path / "turned.jpg", exif=exif, quality=95))
+    assert turned[:, :90].mean() < 0.1 < 0.9 < turned[:, -90:].mean()
+
+
+def test_a_very_wide_picture_goes_in_and_a_bomb_does_not(tmp_path: Path) -> None:
+    assert load_image(save(Image.new("RGB", (20_000, 20), "red"), tmp_path / "wide.png")).shape == (3, 224, 224)
+    with pytest.raises(ValueError, match="more than 100,000,000"):
+        load_image(save(Image.new("1", (20_000, 5_001)), tmp_path / "bomb.png"))
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 96_000])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_every_rate_and_number_of_channels_goes_in(kind: str, rate: int, channels: int, tmp_path: Path) -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(rate) / rate) * 0.5
+    soundfile.write(tmp_path / "a", np.tile(tone[:, None], (1, channels)), rate, format=kind)
+    wave = load_audio(tmp_path / "a")
+    assert wave.shape == (16_000,) and wave.dtype == torch.float32
+    want = torch.sin(2 * torch.pi * 440 * torch.arange(16_000) / 16_000) * 0.5
+    assert float((wave - want)[500:-500].abs().max()) < (0.12 if kind == "OGG" else 0.02)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_every_depth_has_the_same_loudness(subtype: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(1600, 0.5), 16_000, subtype=subtype)
+    torch.testing.assert_close(load_audio(tmp_path / "a.wav"), torch.full((1600,), 0.5), atol=0.01, rtol=0)
+
+
+def test_whole_numbers_are_scaled_and_channels_averaged() -> None:
+    wave = torch.stack([torch.full((1600,), 16_384), torch.zeros(1600)]).to(torch.int16)
+    torch.testing.assert_close(load_audio((wave, 16_000)), torch.full((1600,), 0.25))
+
+
+def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
+    one = np.full(1600, 0.1)
+    with pytest.raises(ValueError, match="rate"):
+        load_audio((one, 16_000.5))
+    with pytest.raises(ValueError, match="rate"):
+        load_audio((one, 0))
+    with pytest.raises(ValueError, match="no samples"):
+        load_audio((one[:0], 16_000))
+    with pytest.raises(ValueError, match="silent"):
+        check_not_silent(torch.zeros(5))
+    flac = io.BytesIO()
+    soundfile.write(flac, np.random.default_rng(0).normal(size=16_000) * 0.1, 16_000, format="FLAC")
+    (tmp_path / "cut.flac").write_bytes(flac.getvalue()[: len(flac.getvalue()) // 2])
+    with pytest.raises(ValueError, match=r"cut off|decoded"):
+        load_audio(tmp_path / "cut.flac")

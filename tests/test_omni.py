@@ -1,0 +1,180 @@
+"""Omni: one sequence for all, the token budget, answers, speech, weights on disk; and the guards of training."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tinyomni import TINY, Omni, check_gradient_explosion, clip_gradients, validate_loss
+from tinyomni.axes import ShapeError
+from tinyomni.dry_run import AUDIO, IMAGE, build
+
+
+@pytest.fixture(scope="module")
+def omni() -> Omni:
+    return build(seed=1)
+
+
+def test_the_sequence_is_picture_sound_text(omni: Omni) -> None:
+    with torch.no_grad():
+        every = omni.embed(text="What was said?", image=IMAGE, audio=AUDIO)
+        parts = [omni.embed(image=IMAGE), omni.embed(audio=AUDIO), omni.embed(text="What was said?")]
+    assert every.shape == (1, 1 + 25 + 5, 256)
+    torch.testing.assert_close(every, torch.cat(parts, dim=1))
+    ids = torch.tensor([[1, *omni.tokenizer.encode("What was said?")]])
+    assert torch.equal(parts[2], omni.thinker.tok_emb(ids))
+    assert torch.equal(parts[2], omni.embed(text=ids)) and torch.equal(parts[2], omni.embed(text=ids[0].tolist()))
+
+
+def test_every_kind_of_picture_and_sound_goes_in(omni: Omni) -> None:
+    picture = Image.open(IMAGE)
+    pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1) / 255
+    with torch.no_grad():
+        want = omni.embed(image=str(IMAGE))
+        for source in (IMAGE, picture, pixels, pixels.numpy()):
+            torch.testing.assert_close(omni.embed(image=source), want)
+        wave = torch.randn(16_000) * 0.1
+        torch.testing.assert_close(omni.embed(audio=(wave, 16_000)), omni.embed(audio=(wave.numpy(), 16_000)))
+        assert omni.embed(audio=(wave, 8_000)).shape[1] == 50
+
+
+def test_answers_stream_and_stop(omni: Omni) -> None:
+    whole = omni.generate(text="Hello.", image=IMAGE, max_new_tokens=20)
+    pieces = omni.generate(text="Hello.", image=IMAGE, max_new_tokens=20, stream=True)
+    assert isinstance(whole, str) and not isinstance(pieces, str)
+    assert "".join(pieces) == whole
+    hot = [omni.generate(text="Hello.", max_new_tokens=20, temperature=2.0, seed=seed) for seed in (1, 1, 2)]
+    assert hot[0] == hot[1] != hot[2]
+
+
+def test_it_ends_at_eos(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [3 + 40, 3 + 41, 2, 3 + 42]
+    monkeypatch.setattr("tinyomni.omni.stream", lambda *_, **__: iter([torch.tensor([each]) for each in free]))
+    assert omni.generate(text="Hello.") == omni.tokenizer.decode(free[:2])
+
+
+def test_speech_is_whole_frames_of_sound(omni: Omni) -> None:
+    sound = omni.speak("Good night.")
+    assert sound.dtype == torch.float32 and sound.ndim == 1
+    assert len(sound) % 1280 == 0 and 1280 <= len(sound) <= 90 * 1280
+    assert float(sound.abs().max()) <= 0.951
+
+
+def test_a_call_runs_without_shape_checks_left_on_the_functions() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import tinyomni.thinker as t, tinyomni.rope as r, types\n"
+        "assert type(r.apply_rope) is types.FunctionType and not hasattr(r.apply_rope, '__wrapped__')\n"
+        "assert not hasattr(t.ThinkerLM.forward, '__wrapped__')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_budget_is_spelled_out(omni: Omni) -> None:
+    wave = torch.randn(81_920) * 0.1
+    with torch.no_grad():
+        assert omni.embed(audio=(wave, 16_000)).shape[1] == 128
+    with pytest.raises(ValueError, match=r"129 audio tokens > 128.* 5\.12 s fit"):
+        omni.embed(audio=(torch.cat([wave, wave[:160]]), 16_000))
+    with pytest.raises(ValueError, match=r"image 1 \+ audio 128 \+ text 401 = 530 tokens > ctx_len = 512"):
+        omni.embed(text="red " * 399 + "red", image=IMAGE, audio=(wave, 16_000))
+    with pytest.raises(ValueError, match=r"2 .*\+ 511 new tokens = 514 > ctx_len = 512|= 51\d > ctx_len"):
+        omni.generate(text="Hello.", max_new_tokens=511)
+
+
+def test_bad_input_is_a_clear_error(omni: Omni) -> None:
+    for arguments, kind, words in [
+        ({}, ValueError, "at least one of"),
+        ({"text": ""}, ValueError, "empty"),
+        ({"text": [5, 6]}, ValueError, "starts with BOS"),
+        ({"text": [1, 5000]}, ValueError, "0 … 4999"),
+        ({"text": torch.tensor([1, 5])}, ValueError, r"unsqueeze\(0\)"),
+        ({"text": torch.tensor([[1.0]])}, ValueError, "whole numbers|dtype"),
+        ({"image": torch.rand(224, 224, 3)}, ShapeError, r"permute\(2, 0, 1\)"),
+        ({"image": torch.rand(3, 224, 224) * 255}, ValueError, "Divide by 255"),
+        ({"image": 7}, TypeError, "path, a PIL image"),
+        ({"audio": (torch.zeros(16_000), 16_000)}, ValueError, "silent"),
+        ({"audio": (torch.full((16_000,), torch.nan), 16_000)}, ValueError, "NaN"),
+        ({"audio": (torch.ones(159), 16_000)}, ValueError, "at least one frame"),
+        ({"audio": (torch.randn(16_000, 2), 16_000)}, ShapeError, "samples.T"),
+        ({"audio": torch.randn(16_000)}, TypeError, "pair"),
+    ]:
+        with pytest.raises(kind, match=words):
+            omni.embed(**arguments)
+    with pytest.raises(ValueError, match="empty"):
+        omni.speak("  ")
+    with pytest.raises(ValueError, match="600 tokens > 512"):
+        omni.speak("red " * 599 + "red")
+
+
+def test_weights_come_back_and_foreign_files_are_refused(omni: Omni, tmp_path: Path) -> None:
+    omni.save(tmp_path / "omni.safetensors")
+    assert (tmp_path / "omni.safetensors").stat().st_size < 30_000_000
+    again = Omni.from_pretrained(tmp_path / "omni.safetensors")
+    for (name, one), other in zip(omni.state_dict().items(), again.state_dict().values(), strict=True):
+        assert other.dtype == torch.float32, name
+        torch.testing.assert_close(one.half().float(), other)
+    data = (tmp_path / "omni.safetensors").read_bytes()
+    (tmp_path / "cut").write_bytes(data[:-1000])
+    (tmp_path / "noise").write_bytes(b"noise" * 100)
+    (tmp_path / "older").write_bytes(data.replace(b"tinyomni 1", b"tinyomni 0"))
+    (tmp_path / "foreign").write_bytes(data.replace(omni.tokenizer.fingerprint.encode(), b"0" * 64))
+    for name, words in [
+        ("cut", "damaged"),
+        ("noise", "damaged"),
+        ("older", "format"),
+        ("foreign", "another tokenizer"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            Omni.from_pretrained(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="No trained weights ship"):
+        Omni.from_pretrained()
+
+
+# ---- guards ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [torch.nan, torch.inf, -torch.inf, 1e6 + 1, -1e6 - 1])
+def test_a_bad_loss_raises(loss: float) -> None:
+    with pytest.raises(RuntimeError):
+        validate_loss(torch.tensor(loss, dtype=torch.float64))
+    with pytest.raises(RuntimeError):
+        validate_loss(loss)
+
+
+def test_a_good_loss_passes_and_bounds_are_inclusive() -> None:
+    validate_loss(torch.tensor(1e6))
+    validate_loss(0.0, min_loss=0.0)
+    with pytest.raises(RuntimeError, match=r"outside \[0, 1\]"):
+        validate_loss(1.5, 0.0, 1.0)
+
+
+def test_explosions_are_seen_and_clipping_is_torchs() -> None:
+    one, other = torch.nn.Linear(3, 5), torch.nn.Linear(3, 5)
+    assert check_gradient_explosion(one) == (0.0, False)
+    for model in (one, other):
+        for number, parameter in enumerate(model.parameters()):
+            parameter.grad = torch.full_like(parameter, 3.0 + number)
+    norm = (15 * 9 + 5 * 16) ** 0.5
+    assert check_gradient_explosion(one, norm + 0.01) == (pytest.approx(norm), False)
+    assert check_gradient_explosion(one, norm - 0.01)[1]
+    assert clip_gradients(one, 1.0) == pytest.approx(norm)
+    torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0)
+    torch.testing.assert_close(one.weight.grad, other.weight.grad)
+    for bad in (torch.nan, torch.inf):
+        one.bias.grad[2] = bad
+        assert check_gradient_explosion(one)[1]
+
+
+def test_tiny_is_what_the_design_says() -> None:
+    assert (TINY.thinker.layers, TINY.thinker.d_model, TINY.thinker.heads, TINY.thinker.hidden) == (4, 256, 4, 1024)
+    assert (TINY.vision.vision_dim, TINY.audio.audio_dim, TINY.talker.talker_dim, TINY.audio_limit) == (
+        128,
+        192,
+        192,
+        128,
+    )

@@ -1,0 +1,188 @@
+"""course.py, the doctor, and that the files which name packages agree."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tinyomni import doctor
+
+TOP = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP))
+import course  # noqa: E402
+
+
+def pins() -> dict[str, str]:
+    lines = (TOP / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(re.match(r"([\w.-]+)==([^ ;]+)", line).groups() for line in lines if re.match(r"[\w.-]+==", line))
+
+
+def test_pins_hold_every_package_and_no_host_or_path() -> None:
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["course"],
+        *project["optional-dependencies"]["test"],
+    ]
+    names = {re.split(r"[=<>]", each)[0].lower() for each in wanted}
+    assert names <= set(pins())
+    assert pins()["torch"] == pins()["torchaudio"] == doctor.PAIR == "2.11.0"
+    text = (TOP / "constraints.txt").read_text(encoding="utf-8")
+    assert "://" not in text and "--index" not in text and "--find-links" not in text
+    assert {each.split(">")[0] for each in project["dependencies"]} == {"torch", "jaxtyping", "beartype"}
+
+
+def test_conda_users_get_the_same() -> None:
+    text = (TOP / "environment.yml").read_text(encoding="utf-8")
+    assert "- -c constraints.txt" in text and "- -e .[course,test]" in text
+    # no version stands there a second time, but Python's, which the project must allow
+    assert re.findall(r"[=<>]+\s*([\d.]+)", text) == ["3.11"]
+
+
+def test_ci_calls_the_readmes_command() -> None:
+    assert "python3 course.py test" in (TOP / ".ci" / "run").read_text(encoding="utf-8")
+    assert "python3 course.py test" in (TOP / "README.md").read_text(encoding="utf-8")
+
+
+def test_course_needs_the_standard_library_only() -> None:
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import course; print(course.PYTHON)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(TOP)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["help"], ["--help"], ["sing"], ["test", "--fast"]])
+def test_course_explains_itself_without_setting_up(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        course, "set_up", lambda cpu: pytest.fail("nothing is to be installed") if "test" not in arguments else None
+    )
+    assert course.main(arguments) == (0 if arguments in ([], ["help"], ["--help"]) else 2)
+
+
+def test_a_wrong_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(course.sys, "version_info", (3, 10, 1))
+    with pytest.raises(SystemExit, match=r"3\.11 to 3\.13"):
+        course.set_up(False)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, uv: list[str]) -> list[list[str]]:
+    """Run set_up in an empty folder without installing anything; the commands that it would have run."""
+    for name in ("pyproject.toml", "constraints.txt"):
+        (folder / name).write_text("x", encoding="utf-8")
+    venv = folder / ".venv"
+    for name, value in {
+        "HERE": folder,
+        "VENV": venv,
+        "PYTHON": venv / "bin" / "python",
+        "STAMP": venv / "stamp",
+    }.items():
+        monkeypatch.setattr(course, name, value)
+    done: list[list[str]] = []
+
+    def fake(command: list[object], **_: object) -> subprocess.CompletedProcess[str]:
+        done.append([str(part) for part in command])
+        (venv / "bin").mkdir(parents=True, exist_ok=True)
+        (venv / "bin" / "python").touch()
+        return subprocess.CompletedProcess([], 0)
+
+    monkeypatch.setattr(course.subprocess, "run", fake)
+    monkeypatch.setattr(course, "follow", fake)
+    monkeypatch.setattr(course, "find_uv", lambda: uv)
+    return done
+
+
+@pytest.mark.parametrize("uv", [["uv"], []])
+def test_set_up_installs_once_and_again_when_the_pins_change(
+    uv: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done = install(monkeypatch, tmp_path, uv)
+    course.set_up(False)
+    assert done[-1][-4:] == ["-c", "constraints.txt", "-e", ".[course,test]"]
+    assert (done[-1][0] == "uv") == bool(uv)
+    count = len(done)
+    course.set_up(False)
+    assert len(done) == count
+    (tmp_path / "constraints.txt").write_text("y", encoding="utf-8")
+    course.set_up(False)
+    assert len(done) > count
+
+
+def test_an_installation_that_was_broken_off_is_done_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done = install(monkeypatch, tmp_path, ["uv"])
+    course.set_up(False)
+    (tmp_path / ".venv" / "stamp").unlink()
+    count = len(done)
+    course.set_up(False)
+    assert len(done) > count and (tmp_path / ".venv" / "stamp").exists()
+
+
+def test_cpu_asks_uv_for_the_small_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done = install(monkeypatch, tmp_path, ["uv"])
+    course.set_up(True)
+    assert "--torch-backend cpu" in " ".join(done[-1])
+
+
+def test_nothing_is_written_to_the_home() -> None:
+    env = course.environment()
+    for name in ("MPLCONFIGDIR", "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "HF_HOME", "XDG_CACHE_HOME"):
+        assert env[name].startswith(str(TOP) + os.sep)
+
+
+# ---- doctor ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("torch", "torchaudio", "words"),
+    [
+        ("2.13.0", "2.11.0", "two releases"),
+        ("2.11.0", "2.10.0", "two releases"),
+        ("2.13.0+cpu", "2.11.0", "two releases"),
+        ("2.11.0+cpu", "2.11.0+cu130", "two builds"),
+        ("2.10.0", "2.10.0", "tested with 2.11.0 only"),
+        (None, "2.11.0", "torch missing"),
+        ("2.11.0", None, "torchaudio missing"),
+    ],
+)
+def test_broken_pairs_are_named_with_a_cure(torch: str | None, torchaudio: str | None, words: str) -> None:
+    good, _, text = doctor.pair(torch, torchaudio)
+    assert (not good and words in text and "2.11.0" in text) or "course.py" in text
+
+
+def test_good_pairs_pass() -> None:
+    assert all(
+        doctor.pair(*both)[0] for both in [("2.11.0", "2.11.0"), ("2.11.0+cpu", "2.11.0"), ("2.11.0+cu130",) * 2]
+    )
+
+
+def test_a_broken_pair_is_never_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "version", lambda package: {"torch": "2.13.0"}.get(package, "2.11.0"))
+    monkeypatch.setattr(
+        doctor, "importable", lambda package: pytest.fail("tried to import a pair that is known to be broken")
+    )
+    assert any(not good and "two releases" in text for good, _, text in doctor.findings())
+
+
+def test_the_doctor_is_content_here_and_its_exit_status_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    assert doctor.main(lines.append) == 0, lines
+    monkeypatch.setattr(doctor, "tokenizer", lambda: (False, "tokenizer", "gone"))
+    assert doctor.main(lines.append) == 1 and "WRONG  tokenizer: gone" in lines
+
+
+def test_a_kernel_of_another_python_is_named(tmp_path: Path) -> None:
+    assert not doctor.kernel(tmp_path)[0]
+    (tmp_path / "kernel.json").write_text(
+        json.dumps({"argv": ["/another/python", "-m", "ipykernel"]}), encoding="utf-8"
+    )
+    assert "/another/python" in doctor.kernel(tmp_path)[2]
+
+
+def test_the_command_survives_a_console_without_signs() -> None:
+    code = "from tinyomni.cli import say; say('✔ a → b × 3')"
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout.strip() == "ok a -> b x 3", done.stderr

@@ -1,0 +1,88 @@
+"""Any text comes back exactly; the counts that the dry run's table rests on."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyomni.data import world
+from tinyomni.dry_run import PIPELINES
+from tinyomni.tokenizer import BOS, EOS, PAD, SHIPPED, BPETokenizer, train_tokenizer
+
+TOK = BPETokenizer()
+AWKWARD = [
+    "",
+    " ",
+    "  a  b ",
+    "\n\r\n\t",
+    "a\0b\0",
+    "\0",
+    "▁",
+    "a▁ ▁b",
+    "<s></s><unk><pad>",
+    "<0x41>",
+    "é e\u0301",
+    "日本語",
+    "👩🏽‍🚀",
+    "\ufffd",
+]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text())
+def test_any_text_comes_back_exactly(text: str) -> None:
+    ids = TOK.encode(text)
+    assert TOK.decode(ids) == text
+    assert all(3 < number < TOK.n_pieces for number in ids)
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_awkward_text_comes_back_exactly(text: str) -> None:
+    assert TOK.decode(TOK.encode(text)) == text
+
+
+@pytest.mark.parametrize("name", [name for name, each in PIPELINES.items() if each.text])
+def test_each_pipelines_sentence_has_the_documents_number_of_tokens(name: str) -> None:
+    pipeline = PIPELINES[name]
+    assert len(TOK.encode(pipeline.text)) + (name != "speech") == pipeline.document
+
+
+def test_every_word_of_the_world_is_one_piece() -> None:
+    assert [word for word in world.vocabulary() if len(TOK.encode(word)) != 1] == []
+
+
+def test_marks_say_nothing_and_the_table_has_room() -> None:
+    ids = TOK.encode("There is a red circle.")
+    assert TOK.decode([BOS, *ids, EOS, PAD, PAD]) == "There is a red circle."
+    assert (PAD, BOS, EOS) == (0, 1, 2) and TOK.n_pieces <= 5000
+
+
+def test_half_a_character_is_shown_as_such() -> None:
+    ids = TOK.encode("é")
+    assert TOK.decode(ids[:-1]) == "\ufffd"
+
+
+def test_training_again_gives_the_same_file(tmp_path: Path) -> None:
+    train_tokenizer(world.tokenizer_text(), tmp_path / "again.model")
+    assert BPETokenizer(tmp_path / "again.model").pieces("There is a red circle.") == TOK.pieces(
+        "There is a red circle."
+    )
+    assert (tmp_path / "again.model").read_bytes() == SHIPPED.read_bytes()
+
+
+def test_bad_input_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="expected a string, got int"):
+        TOK.encode(5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no valid Unicode"):
+        TOK.encode("\ud800")
+    with pytest.raises(ValueError, match="id 4999"):
+        TOK.decode([4999])
+    with pytest.raises(TypeError, match="float"):
+        TOK.decode([1.0])  # type: ignore[list-item]
+    with pytest.raises(FileNotFoundError, match="tinyomni train tokenizer"):
+        BPETokenizer(tmp_path / "none.model")
+    for number, data in enumerate((b"", b"not a model", SHIPPED.read_bytes()[:500])):
+        (tmp_path / f"{number}.model").write_bytes(data)
+        with pytest.raises(ValueError, match="damaged"):
+            BPETokenizer(tmp_path / f"{number}.model")
