@@ -1,4 +1,4 @@
-"""Settings that hold wherever pytest is started: a cell of a lesson may take two minutes, then its kernel is dropped."""
+"""Settings that hold wherever pytest is started: a lesson's cell may take two minutes, then its kernel is dropped."""
 
 import pytest
 

@@ -9,6 +9,7 @@ al., Connectionist Temporal Classification (2006).
 """
 
 import math
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -47,15 +48,17 @@ class MelFrontend(nn.Module):
         super().__init__()
         self.hop, self.cfg = hop, cfg
         self.n_fft = n_fft or (cfg.n_fft if hop <= cfg.n_fft // 2 else 2 * cfg.n_fft)
-        filters = melscale_fbanks(
-            self.n_fft // 2 + 1,
-            0.0,
-            cfg.sample_rate / 2,
-            cfg.n_mels,
-            cfg.sample_rate,
-            norm="slaney",
-            mel_scale="slaney",
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torchaudio warns of empty filters; here they are an error
+            filters = melscale_fbanks(
+                self.n_fft // 2 + 1,
+                0.0,
+                cfg.sample_rate / 2,
+                cfg.n_mels,
+                cfg.sample_rate,
+                norm="slaney",
+                mel_scale="slaney",
+            )
         empty = int((filters.sum(dim=0) == 0).sum())
         if empty:
             raise ValueError(
