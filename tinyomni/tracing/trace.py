@@ -9,6 +9,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -143,7 +144,8 @@ class Trace:
             raise RuntimeError(f"trace({self.title!r}): the trace {_current.title!r} is still running; one at a time")
         _current = self
         self._before = sys.getprofile()
-        self._stance = torch.compiler.set_stance("force_eager")
+        # what is compiled would be invisible; without dynamo, nothing is compiled, and loading it takes seconds
+        self._stance = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
         sys.setprofile(self._hook)
         return self
 
