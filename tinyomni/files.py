@@ -137,7 +137,7 @@ def load_audio(source: Any, rate: int = SAMPLE_RATE) -> Float[Tensor, "samples"]
         try:
             promised = soundfile.info(path).frames
             data, source_rate = soundfile.read(path, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
+        except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: raw samples, without a head
             raise ValueError(
                 f"{step}: {path} is no recording that can be decoded (WAV, FLAC, OGG expected): {error}"
             ) from error
