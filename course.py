@@ -9,7 +9,6 @@
 """
 
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -59,12 +58,18 @@ def fingerprint(cpu: bool) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
+def works(command: list[str]) -> bool:
+    """Can this be started, and does it succeed?"""
+    try:
+        return subprocess.run(command, capture_output=True, env=environment()).returncode == 0
+    except OSError:
+        return False
+
+
 def find_uv() -> list[str]:
-    """How to call uv, or an empty list."""
-    found = shutil.which("uv")
-    if found:
-        return [found]
-    return [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else []
+    """How to call a uv that works, or an empty list."""
+    candidates = [[found] for found in [shutil.which("uv")] if found] + [[sys.executable, "-m", "uv"]]
+    return next((each for each in candidates if works([*each, "--version"])), [])
 
 
 def follow(command: list[str]) -> None:
@@ -101,14 +106,13 @@ def set_up(cpu: bool) -> None:
         return
     say("Setting up .venv (the first time: some GB, a minute or several)")
     uv = find_uv()
-    if not (PYTHON.exists() and subprocess.run([PYTHON, "-c", ""], capture_output=True).returncode == 0):
+    if not works([str(PYTHON), "-c", ""]):
         shutil.rmtree(VENV, ignore_errors=True)
-        maker = (
-            [*uv, "venv", "-q", "--python", sys.executable, str(VENV)]
-            if uv
-            else [sys.executable, "-m", "venv", str(VENV)]
-        )
-        subprocess.run(maker, check=True, env=environment())
+        maker = [*uv, "venv", "-q", "--seed", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
+        if subprocess.run([*maker, str(VENV)], env=environment()).returncode:
+            raise SystemExit("course.py: .venv could not be made. On Debian and Ubuntu: apt install python3-venv")
+    if not uv and works([str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check", "uv"]):
+        uv = [str(PYTHON), "-m", "uv"]
     STAMP.unlink(missing_ok=True)
     packages = ["-c", "constraints.txt", "-e", ".[course,test]"]
     if uv:
@@ -116,7 +120,7 @@ def set_up(cpu: bool) -> None:
         follow([*uv, "pip", "install", "--python", str(PYTHON), *backend, *packages])
     else:
         if cpu:
-            say("  --cpu needs uv (pip install uv); going on with the usual build of torch")
+            say("  --cpu needs uv, which could not be had; going on with the usual build of torch")
         follow([str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", *packages])
     STAMP.write_text(wanted, encoding="utf-8")
 

@@ -92,6 +92,8 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path, uv: list[str]) -> lis
     monkeypatch.setattr(course.subprocess, "run", fake)
     monkeypatch.setattr(course, "follow", fake)
     monkeypatch.setattr(course, "find_uv", lambda: uv)
+    # the venv works once it is there; a private uv cannot be had
+    monkeypatch.setattr(course, "works", lambda command: "-c" in command and course.PYTHON.exists())
     return done
 
 
@@ -186,3 +188,11 @@ def test_the_command_survives_a_console_without_signs() -> None:
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.stdout.strip() == "ok a -> b x 3", done.stderr
+
+
+def test_a_uv_that_does_not_work_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(course.shutil, "which", lambda name: "broken-uv")
+    monkeypatch.setattr(course, "works", lambda command: command[0] != "broken-uv")
+    assert course.find_uv() == [sys.executable, "-m", "uv"]
+    monkeypatch.setattr(course, "works", lambda command: False)
+    assert course.find_uv() == []
