@@ -43,6 +43,7 @@ def environment() -> dict[str, str]:
         "JUPYTERLAB_SETTINGS_DIR": "lab-settings", "JUPYTERLAB_WORKSPACES_DIR": "lab-work", "IPYTHONDIR": "ipython",
         "MPLCONFIGDIR": "matplotlib", "NUMBA_CACHE_DIR": "numba", "HF_HOME": "huggingface", "TORCH_HOME": "torch",
         "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_HOME": "triton", "XDG_CACHE_HOME": "cache",
+        "RUSTUP_HOME": "rustup",  # pip asks rustc for its version, and a rustup that is not set up writes its settings
     }  # fmt: skip
     # the package managers keep their own caches, so that nothing is downloaded twice
     for name, tool in (("UV_CACHE_DIR", "uv"), ("PIP_CACHE_DIR", "pip")):
