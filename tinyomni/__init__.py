@@ -29,6 +29,7 @@ ROOMS = {
     "clip_gradients": "stability",
     "finite_checks": "stability",
     "trace": "tracing",
+    "sweep": "tracing",
     "step": "tracing",
     "tokens": "tracing",
     "Spec": "tracing",

@@ -21,7 +21,7 @@ from torchaudio.functional import melscale_fbanks
 from tinyomni.axes import expect
 from tinyomni.config import TINY, AudioConfig
 from tinyomni.layers import EncoderBlock, init_weights
-from tinyomni.stability import assert_finite
+from tinyomni.stability import assert_finite, full_precision
 
 CHARS: tuple[str, ...] = (*map(chr, range(32, 127)), "\n", "\t", "\N{REPLACEMENT CHARACTER}")
 """What the ear can write, as 1 … 98: printable ASCII (95), newline, tab, one sign for all others. 0 is the blank."""
@@ -83,7 +83,7 @@ class MelFrontend(nn.Module):
                 f"MelFrontend: a recording needs at least one frame of {self.hop} samples "
                 f"({1000 * self.hop / self.cfg.sample_rate:g} ms), got {wav.shape[1]} samples"
             )
-        with torch.autocast(wav.device.type, enabled=False):
+        with full_precision(wav):
             mel = torch.einsum("bft,fm->btm", self.magnitudes(wav)[..., :frames], self.filters)
             return mel.clamp(min=LOG_FLOOR).log()
 

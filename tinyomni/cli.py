@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -26,9 +27,14 @@ def dry_run(args: argparse.Namespace) -> int:
     import torch
 
     from tinyomni.dry_run import main as run
+    from tinyomni.dry_run import write_docs
 
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("dry run: --device cuda asked for, but torch sees no GPU. `tinyomni doctor` says more.")
+    if args.docs:
+        Path(args.docs).mkdir(parents=True, exist_ok=True)
+        write_docs(Path(args.docs))
+        return 0
     good = run(args.text, args.image, args.audio, args.pipeline, args.device, args.seed, args.json, say)
     return 0 if good else 1
 
@@ -52,6 +58,51 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def trace(args: argparse.Namespace) -> int:
+    """Run somebody's script inside a trace, and print or keep what was seen."""
+    import runpy
+
+    from tinyomni.tracing import ShapeError, Spec, SpecMismatch
+    from tinyomni.tracing import trace as watch
+
+    script = Path(args.script)
+    if not script.is_file():
+        raise FileNotFoundError(f"{script} is no file; a Python script is expected")
+    spec = Spec.load(args.spec) if args.spec else None
+    seen, failed = watch(script.name), ""
+    argv, path = sys.argv, sys.path[:]
+    sys.argv, sys.path[0] = [args.script, *args.rest], str(script.resolve().parent)
+    try:
+        with seen:
+            runpy.run_path(args.script, run_name="__main__")
+    except ShapeError as error:
+        if args.debug:
+            raise
+        failed = str(error)
+    except SystemExit as end:
+        failed = f"{script.name} ended with {end.code}" if end.code else ""
+    except Exception:
+        failed = traceback.format_exc().strip()
+    finally:
+        sys.argv, sys.path[:] = argv, path
+    say(str(seen))
+    for keep, file in ((seen.to_html, args.html), (seen.save, args.json)):
+        if file:
+            keep(file)
+    if args.svg and seen.steps:
+        seen.to_svg(args.svg)
+    if failed:
+        print(failed, file=sys.stderr)
+        return 1
+    if spec is not None:
+        try:
+            say(str(seen.check(spec)))
+        except SpecMismatch as error:
+            print(error, file=sys.stderr)
+            return 1
+    return 0 if seen.steps else 1
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(prog="tinyomni", description="An omni model from nothing, with every shape checked.")
@@ -67,6 +118,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
     one.add_argument("--seed", type=int, default=0, help="of the fresh weights")
     one.add_argument("--json", metavar="FILE", help="write the reports there as well")
+    one.add_argument("--docs", metavar="FOLDER", help="write shapes.md and the figures there, and nothing else")
     one.set_defaults(run=dry_run)
 
     two = commands.add_parser("doctor", help="check the installation")
@@ -76,7 +128,15 @@ def parser() -> argparse.ArgumentParser:
     three.add_argument("stage", choices=["tokenizer"])
     three.add_argument("--out", default="tokenizer.model", help="the file to write")
     three.set_defaults(run=train)
-    for each in (one, two, three):
+
+    four = commands.add_parser("trace", help="run a script and show the shape of every annotated call")
+    four.add_argument("script", metavar="SCRIPT.py")
+    four.add_argument("--spec", metavar="FILE", help="hold the run against this specification (TOML)")
+    for kind in ("html", "svg", "json"):
+        four.add_argument(f"--{kind}", metavar="FILE", help=f"write the trace as {kind.upper()}")
+    four.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="the script's own arguments")
+    four.set_defaults(run=trace)
+    for each in (one, two, three, four):
         # after the command as well as before it
         each.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return top
@@ -90,12 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except INPUT_ERRORS as error:
         if args.debug:
             raise
-        print(
-            f"tinyomni {args.command}: {error}".encode(sys.stderr.encoding or "ascii", "replace").decode(
-                sys.stderr.encoding or "ascii"
-            ),
-            file=sys.stderr,
-        )
+        text = "\n".join([f"tinyomni {args.command}: {error}", *getattr(error, "__notes__", [])])
+        encoding = sys.stderr.encoding or "ascii"
+        print(text.encode(encoding, "replace").decode(encoding), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -28,6 +28,7 @@ from tinyomni.talker import TalkerTiny, max_frames, next_frame, previous
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BPETokenizer
 from tinyomni.tracing import Report, Spec, step, tokens, trace
+from tinyomni.tracing.formula import evaluate, split
 from tinyomni.vision import ViTTiny
 from tinyomni.vocoder import GriffinLimVocoder
 
@@ -580,9 +581,17 @@ def run(name: str, omni: Omni, given: Inputs) -> Report:
     """Run one pipeline under the tracer and hold it against its specification."""
     pipeline = PIPELINES[name]
     axes = given_axes(name, omni, given)
-    with trace(name) as seen, torch.set_grad_enabled(name == "training"):
-        pipeline.run(omni, given)
-    return seen.report(Spec.load(HERE / "specs" / f"{pipeline.spec}.toml"), given=axes)
+    spec = Spec.load(HERE / "specs" / f"{pipeline.spec}.toml")
+    seen = trace(name)
+    try:
+        with seen, torch.set_grad_enabled(name == "training"):
+            pipeline.run(omni, given)
+    except Exception as error:
+        # where a run stops is often later than where it left its specification
+        for problem in seen.report(spec, given=axes).problems[:1]:
+            error.add_note(f"The first line that is not as specified: {problem}")
+        raise
+    return seen.report(spec, given=axes)
 
 
 def build(seed: int = 0, device: str = "cpu") -> Omni:
@@ -596,6 +605,68 @@ def default_inputs(text: str | None = None, image: Any = None, audio: Any = None
     own = {name for name, value in (("text", text), ("image", image), ("audio", audio)) if value is not None}
     texts = {name: text if text is not None else each.text for name, each in PIPELINES.items() if each.text}
     return Inputs(texts, IMAGE if image is None else image, AUDIO if audio is None else audio, own)
+
+
+# ---- the documentation: tables and figures from the specifications --------------------------------------------------
+
+
+def cells(axes: dict[str, int], text: str) -> str:
+    """`(1, mel_frames, n_mels)` with the numbers under the names: `1, mel_frames = 100, n_mels = 128`."""
+    return ", ".join(part if part.isdigit() else f"{part} = {evaluate(part, axes)}" for part in split(text))
+
+
+def shape_table(spec: Spec) -> str:
+    """One pipeline as a table: every line of its specification, with formulas and numbers."""
+    axes = {**spec.axes({}), "i": 0}
+    rows = [f"## {spec.title}", "", "| | step | in | out | tokens |", "|---|---|---|---|---|"]
+    for each in spec.steps:
+        came = "; ".join(f"{name}: ({cells(axes, text)})" for name, text in each.get("in", {}).items())
+        outs = each.get("out", [])
+        gone = "; ".join(f"({cells(axes, text)})" for text in (outs if isinstance(outs, list) else [outs]))
+        often = f" × {evaluate(each['times'], axes)}" if "times" in each else ""
+        count = str(evaluate(each["tokens"], axes)) if "tokens" in each else ""
+        rows.append(
+            f"| {each.get('number', '')} | {each.get('title', each['call'])}{often} | {came} | {gone} | {count} |"
+        )
+    if spec.ledger:
+        parts = {source: evaluate(formula, axes) for source, formula in spec.ledger.items()}
+        told = " + ".join(f"{source} {count}" for source, count in parts.items())
+        rows += ["", f"Tokens: {told} = {sum(parts.values())} of {spec.limit}."]
+    rows += ["", *(f"- {each['name']}: `{each['formula']}` = {each['equals']:,}" for each in spec.figures)]
+    rows += [f"- for every {each['over']}: `{each['want']}` (`{each['call']}`)" for each in spec.rules]
+    return "\n".join(rows)
+
+
+def write_docs(folder: Path) -> None:
+    """`shapes.md` from the specifications, and a figure of each pipeline from a run that was held against its own."""
+    omni, given = build(), default_inputs()
+    parts = [
+        "# Every shape of the six pipelines\n\nWritten by `tinyomni dry-run --docs docs` from `tinyomni/specs/*.toml`; "
+        "the figures are drawn from\nruns that were held against them. Do not edit it by hand."
+    ]
+    for name, each in PIPELINES.items():
+        spec = Spec.load(HERE / "specs" / f"{each.spec}.toml")
+        seen = trace(spec.title)
+        with seen, torch.set_grad_enabled(name == "training"):
+            each.run(omni, given)
+        seen.check(spec)
+        seen.to_svg(folder / f"{name}.svg")
+        parts.append(f"{shape_table(spec)}\n\n![{spec.title}]({name}.svg)")
+    (folder / "shapes.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def lengths(omni: Omni) -> dict[str, Callable[[int], Any]]:
+    """What the specifications' rules for all lengths are about, as functions of one length."""
+
+    def wave(samples: int) -> Tensor:
+        return torch.zeros(1, samples)
+
+    return {
+        "hear": lambda samples: hear(omni.mel, wave(samples)),
+        "listen": lambda mel_frames: omni.audio(torch.zeros(1, mel_frames, TINY.audio.n_mels)),
+        "audio_embedding": lambda samples: omni.proj_a(omni.audio(omni.mel(wave(samples)))),
+        "longest": longest,
+    }
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 
 _finite_checks = True
 
@@ -29,7 +30,8 @@ def assert_finite(where: str, **tensors: Float[Tensor, "..."]) -> None:
     """
     if not _finite_checks or torch.compiler.is_compiling():
         return
-    values = [tensor for tensor in tensors.values() if tensor.device.type != "meta"]
+    # a tensor on the meta device, or a fake one, has a shape and no values
+    values = [tensor for tensor in tensors.values() if not tensor.is_meta and not isinstance(tensor, FakeTensor)]
     if not values or bool(torch.stack([torch.isfinite(tensor).all() for tensor in values]).all()):
         return
     found = ", ".join(
@@ -41,6 +43,13 @@ def assert_finite(where: str, **tensors: Float[Tensor, "..."]) -> None:
         f"Numerical instability in {where}: {found}. Look at the step before it: a learning rate that is too high, "
         "a division by zero, a logarithm of zero, or weights that were damaged."
     )
+
+
+def full_precision(tensor: Float[Tensor, "..."]) -> contextlib.AbstractContextManager[None]:
+    """No autocast in this block, on the tensor's device; the meta device knows none."""
+    if tensor.is_meta:
+        return contextlib.nullcontext()
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def validate_loss(loss: Float[Tensor, ""] | float, min_loss: float = -1e6, max_loss: float = 1e6) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from tinyomni.audio import LOG_FLOOR, MelFrontend
 from tinyomni.axes import ShapeError
 from tinyomni.config import TINY, AudioConfig
+from tinyomni.stability import full_precision
 
 Domain = Literal["log", "magnitude", "auto"]
 PEAK = 0.95
@@ -108,7 +109,7 @@ class GriffinLimVocoder(torch.nn.Module):
         magnitudes = self.invert_mel(x)
         # frames × hop samples have one STFT column more than frames: say the last one twice
         magnitudes = torch.cat([magnitudes, magnitudes[:, -1:]], dim=1)
-        with torch.autocast(magnitudes.device.type, enabled=False):
+        with full_precision(magnitudes):
             sound = self.griffin_lim(magnitudes, length=x.shape[0] * self.hop)
         peak = sound.abs().max()
         sound = sound * (PEAK / peak) if peak > SILENCE else sound

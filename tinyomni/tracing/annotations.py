@@ -1,19 +1,64 @@
-"""Everything that is read from a jaxtyping annotation stands in this file.
+"""Everything that is read from an annotation stands in this file.
 
-Names are read for display. Whether a value fits is for jaxtyping's own `isinstance` to say.
+Axis names are read for *display*. Whether a value fits is for jaxtyping's own `isinstance` to say.
 """
 
+import dataclasses
+import functools
 import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, jaxtyped
 from torch import Tensor
 
-Axis = tuple[str, int]  # name (empty where there is none) and size
+BRACES = re.compile(r"\{([^}]*)\}")
+
+
+class Axis(NamedTuple):
+    """One axis of a tensor: its name where it has one, its size, and the formula that the annotation gives for it."""
+
+    name: str
+    size: int
+    formula: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name or self.formula} {self.size}".strip()
+
+
+class Word(NamedTuple):
+    """One word of a jaxtyping string."""
+
+    name: str
+    formula: str = ""
+    many: bool = False  # stands for any number of axes
+    fixed: int | None = None  # the size, where it is written down
+    loose: bool = False  # may also be 1
+
+
+@functools.cache
+def words(dims: str) -> tuple[Word, ...]:
+    """Read `"*batch #tokens d_model=256 frames//4 _ ..."` word by word."""
+    found = []
+    for text in dims.split():
+        bare = text.lstrip("#*?")
+        signs = text[: len(text) - len(bare)]
+        many, loose = bare == "..." or "*" in signs, "#" in signs
+        name, _, size = bare.partition("=")
+        if bare in ("...", "_"):
+            found.append(Word("", "", many))
+        elif name.lstrip("-").isdigit():
+            found.append(Word("", "", many, int(name), loose))
+        elif name.lstrip("_").isidentifier():
+            found.append(Word(name.lstrip("_"), "", many, int(size) if size.isdigit() else None, loose))
+        else:
+            formula = name.replace("{", "").replace("}", "")
+            # {n} alone is a name whose size was known before
+            found.append(Word(formula) if formula.isidentifier() else Word("", formula, many, None, loose))
+    return tuple(found)
 
 
 def is_array(hint: Any) -> bool:
@@ -21,75 +66,167 @@ def is_array(hint: Any) -> bool:
     return inspect.isclass(hint) and issubclass(hint, AbstractArray) and hasattr(hint, "dim_str")
 
 
-def leaves(hint: Any) -> Iterator[Any]:
-    """The jaxtyping annotations inside unions, tuples, lists and dicts."""
+def leaves(hint: Any, within: tuple[Any, ...] = ()) -> Iterator[Any]:
+    """The jaxtyping annotations inside unions, tuples, lists, dicts and dataclasses (that may hold one another)."""
     if is_array(hint):
         yield hint
+    elif inspect.isclass(hint) and dataclasses.is_dataclass(hint):
+        for part in hints_of(hint).values() if hint not in within else ():
+            yield from leaves(part, (*within, hint))
     else:
         for part in typing.get_args(hint):
-            yield from leaves(part)
+            yield from leaves(part, within)
 
 
-def hints_of(function: Any) -> dict[str, Any]:
-    """Annotations by parameter name, `return` among them; empty where they cannot be read."""
+def hints_of(thing: Any) -> dict[str, Any]:
+    """Annotations by name, `return` among them; as they are written where they cannot be resolved."""
     try:
-        return typing.get_type_hints(function, include_extras=True)
+        return typing.get_type_hints(thing, include_extras=True)
     except (NameError, TypeError, AttributeError):
-        return dict(getattr(function, "__annotations__", {}))
+        return dict(getattr(thing, "__annotations__", {}))
 
 
-def fill(hint: Any, arguments: dict[str, Any]) -> Any:
-    """Put values into the braces of `"frames*{self.hop}"`: jaxtyping itself does so only inside its own decorator."""
-    if "{" not in hint.dim_str:
+def spread(hint: Any, count: int) -> tuple[Word, ...]:
+    """The words of an annotation, one for each of `count` axes; () where the number of axes differs."""
+    parts = words(hint.dim_str) if is_array(hint) else ()
+    many = [place for place, part in enumerate(parts) if part.many]
+    if many and count >= len(parts) - 1:
+        place = many[0]
+        parts = parts[:place] + (parts[place],) * (count - len(parts) + 1) + parts[place + 1 :]
+    return parts if len(parts) == count else ()
+
+
+def axes(hint: Any, shape: tuple[int, ...]) -> tuple[Axis, ...]:
+    """Names from the annotation, sizes from the shape. Where the number of axes differs, the names are left out."""
+    parts = spread(hint, len(shape)) or (Word(""),) * len(shape)
+    # *batch is one name for several axes: the star stays, so that nobody reads each of them as the batch
+    return tuple(
+        Axis("*" * (part.many and bool(part.name)) + part.name, size, part.formula)
+        for part, size in zip(parts, shape, strict=True)
+    )
+
+
+def choose(hint: Any, value: Tensor) -> Any:
+    """Of a union, the annotation whose number of axes and dtype suit the tensor; else the first; None without one."""
+    arrays = list(leaves(hint))
+    for leaf in arrays:
+        if (value.ndim == 0 or spread(leaf, value.ndim)) and (
+            len(arrays) == 1 or isinstance(value, leaf.dtype[leaf.array_type, "..."])
+        ):
+            return leaf
+    return arrays[0] if arrays else None
+
+
+class AnnotationError(ValueError):
+    """An annotation whose braces cannot be filled."""
+
+
+def braces(hints: Mapping[str, Any]) -> dict[str, types.CodeType]:
+    """The expressions in braces, such as `self.hop` in `"frames*{self.hop}"`, ready to be evaluated."""
+    texts = [match[1] for hint in hints.values() for leaf in leaves(hint) for match in BRACES.finditer(leaf.dim_str)]
+    return {text: compile(text, f"<annotation {text}>", "eval") for text in dict.fromkeys(texts)}
+
+
+def told(expressions: Mapping[str, types.CodeType], arguments: Mapping[str, Any]) -> dict[str, str]:
+    """What the braces stand for in one call: the annotation author's own code is evaluated, as jaxtyping does."""
+    try:
+        return {text: str(eval(code, {}, dict(arguments))) for text, code in expressions.items()}
+    except Exception as error:  # somebody's expression: whatever it raises, the annotation cannot be read
+        raise AnnotationError(f"{{{', '.join(expressions)}}} in an annotation cannot be filled: {error}") from error
+
+
+def fill(hint: Any, values: Mapping[str, str]) -> Any:
+    """The annotation with its braces filled, in unions and tuples too: jaxtyping does so only inside its decorator."""
+    if not any("{" in leaf.dim_str for leaf in leaves(hint)):
         return hint
-    # the expression is the annotation author's own code, as in jaxtyping
-    text = re.sub(r"\{([^}]*)\}", lambda match: str(eval(match[1], {}, dict(arguments))), hint.dim_str)
-    return hint.dtype[hint.array_type, text]
+    if not is_array(hint):
+        parts = tuple(fill(part, values) for part in typing.get_args(hint))
+        return typing.Union[parts] if is_union(hint) else typing.get_origin(hint)[parts]  # noqa: UP007
+    return hint.dtype[hint.array_type, BRACES.sub(lambda match: values[match[1]], hint.dim_str)]
 
 
-def words(hint: Any, ndim: int) -> list[str]:
-    """One word for each of `ndim` axes: `"*batch tokens"` on three axes gives batch, batch, tokens."""
-    parts = [
-        re.sub(r"^[#?_*]*|[{}]", "", part.split("=")[0]) if part != "..." else "..." for part in hint.dim_str.split()
-    ]
-    for place, part in enumerate(hint.dim_str.split()):
-        if part == "..." or part.lstrip("#?_").startswith("*"):
-            name = "" if part == "..." else parts[place]
-            return parts[:place] + [name] * (ndim - len(parts) + 1) + parts[place + 1 :]
-    return parts
+def is_union(hint: Any) -> bool:
+    """`A | B`, `Optional[A]`, `Union[A, B]`."""
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
-def axes(hint: Any, tensor: Tensor) -> list[Axis]:
-    """Names from the annotation, sizes from the tensor. Where the counts differ, the names are left out."""
-    names = words(hint, tensor.ndim)
-    if len(names) != tensor.ndim:
-        names = [""] * tensor.ndim
-    return [("" if name.isdigit() else name, size) for name, size in zip(names, tensor.shape, strict=True)]
+def fits(value: Any, hint: Any) -> bool:
+    """jaxtyping's verdict on a value, also inside unions, tuples, lists, dicts, dataclasses; what else is not judged.
 
-
-def fits(value: Any, hint: Any, arguments: dict[str, Any]) -> bool:
-    """jaxtyping's verdict, for arrays and for unions and tuples of them; anything else is not judged here."""
+    Call it inside `jaxtyped("context")`, so that the same name means the same size.
+    """
     if is_array(hint):
-        return isinstance(value, fill(hint, arguments))
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return not any(leaves(hint)) or any(
-            value is None if part is types.NoneType else fits(value, part, arguments) for part in parts
+        return isinstance(value, hint)
+    if not any(leaves(hint)):
+        return True
+    if inspect.isclass(hint) and dataclasses.is_dataclass(hint):
+        parts = hints_of(hint)
+        return isinstance(value, hint) and all(
+            fits(getattr(value, each.name), parts.get(each.name)) for each in dataclasses.fields(hint)
         )
-    if origin is tuple and any(leaves(hint)):
-        if not isinstance(value, tuple) or (Ellipsis not in parts and len(value) != len(parts)):
+    origin, parts_ = typing.get_origin(hint), typing.get_args(hint)
+    if is_union(hint):
+        return any(_alternative(value, part) for part in parts_)
+    if origin is tuple:
+        if not isinstance(value, tuple):
             return False
-        return all(fits(item, part, arguments) for item, part in zip(value, parts, strict=False))
+        if len(parts_) == 2 and parts_[1] is Ellipsis:
+            return all(fits(item, parts_[0]) for item in value)
+        return len(value) == len(parts_) and all(fits(item, part) for item, part in zip(value, parts_, strict=True))
+    if isinstance(value, Mapping):
+        return all(fits(item, parts_[-1]) for item in value.values())
+    if isinstance(value, (list, tuple, set)):
+        return all(fits(item, parts_[0]) for item in value)
     return True
 
 
+def _alternative(value: Any, hint: Any) -> bool:
+    """One part of a union: here a plain type is judged too, or `None` would pass for anything."""
+    if hint is types.NoneType:
+        return value is None
+    if any(leaves(hint)):
+        return fits(value, hint)
+    kind = typing.get_origin(hint) or hint
+    return isinstance(value, kind) if inspect.isclass(kind) else True
+
+
+def misfit(values: Mapping[str, Any], hints: Mapping[str, Any], only: str = "") -> str | None:
+    """The name of the first value that does not fit its annotation, or None. `only`: no other is judged."""
+    with jaxtyped("context"):
+        for name, value in values.items():
+            if name in hints and not fits(value, hints[name]) and only in ("", name):
+                return name
+    return None
+
+
 def show(hint: Any) -> str:
-    """`(batch, tokens, d_model) float`, as it is written."""
+    """`(batch, tokens, d_model) Float`, as it is written."""
     if is_array(hint):
         return f"({', '.join(hint.dim_str.split())}) {hint.dtype.__name__}"
     if hint is types.NoneType:
         return "None"
-    if not typing.get_args(hint):
-        return getattr(hint, "__name__", str(hint))
     parts = [show(part) for part in typing.get_args(hint)]
-    return " | ".join(parts) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ", ".join(parts)
+    if not parts:
+        return getattr(hint, "__name__", str(hint))
+    return " | ".join(parts) if is_union(hint) else ", ".join(parts)
+
+
+def unwrapped(thing: Any) -> Callable[..., Any] | None:
+    """The plain function inside staticmethod, classmethod, property and decorators."""
+    if isinstance(thing, (staticmethod, classmethod)):
+        thing = thing.__func__
+    if isinstance(thing, property):
+        thing = thing.fget
+    thing = inspect.unwrap(thing) if callable(thing) else None
+    return thing if inspect.isfunction(thing) else None
+
+
+def parts(hint: Any, value: Any) -> list[Any]:
+    """The annotation of each item of a tuple, list or mapping; None where there is none."""
+    if is_union(hint):
+        hint = next((part for part in typing.get_args(hint) if isinstance(value, typing.get_origin(part) or ())), None)
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple and args[-1:] != (Ellipsis,):
+        return list(args) if len(args) == len(value) else [None] * len(value)
+    one = (args[-1] if isinstance(value, Mapping) else args[0]) if args else None
+    return [one] * len(value)

@@ -17,41 +17,10 @@ import jaxtyping
 from beartype import BeartypeConf, beartype
 from jaxtyping import TypeCheckError
 
-from tinyomni.axes import AXES, ShapeError
-from tinyomni.tracing import annotations
+from tinyomni.axes import ShapeError
+from tinyomni.tracing import annotations, explain
 
 CHECKER = beartype(conf=BeartypeConf(is_pep484_tower=True))
-
-
-def explain(function: Callable[..., Any], arguments: dict[str, Any]) -> str:
-    """Which argument does not fit, what was due, what came, what the axis means; empty if none can be named."""
-    from tinyomni.tracing.trace import describe
-
-    hints = annotations.hints_of(function)
-    sizes: dict[str, int] = {}
-    for name, value in arguments.items():
-        for leaf in annotations.leaves(hints.get(name)):
-            if not hasattr(value, "shape"):
-                continue
-            words = annotations.words(leaf, value.ndim)
-            came = describe(name, value, None)[0]
-            text = (
-                f"{function.__qualname__}: {name} should be {annotations.show(hints[name])}; got {came} {came.dtype}."
-            )
-            if len(words) != value.ndim:
-                fix = f" {value.ndim} axes came, {len(words)} are due."
-                return (
-                    text
-                    + fix
-                    + (f" Is the batch axis missing? `{name}.unsqueeze(0)`" if value.ndim == len(words) - 1 else "")
-                )
-            for word, size in zip(words, value.shape, strict=True):
-                if sizes.setdefault(word, size) != size:
-                    meaning = f" ({AXES[word]})" if word in AXES else ""
-                    return f"{text} {word}{meaning} is {sizes[word]} in another argument, {size} here."
-            if not isinstance(value, leaf.dtype[leaf.array_type, "..."]):
-                return text + " The dtype is another one."
-    return f"{function.__qualname__}: the shapes do not fit its annotations."
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +35,17 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
         except TypeCheckError as error:
             if isinstance(error, ShapeError):
                 raise
-            raise ShapeError(f"{explain(function, signature.bind(*args, **kwargs).arguments)}\n\n{error}") from error
+            values = signature.bind(*args, **kwargs).arguments
+            hints = annotations.hints_of(function)
+            told = annotations.told(annotations.braces(hints), values)
+            hints = {name: annotations.fill(hint, told) for name, hint in hints.items()}
+            wrong = annotations.misfit(values, hints)
+            ours = (
+                explain.misfit(function.__qualname__, wrong, values, hints)[1]
+                if wrong
+                else (f"{function.__qualname__}: the result should be {annotations.show(hints.get('return'))}.")
+            )
+            raise ShapeError(f"{ours}\n\n{error}") from error
 
     with_checks.__shapes_checked__ = True  # type: ignore[attr-defined]
     return with_checks

@@ -1,33 +1,23 @@
 """Specifications: what a run must show, written down independently of the code, in TOML.
 
-    [given]   axes that the input decides        [fixed]  numbers and formulas that always hold
+    [given]   axes that the input decides        [fixed]  numbers and formulas that always hold, in any order
     [[step]]  call, in, out, tokens, times       [[figure]]  a formula and the number that it must give
-    [ledger]  who puts how many tokens in
+    [ledger]  who puts how many tokens in        [[rule]]  a length that has to hold for every input: over, want
 
 Shapes are expressions over the axes: "1, text_tokens + new_tokens". In a step with `times`, `i` counts 0, 1, 2, …
 """
 
-import ast
-import operator
+import re
 import tomllib
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tinyomni.tracing.trace import Record, Trace, Value
-
-OPERATORS = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-}
-FUNCTIONS = {"min": min, "max": max}
-
-
-class SpecError(ValueError):
-    """The specification itself is wrong."""
+from tinyomni.tracing.formula import SpecError, evaluate, names_in, shape, split
+from tinyomni.tracing.records import Record, Value
+from tinyomni.tracing.sweep import Sweep, sweep
+from tinyomni.tracing.trace import Trace
 
 
 class SpecMismatch(AssertionError):
@@ -36,46 +26,6 @@ class SpecMismatch(AssertionError):
     def __init__(self, report: "Report") -> None:
         super().__init__("\n".join([f"{report.title}: not as specified", *report.problems]))
         self.report = report
-
-
-def evaluate(text: str | int, names: dict[str, int]) -> int:
-    """A whole number from `+ - * // % min max`, brackets, numbers and names. Parsed, never run."""
-
-    def value(node: ast.AST) -> int:
-        match node:
-            case ast.Expression(body):
-                return value(body)
-            case ast.Constant(int(number)) if not isinstance(number, bool):
-                return number
-            case ast.Name(name):
-                if name not in names:
-                    raise SpecError(f"unknown axis {name!r} in {text!r}; known: {', '.join(sorted(names))}")
-                return names[name]
-            case ast.BinOp(left, sign, right) if type(sign) in OPERATORS:
-                if type(sign) in (ast.FloorDiv, ast.Mod) and value(right) == 0:
-                    raise SpecError(f"{text!r} divides by zero")
-                return OPERATORS[type(sign)](value(left), value(right))
-            case ast.Call(ast.Name(name), [_, *_] as arguments, []) if name in FUNCTIONS:
-                return FUNCTIONS[name](value(argument) for argument in arguments)
-        raise SpecError(f"{text!r}: only + - * // % min max, brackets, whole numbers and axis names are allowed")
-
-    try:
-        return value(ast.parse(str(text).strip(), mode="eval"))
-    except SyntaxError as error:
-        raise SpecError(f"{text!r} cannot be read: {error.msg}") from error
-
-
-def shape(text: str, names: dict[str, int]) -> tuple[int, ...]:
-    """`"1, tokens, d_model"` → (1, 6, 256). Commas inside brackets belong to a function call."""
-    parts, depth, part = [], 0, ""
-    for char in text:
-        depth += (char == "(") - (char == ")")
-        if char == "," and depth == 0:
-            parts.append(part)
-            part = ""
-        else:
-            part += char
-    return tuple(evaluate(each, names) for each in [*parts, part] if each.strip())
 
 
 @dataclass
@@ -157,17 +107,22 @@ class Report:
         return "\n".join(text)
 
 
+PARTS = {"title", "given", "fixed", "ledger", "step", "figure", "rule"}
 STEP_KEYS = {"number", "call", "title", "in", "out", "tokens", "times", "inside"}
+INSIDE_KEYS = {"call", "in", "out", "times"}
+FIGURE_KEYS = {"name", "formula", "equals"}
+RULE_KEYS = {"call", "over", "want"}
 
 
 class Spec:
-    """A specification that was read. `Spec.load(path)`, then `compare(trace)`."""
+    """A specification that was read. `Spec.load(path)`, then `compare(trace)`. Raises SpecError with the line."""
 
-    def __init__(self, data: dict[str, Any], name: str = "spec") -> None:
+    def __init__(self, data: dict[str, Any], name: str = "spec", text: str = "") -> None:
         self.name = name
-        unknown = set(data) - {"title", "given", "fixed", "ledger", "step", "figure"}
+        self._text = text.splitlines()
+        unknown = sorted(set(data) - PARTS)
         if unknown:
-            raise SpecError(f"{name}: unknown part {', '.join(sorted(unknown))}")
+            raise self.error(f"unknown part {', '.join(unknown)}; there are {', '.join(sorted(PARTS))}", unknown[0])
         self.title = str(data.get("title", name))
         self.given: dict[str, int] = data.get("given", {})
         self.fixed: dict[str, int | str] = data.get("fixed", {})
@@ -175,50 +130,136 @@ class Spec:
         self.limit = self.ledger.pop("of", 0)
         self.steps: list[dict[str, Any]] = data.get("step", [])
         self.figures: list[dict[str, Any]] = data.get("figure", [])
-        for each in self.steps:
-            if "call" not in each or set(each) - STEP_KEYS:
-                raise SpecError(
-                    f"{name}: a step needs `call` and knows {', '.join(sorted(STEP_KEYS))}; got {', '.join(each)}"
-                )
+        self.rules: list[dict[str, Any]] = data.get("rule", [])
         if not self.steps:
-            raise SpecError(f"{name}: no [[step]] in it")
+            raise self.error("no [[step]] in it, so that every run would pass")
+        twice = sorted(set(self.given) & set(self.fixed))
+        if twice:
+            raise self.error(f"{twice[0]} stands in [given] and in [fixed]", twice[0])
+        for part, keys, needed in (("step", STEP_KEYS, {"call"}), ("figure", FIGURE_KEYS, FIGURE_KEYS),
+                                   ("rule", RULE_KEYS, RULE_KEYS)):  # fmt: skip
+            for place, each in enumerate(data.get(part, [])):
+                self._keys(part, place, each, keys, needed)
+                for inside in each.get("inside", []):
+                    self._keys(part, place, inside, INSIDE_KEYS, {"call"})
+        self._check_names()
+
+    def _keys(self, part: str, place: int, each: dict[str, Any], keys: set[str], needed: set[str]) -> None:
+        """Nothing unknown, nothing missing."""
+        unknown, missing = sorted(set(each) - keys), sorted(needed - set(each))
+        if unknown:
+            raise self.error(
+                f"[[{part}]] does not know {unknown[0]!r}; it knows {', '.join(sorted(keys))}", part, place
+            )
+        if missing:
+            raise self.error(f"[[{part}]] needs {missing[0]!r}", part, place)
+
+    def _check_names(self) -> None:
+        """Every formula speaks of axes that there are, and none of itself."""
+        for name, size in self.given.items():
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise self.error(f"[given] {name} should be a whole number, got {size!r}", name)
+        sizes = self.axes({})
+        for place, each in enumerate(self.steps):
+            for text in formulas(each):
+                self._known(text, {*sizes, "i"}, "step", place)
+        for place, each in enumerate(self.figures):
+            self._known(each["formula"], set(sizes), "figure", place)
+        for place, each in enumerate(self.rules):
+            self._known(each["want"], {*sizes, each["over"]}, "rule", place)
+        for name, formula in self.ledger.items():
+            self._known(formula, set(sizes), name)
+
+    def _known(self, text: str | int, known: set[str], word: str, place: int | None = None) -> None:
+        try:
+            unknown = sorted(names_in(text) - known)
+        except SpecError as error:
+            raise self.error(str(error), word, place) from error
+        if unknown:
+            raise self.error(f"unknown axis {unknown[0]!r} in {text!r}; known: {', '.join(sorted(known))}", word, place)
+
+    def line(self, word: str, place: int | None = None) -> int | None:
+        """The line of the n-th `[[word]]`, or of the key `word`; None where the specification is no file."""
+        pattern = rf"\s*\[\[{word}\]\]" if place is not None else rf'\s*(\[+\s*)?"?{re.escape(word)}"?\s*[=\]]'
+        found = [number for number, line in enumerate(self._text, 1) if re.match(pattern, line)]
+        return found[place or 0] if len(found) > (place or 0) else None
+
+    def error(self, text: str, word: str = "", place: int | None = None) -> SpecError:
+        """The error with its line."""
+        line = self.line(word, place) if word else None
+        return SpecError(f"{self.name}{f':{line}' if line else ''}: {text}")
 
     @classmethod
     def load(cls, path: str | Path) -> "Spec":
-        """Read a TOML file. Raises SpecError with the place of what cannot be read."""
+        """Read a TOML file. Raises SpecError with the line of what cannot be read."""
+        name = Path(path).name
         try:
-            return cls(tomllib.loads(Path(path).read_text(encoding="utf-8")), Path(path).name)
-        except tomllib.TOMLDecodeError as error:
-            raise SpecError(f"{Path(path).name}: {error}") from error
+            text = Path(path).read_text(encoding="utf-8")
+            return cls(tomllib.loads(text), name, text)
+        except tomllib.TOMLDecodeError as error:  # also a key or a table that is there twice
+            line = re.search(r"at line (\d+)", str(error))
+            raise SpecError(f"{name}{f':{line[1]}' if line else ''}: {error}") from error
+        except UnicodeDecodeError as error:
+            raise SpecError(f"{name}: no text file in UTF-8 ({error.reason})") from error
 
     def axes(self, given: dict[str, int]) -> dict[str, int]:
-        """All names and their sizes; formulas may build on those before them."""
-        unknown = set(given) - set(self.given)
+        """All names and their sizes."""
+        unknown = sorted(set(given) - set(self.given))
         if unknown:
             raise SpecError(
-                f"{self.name}: {', '.join(sorted(unknown))} given, but [given] knows only {', '.join(self.given)}"
+                f"{self.name}: {unknown[0]} given, but [given] knows only {', '.join(self.given) or 'none'}"
             )
-        names = {**self.given, **given}
-        for name, formula in self.fixed.items():
-            names[name] = evaluate(formula, names)
-        return names
+        sizes: dict[str, int] = {**self.given, **given}
+
+        def find(name: str, within: tuple[str, ...]) -> None:
+            if name in within:
+                circle = " → ".join([*within[within.index(name) :], name])
+                raise self.error(f"the formulas go in a circle: {circle}", name)
+            formula = self.fixed[name]
+            try:
+                for other in sorted(names_in(formula) - set(sizes)):
+                    if other in self.fixed:
+                        find(other, (*within, name))
+                sizes[name] = evaluate(formula, sizes)
+            except SpecError as error:
+                raise error if ":" in str(error).split(" ")[0] else self.error(str(error), name) from error
+
+        for name in self.fixed:
+            if name not in sizes:
+                find(name, ())
+        return {name: sizes[name] for name in (*self.given, *self.fixed)}
+
+    def prove(self, functions: Mapping[str, Callable[..., Any]], **sizes: int) -> list[Sweep]:
+        """Every `[[rule]]` for all lengths, with the function that bears the rule's call. Raises SweepMismatch."""
+        missing = [each["call"] for each in self.rules if each["call"] not in functions]
+        if missing:
+            raise self.error(f"no function for the rule {missing[0]!r}; given: {', '.join(functions)}", "rule")
+        fixed = self.axes({})
+        return [
+            replace(
+                sweep(functions[each["call"]], over=each["over"], want=each["want"], given=fixed, **sizes),
+                name=each["call"],
+            )
+            for each in self.rules
+        ]
 
     def compare(self, run: Trace, given: dict[str, int]) -> Report:
-        """Walk through the declared steps and the lines side by side."""
+        """Walk through the run and the lines side by side: all declared steps, or without any, the calls named here."""
         names = self.axes(given)
         report = Report(self.title, axes=names)
-        done = [record for record in run.steps if record.declared]
+        done = [record for record in run.steps if record.declared] or [
+            record for record in run.steps if any(_is(record, each["call"]) for each in self.steps)
+        ]
         place = 0
-        for each in self.steps:
+        for index, each in enumerate(self.steps):
             times = evaluate(each.get("times", 1), names)
-            same = [record for record in done[place : place + times] if record.call.endswith(each["call"])]
+            same = [record for record in done[place : place + times] if _is(record, each["call"])]
             line = Line(str(each.get("number", "")), each.get("title", each["call"]), "", "", times=times)
             report.lines.append(line)
             if len(same) < times:
                 came = done[place + len(same)].call if place + len(same) < len(done) else "the end of the run"
                 line.problem = f"{each['call']} expected {times} times, came {len(same)} times, then {came}"
-            else:
-                place += times
+            place += len(same)
             for i, record in enumerate(same):
                 now = {**names, "i": i}
                 line.problem = line.problem or self._differs(each, record, now) or self._inside(each, record, run, now)
@@ -227,7 +268,9 @@ class Spec:
                 line.came, line.gone = _show(same[-1].inputs), _show(same[-1].outputs)
                 line.tokens = evaluate(each["tokens"], last) if "tokens" in each else None
             if line.problem:
-                report.problems.append(f"{line.number} {line.title}: {line.problem}".strip())
+                at = self.line("step", index)
+                where = f" ({self.name}:{at})" if at else ""
+                report.problems.append(f"{line.number} {line.title}: {line.problem}{where}".strip())
         left = [record.call for record in done[place:]]
         for call in dict.fromkeys(left):
             report.problems.append(f"{call} ran {left.count(call)} times, but no line of the specification names it")
@@ -264,7 +307,7 @@ class Spec:
         under = _below(run.steps, record)
         for item in each.get("inside", []):
             times = evaluate(item.get("times", 1), names)
-            calls = [record for record in under if record.call.endswith(item["call"])][:times]
+            calls = [record for record in under if _is(record, item["call"])][:times]
             if len(calls) < times:
                 return f"{item['call']} expected {times} times inside, came {len(calls)} times"
             for i, call in enumerate(calls):
@@ -276,15 +319,20 @@ class Spec:
 
     def _tokens(self, run: Trace, names: dict[str, int], report: Report) -> None:
         """The ledger: every source with its count, and their sum within the limit."""
-        report.ledger = [(source, count) for source, count, _ in run.ledger]
+        report.ledger = [(entry.source, entry.tokens) for entry in run.ledger]
         report.limit = int(self.limit)
         due = [(source, evaluate(formula, names)) for source, formula in self.ledger.items()]
         if report.ledger != due:
             report.problems.append(f"ledger: {dict(due)} expected, {dict(report.ledger)} came")
-        if any(limit != self.limit for _, _, limit in run.ledger):
+        if any(entry.of != self.limit for entry in run.ledger):
             report.problems.append(f"ledger: a limit of {self.limit} expected")
         if self.ledger and sum(count for _, count in report.ledger) > report.limit:
             report.problems.append(f"ledger: more than {self.limit} tokens")
+
+
+def _is(record: Record, call: str) -> bool:
+    """`Thinker.forward` is called `Thinker.forward`, or `forward` for short."""
+    return record.call == call or record.call.endswith("." + call)
 
 
 def _below(steps: list[Record], top: Record) -> list[Record]:
@@ -300,7 +348,7 @@ def _below(steps: list[Record], top: Record) -> list[Record]:
     return found
 
 
-def _show(values: list[Value]) -> str:
+def _show(values: tuple[Value, ...]) -> str:
     """Tensors side by side, those of one shape counted; plain values only where there is no tensor."""
     tensors = [value for value in values if value.dtype]
     if not tensors:
@@ -311,3 +359,12 @@ def _show(values: list[Value]) -> str:
         (f"{shapes.count(shape)} × " if shapes.count(shape) > 1 else "") + str(first[shape])
         for shape in dict.fromkeys(shapes)
     )
+
+
+def formulas(step: dict[str, Any]) -> list[str | int]:
+    """Every formula of a step and of what stands inside it."""
+    outs = step.get("out", [])
+    shapes = [*step.get("in", {}).values(), *(outs if isinstance(outs, list) else [outs])]
+    found = [part for text in shapes for part in split(text)]
+    found += [step[key] for key in ("tokens", "times") if key in step]
+    return found + [text for inside in step.get("inside", []) for text in formulas(inside)]

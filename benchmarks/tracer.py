@@ -1,0 +1,95 @@
+"""What watching a model costs: this tracer beside torchinfo, torchlens and torchview, as multiples of the bare forward.
+
+    python benchmarks/tracer.py
+
+Thread CPU time of one forward pass (the least of several) of a Thinker: 4 layers, d_model 256. One torch thread, so
+that the work of other processors does not blur it. `traced again` is the tracer on shapes that it has seen before, as
+in a generation loop; `traced` meets every shape for the first time.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tinyomni import ThinkerLM, finite_checks, trace
+from tinyomni.tracing.trace import _functions
+
+
+def least(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """The least thread CPU time of each, taken in turn so that the machine's unrest meets all alike."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times["bare"]) < 5:
+        for name, run in runs.items():
+            if name == "traced":
+                forget()
+            start = time.thread_time()
+            run()
+            times[name].append(time.thread_time() - start)
+    return {name: min(each) for name, each in times.items()}
+
+
+def forget() -> None:
+    """As if no shape had been seen."""
+    for _, function in _functions.values():
+        if function is not None:
+            function.seen.clear()
+
+
+def tools(model: ThinkerLM, ids: Tensor) -> dict[str, Callable[[], Any]]:
+    """The others, each as its documentation shows it."""
+    import torchlens
+    from torchinfo import summary
+    from torchview import draw_graph
+
+    return {
+        "torchinfo": lambda: summary(model, input_data=ids, verbose=0),
+        "torchlens": lambda: torchlens.trace(model, ids),
+        "torchview": lambda: draw_graph(model, input_data=ids, device="cpu"),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each of the two shapes")
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = ThinkerLM().eval()
+    found: dict[str, dict[str, float]] = {}
+    with torch.no_grad(), finite_checks(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the other tools' own
+        for batch, tokens in ((1, 6), (16, 256)):
+            ids = torch.randint(0, 1000, (batch, tokens))
+
+            def bare(ids: Tensor = ids) -> None:
+                model(ids)
+
+            def traced(ids: Tensor = ids) -> None:
+                with trace("forward"):
+                    model(ids)
+
+            # bare twice: how far 1 is from 1 on this machine
+            runs = {"bare": bare, "traced again": traced, "traced": traced, **tools(model, ids), "bare again": bare}
+            times = least(runs, args.seconds)
+            row = {"bare, ms": times["bare"] * 1e3} | {name: t / times["bare"] for name, t in times.items()}
+            del row["bare"]
+            found[f"({batch}, {tokens})"] = row
+    print(f"{'':18}" + "".join(f"{shape:>12}" for shape in found))
+    for name in next(iter(found.values())):
+        print(f"{name:18}" + "".join(f"{row[name]:12.2f}" for row in found.values()))
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump(found, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Errors that teach: which call, what was due, what came, where from, and the line or layer to look at."""
+
+import re
+
+import pytest
+import torch
+from jaxtyping import Float, Int, TypeCheckError
+from torch import Tensor, nn
+
+from tinyomni.axes import ShapeError
+from tinyomni.tracing import Trace, trace
+
+
+class Eye(nn.Module):
+    """A picture's encoder of width 8."""
+
+    def forward(self, img: Float[Tensor, "batch height"]) -> Float[Tensor, "batch n_patches vision_dim"]:
+        return img[:, :4, None].expand(-1, -1, 8) * 1.0
+
+
+class Model(nn.Module):
+    """Joins an eye of width 8 and text of width 16; forgets the projection when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.eye, self.proj_v, self.table = Eye(), nn.Linear(8, 16), nn.Embedding(5, 16)
+
+    def embed(self, ids: Int[Tensor, "batch text_tokens"]) -> Float[Tensor, "batch text_tokens d_model"]:
+        return self.table(ids)
+
+    def join(
+        self, image: Float[Tensor, "batch n d_model"], text: Float[Tensor, "batch t d_model"]
+    ) -> Float[Tensor, "batch n+t d_model"]:
+        return torch.cat([image, text], dim=1)
+
+    def forward(
+        self, img: Float[Tensor, "batch height"], ids: Int[Tensor, "batch text_tokens"], forget: bool = False
+    ) -> Float[Tensor, "batch tokens d_model"]:
+        image = self.eye(img)
+        return self.join(image if forget else self.proj_v(image), self.embed(ids))
+
+
+def fail(run: object, glossary: dict[str, str] | None = None, title: str = "run") -> tuple[str, Trace, BaseException]:
+    with pytest.raises(TypeCheckError) as caught, trace(title, glossary) as seen:
+        run()  # type: ignore[operator]
+    text = str(caught.value)
+    assert len(text) < 2000 and text.count("\n") <= 16 and "tensor(" not in text
+    return text, seen, caught.value
+
+
+def test_a_forgotten_projection_is_named_with_where_the_tensor_came_from() -> None:
+    model = Model()
+    text, seen, error = fail(lambda: model(torch.ones(1, 6), torch.zeros(1, 3, dtype=torch.long), forget=True))
+    assert text.startswith("run: Model.join: image should be (batch, n, d_model) Float; got (1, 4, 8) float32.")
+    assert "d_model (width of the Thinker (256)) is 16" in text and "Did it go through `proj_v` (8 → 16)?" in text
+    assert "`image` came from Eye.forward (eye), " in text and "called at test_explain.py" in text.replace("tests/", "")
+    assert isinstance(error.__cause__, RuntimeError)  # torch.cat's own words stay in the chain
+    assert [r.call for r in seen.steps] == ["Model.forward", "Eye.forward", "Model.embed", "Model.join"]
+    assert "(batch, t, d_model) Float expected, (1, 3, 16) float32 came" in seen.steps[-1].status
+    assert "Model.join" in str(seen) and "✘" in str(seen)
+
+
+def test_your_own_glossary_explains_your_own_axes() -> None:
+    def pair(a: Float[Tensor, "genes"], b: Float[Tensor, "genes"]) -> Float[Tensor, "genes"]:
+        return a
+
+    text, *_ = fail(lambda: pair(torch.ones(3), torch.ones(5)), {"genes": "columns of the table"})
+    assert "genes (columns of the table) is 3 in `a`, 5 came" in text
+
+
+def takes(
+    x: Float[Tensor, "batch tokens 4"], ids: Int[Tensor, "batch tokens"] | None = None
+) -> Float[Tensor, "batch tokens"]:
+    return torch.zeros(x.shape[0], x.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("x", "ids", "words"),
+    [
+        (torch.ones(3, 4), None, r"2 axes came, 3 expected. Is the batch axis missing\? `x.unsqueeze\(0\)`"),
+        (torch.ones(1, 2, 3, 4), None, r"4 axes came, 3 expected. `x.squeeze\(0\)`"),
+        (torch.ones(2, 2, 3, 4), None, r"One at a time: `x\[0\]`"),
+        (torch.ones(2, 4, 3), None, r"axis 2 is 4 here, 3 came. .*`x.transpose\(1, 2\)`"),
+        (torch.ones(4, 2, 3), None, r"another order\? `x.transpose\(0, 2\)`"),
+        (torch.ones(2, 3, 5), None, "One too many"),
+        (torch.ones(2, 3, 3), None, "One too few"),
+        (torch.ones(2, 3, 4).long(), None, r"dtype Float is due, int64 came. `x.float\(\)`"),
+        (torch.ones(2, 3, 4), torch.ones(2, 3), r"dtype Int is due, float32 came. `ids.long\(\)`"),
+        (torch.ones(2, 3, 4), torch.ones(2, 9).long(), "tokens .*is 3 in `x`, 9 came"),
+        (torch.ones(2, 3, 4), torch.ones(3, 2).long(), r"`ids.transpose\(0, 1\)`"),
+        ([1.0], None, "x should be .*; got list"),
+    ],
+)
+def test_arguments(x: Tensor, ids: Tensor | None, words: str) -> None:
+    def call() -> None:
+        if isinstance(x, Tensor):
+            takes(x, ids)
+        else:
+            wrong_kind(x)
+
+    def wrong_kind(x: Float[Tensor, "a"]) -> Float[Tensor, "a"]:
+        return torch.zeros(1)
+
+    text, *_ = fail(call)
+    assert re.search(words, text), text
+
+
+def test_results_are_explained_at_the_line_that_returned_them() -> None:
+    def shorter(x: Float[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens"]:
+        return x[:, 1:]
+
+    text, seen, _ = fail(lambda: shorter(torch.ones(2, 5)))
+    assert "shorter: the result should be (batch, tokens) Float; got (2, 4) float32." in text
+    assert "is 5 in `x`, 4 came. One too few" in text and "returned at " in text
+    assert seen.steps[0].status.startswith("return: ")
+
+
+def test_only_the_first_problem_is_raised_and_all_are_marked() -> None:
+    def same(a: Float[Tensor, "n"], b: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        return a
+
+    def both() -> None:
+        same(torch.ones(1), torch.ones(2))
+        same(torch.ones(3), torch.ones(3))
+        same(torch.ones(3), torch.ones(4))
+
+    text, seen, _ = fail(both)
+    assert "is 1 in `a`, 2 came" in text and "3 in `a`" not in text
+    assert [record.ok for record in seen.steps] == [False, True, False]
+
+
+# ---- errors that torch raises, in models without annotations --------------------------------------------------------
+
+
+class Plain(nn.Module):
+    """Nobody annotated this one."""
+
+    def __init__(self, layer: nn.Module, twist: str = "") -> None:
+        super().__init__()
+        self.first, self.layer, self.twist = nn.Identity(), layer, twist
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "words"),
+    [
+        (
+            nn.Linear(12, 3),
+            torch.ones(2, 3, 4),
+            r"`layer` is a Linear and takes 12 features.*3 × 4 = 12: `x.flatten\(1\)`",
+        ),
+        (nn.Linear(3, 3), torch.ones(2, 3, 4), r"Axis 1 has 3: `x.transpose\(1, -1\)`"),
+        (nn.Linear(7, 3), torch.ones(2, 4), r"should give 7, or this one should be Linear\(4, …\)"),
+        (nn.Conv2d(3, 8, 3), torch.ones(2, 32, 32, 3), r"channels last\? `x.permute\(0, 3, 1, 2\)`"),
+        (nn.Conv1d(3, 8, 3), torch.ones(2, 5, 32), "The channel axis has 5"),
+        (nn.Conv2d(1, 8, 3), torch.ones(28, 28), r"4 axes.*`x.unsqueeze\(1\)`"),
+        (nn.LayerNorm(6), torch.ones(2, 5), r"normalises the last axes \(6,\)"),
+        (nn.BatchNorm1d(6), torch.ones(2, 5), "takes 6 channels on axis 1"),
+        (nn.Embedding(9, 2), torch.ones(2, 5), r"looks up int64; got \(2, 5\) float32"),
+        (nn.Embedding(9, 2), torch.full((2, 5), 9), "an id in it is outside 0 … 8"),
+        (nn.GRU(6, 2), torch.ones(2, 5, 3), "takes 6 features on the last axis"),
+    ],
+)
+def test_the_layer_is_named_with_its_place_and_a_fix(layer: nn.Module, x: Tensor, words: str) -> None:
+    model = Plain(layer)
+    text, seen, error = fail(lambda: model(x))
+    assert re.search(words, text, re.DOTALL), text
+    assert "in Plain.forward" in text and "`return self.layer(x)`, with x " in text
+    assert isinstance(error.__cause__, (RuntimeError, IndexError, ValueError))
+    assert [record.status for record in seen.steps][:2] == ["raised", "ok"] and isinstance(error, ShapeError)
+
+
+def test_a_bare_operation_is_shown_with_the_shapes_in_its_line() -> None:
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(3, 4))
+
+        def forward(self, q: Tensor, k: Tensor) -> Tensor:
+            return q @ self.w @ k
+
+    text, *_ = fail(lambda: Scores()(torch.ones(2, 5, 3), torch.ones(2, 5, 4)))
+    assert "`return q @ self.w @ k`, with q (2, 5, 3) float32, self.w (3, 4) float32, k (2, 5, 4) float32" in text
+    assert "torch says: " in text
+
+
+def test_other_errors_stay_what_they_are_and_get_a_note() -> None:
+    with pytest.raises(ZeroDivisionError) as caught, trace("run"):
+        takes(torch.ones(1, 2, 4))
+        _ = 1 / 0
+    assert "the last calls" in caught.value.__notes__[0] and "takes" in caught.value.__notes__[0]
+    with pytest.raises(RuntimeError, match="out of patience") as other, trace():
+        raise RuntimeError("out of patience")
+    assert not isinstance(other.value, TypeCheckError)
+    with pytest.raises(TypeCheckError, match=r"with a \(2, 3\) float32, b \(4, 5\) float32"), trace():
+        a, b = torch.ones(2, 3), torch.ones(4, 5)
+        a @ b
