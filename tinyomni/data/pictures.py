@@ -1,8 +1,14 @@
-"""Pictures of the closed world: 224 × 224, drawn at four times the size and made smaller, so that edges are smooth."""
+"""Pictures of the closed world: 224 × 224, drawn at four times the size and made smaller, so that edges are smooth.
+
+Easy pictures are one like the other: objects that fill whole patches of 16, on one plain ground. In hard ones the
+objects are smaller, moved, turned and resized a little, on a ground that shades from one colour to another, with a
+little noise. No answer depends on any of this.
+"""
 
 import math
 import random
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from tinyomni.data.world import Thing
@@ -13,11 +19,15 @@ RGB = {
     "orange": (247, 127, 0), "purple": (123, 44, 191), "pink": (255, 130, 190), "brown": (121, 72, 30),
     "black": (20, 20, 20), "white": (255, 255, 255), "grey": (140, 140, 140), "cyan": (30, 205, 220),
 }  # fmt: skip
-CENTRES = {
-    "on the left": (45, 112), "on the right": (179, 112), "at the top": (112, 45), "at the bottom": (112, 179),
-    "in the middle": (112, 112),
-}  # fmt: skip
-RADII = {"big": 31, "small": 17}
+# left and top of the middle, in steps that are whole patches
+STEPS = {
+    "on the left": (-1, 0),
+    "on the right": (1, 0),
+    "at the top": (0, -1),
+    "at the bottom": (0, 1),
+    "in the middle": (0, 0),
+}
+RADII = {"big": 32, "small": 16}
 BACKGROUNDS = ((233, 226, 211), (211, 224, 233), (222, 233, 211), (229, 214, 229))
 
 Point = tuple[float, float]
@@ -44,9 +54,7 @@ def heart() -> list[Point]:
     ]
 
 
-def draw_thing(
-    pen: ImageDraw.ImageDraw, thing: Thing, centre: Point, radius: float, turn: float, ground: tuple[int, ...]
-) -> None:
+def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, centre: Point, radius: float, turn: float) -> None:
     """One object, with a thin dark line around it so that white and yellow are seen on any background."""
     (x, y), fill, line = centre, RGB[thing.colour], max(2, round(radius * 0.05))
     edge = (90, 90, 90) if thing.colour != "black" else (0, 0, 0)
@@ -54,9 +62,10 @@ def draw_thing(
     if thing.shape == "circle":
         pen.ellipse(box, fill, edge, line)
     elif thing.shape == "ring":
-        pen.ellipse(box, fill, edge, line)
         hole = radius * 0.55
-        pen.ellipse((x - hole, y - hole, x + hole, y + hole), ground, edge, line)
+        pen.ellipse(box, None, fill, round(radius - hole))
+        pen.ellipse(box, None, edge, line)
+        pen.ellipse((x - hole, y - hole, x + hole, y + hole), None, edge, line)
     elif thing.shape == "cross":
         arm = 0.32
         # three corners of the upper arm, then the same a quarter turn on, four times
@@ -69,23 +78,39 @@ def draw_thing(
         pen.polygon([(x + a * radius, y + b * radius) for a, b in outline], fill, edge, line)
 
 
-def picture(things: list[Thing], seed: int = 0) -> Image.Image:
+def ground(rng: random.Random, hard: bool) -> Image.Image:
+    """Plain, or shading from one light colour to another, with a little noise."""
+    size = (SIDE, SIDE)
+    if not hard:
+        return Image.new("RGB", size, BACKGROUNDS[0])
+    one, other = rng.sample(BACKGROUNDS, 2)
+    shade = Image.linear_gradient("L").rotate(rng.choice((0, 90, 180, 270))).resize(size)
+    plain = Image.composite(Image.new("RGB", size, one), Image.new("RGB", size, other), shade)
+    noise = np.random.default_rng(rng.randrange(2**32)).normal(0, 3, (SIDE, SIDE, 1))
+    return Image.fromarray((np.asarray(plain) + noise).clip(0, 255).round().astype(np.uint8))
+
+
+def picture(things: list[Thing], seed: int = 0, hard: bool = True) -> Image.Image:
     """The scene as a picture. The seed moves, turns and resizes things a little, never so that an answer changes."""
     rng = random.Random(seed)
-    ground = rng.choice(BACKGROUNDS)
-    canvas = Image.new("RGB", (SIDE * FINE, SIDE * FINE), ground)
+    # each pixel of the ground becomes FINE × FINE equal ones, so that it comes back as it was
+    canvas = ground(rng, hard).resize((SIDE * FINE, SIDE * FINE), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(canvas)
     for thing in things:
-        x, y = CENTRES[thing.place]
-        centre = ((x + rng.uniform(-5, 5)) * FINE, (y + rng.uniform(-5, 5)) * FINE)
-        radius = RADII[thing.size] * rng.uniform(0.92, 1.08) * FINE
-        draw_thing(pen, thing, centre, radius, rng.uniform(-0.15, 0.15), ground)
-    return canvas.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        (right, down), shift = STEPS[thing.place], (0.0, 0.0)
+        step, radius, turn = 64.0, float(RADII[thing.size]), 0.0
+        if hard:
+            step, turn = rng.uniform(65, 69), rng.uniform(-0.15, 0.15)
+            radius *= rng.uniform(0.82, 0.94)
+            shift = rng.uniform(-0.04, 0.04), rng.uniform(-0.04, 0.04)
+        centre = ((SIDE / 2 + (right + shift[0]) * step) * FINE, (SIDE / 2 + (down + shift[1]) * step) * FINE)
+        draw_thing(pen, thing, centre, radius * FINE, turn)
+    return canvas.reduce(FINE)
 
 
 def course_picture() -> Image.Image:
     """The picture that ships with the course."""
     return picture(
         [Thing("big", "red", "circle", "on the left"), Thing("small", "blue", "star", "at the top"),
-         Thing("big", "green", "triangle", "on the right")], seed=3,
+         Thing("big", "yellow", "triangle", "on the right")], hard=False,
     )  # fmt: skip
