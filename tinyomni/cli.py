@@ -1,6 +1,7 @@
 """The `tinyomni` command. Wrong input: one clear message and exit status 2; --debug shows where it was raised."""
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -103,6 +104,38 @@ def trace(args: argparse.Namespace) -> int:
     return 0 if seen.steps else 1
 
 
+def world(args: argparse.Namespace) -> int:
+    """Show a part of the closed world."""
+    from tinyomni.data.samples import Scenes
+    from tinyomni.data.sheet import contact_sheet
+    from tinyomni.data.speech import HELD_OUT_VOICE, VOICES
+    from tinyomni.data.world import SPLITS, entropy, language, lines_of, loss_floor
+    from tinyomni.tokenizer import BPETokenizer
+
+    if args.show:
+        voices = (HELD_OUT_VOICE,) if args.voice == "held-out" else VOICES
+        scenes = Scenes(args.split, args.count, args.seed, not args.easy, not args.silent, voices)
+        contact_sheet([scenes[index] for index in range(args.count)]).savefig(args.out, dpi=110)
+        say(f"{args.out}: {args.count} scenes of the split {args.split}")
+        return 0
+    encode = BPETokenizer().encode
+    say(f"{sum(len(lines) for _, lines in language().values()):,} lines in {len(language())} families")
+    for split in SPLITS:
+        count = sum(len(lines) for _, lines in lines_of(split).values())
+        floor = loss_floor(encode, split)
+        say(f"  {split:14} {count:7,} lines   {entropy(split):.4f} nats a line   loss floor {floor:.4f} nats a token")
+    return 0
+
+
+def data(args: argparse.Namespace) -> int:
+    """Say what is in a manifest, before anyone trains on it."""
+    from tinyomni.data.corpora import inspect
+
+    found = inspect(args.path, allow_outside=args.allow_outside)
+    say(str(found))
+    return 0 if not found.bad else 1
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(prog="tinyomni", description="An omni model from nothing, with every shape checked.")
@@ -136,7 +169,24 @@ def parser() -> argparse.ArgumentParser:
         four.add_argument(f"--{kind}", metavar="FILE", help=f"write the trace as {kind.upper()}")
     four.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="the script's own arguments")
     four.set_defaults(run=trace)
-    for each in (one, two, three, four):
+
+    five = commands.add_parser("world", help="the closed world: its size and entropy, or a sheet of scenes")
+    five.add_argument("--show", action="store_true", help="draw scenes with what is said of them")
+    five.add_argument("--out", default="world.png", metavar="FILE", help="the picture to write (default world.png)")
+    five.add_argument("--count", type=int, default=8)
+    five.add_argument("--split", default="train", help="train (default), validation, test, compositional")
+    five.add_argument("--seed", type=int, default=0)
+    five.add_argument("--easy", action="store_true", help="the easy pictures")
+    five.add_argument("--silent", action="store_true", help="without speech")
+    five.add_argument("--voice", choices=["training", "held-out"], default="training")
+    five.set_defaults(run=world)
+
+    six = commands.add_parser("data", help="look at data of your own")
+    six.add_argument("what", choices=["inspect"])
+    six.add_argument("path", help="a manifest (CSV, JSONL), text files, LJSpeech, a part of LibriSpeech, COCO captions")
+    six.add_argument("--allow-outside", action="store_true", help="allow paths that leave the manifest's folder")
+    six.set_defaults(run=data)
+    for each in (one, two, three, four, five, six):
         # after the command as well as before it
         each.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return top
@@ -147,6 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return int(args.run(args))
+    except BrokenPipeError:  # whoever read along (`| head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except INPUT_ERRORS as error:
         if args.debug:
             raise

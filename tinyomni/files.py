@@ -3,6 +3,7 @@
 A picture becomes (3, 224, 224) floats in 0…1, a recording (samples,) floats at 16 kHz, mono.
 """
 
+import functools
 import math
 import os
 import warnings
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchaudio.functional import resample
+from torchaudio.transforms import Resample
 
 from tinyomni.axes import ShapeError, describe
 
@@ -286,10 +287,16 @@ def change_rate(wav: Float[Tensor, "samples"], old: int, new: int) -> Float[Tens
     whole seconds is cut or filled up instead.
     """
     if max(old, new) <= 2000 * math.gcd(old, new):
-        return resample(wav, old, new)
+        return resampler(old, new)(wav)
     seconds = math.ceil(len(wav) / old)
     spectrum = torch.fft.rfft(torch.nn.functional.pad(wav, (0, seconds * old - len(wav))))
     return torch.fft.irfft(spectrum, n=seconds * new)[: math.ceil(len(wav) * new / old)] * (new / old)
+
+
+@functools.lru_cache(maxsize=8)
+def resampler(old: int, new: int) -> Resample:
+    """To make its filter takes longer than to use it."""
+    return Resample(old, new)
 
 
 def check_not_silent(wav: Float[Tensor, "*batch samples"]) -> None:

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchaudio.transforms import Resample
 
-SAMPLE_RATE = 16_000
+from tinyomni.files import SAMPLE_RATE, change_rate
+
 VOICES = ("en-us", "en-us+f3", "en-us+m3", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan")
 HELD_OUT_VOICE = "en-us-nyc"
 """Nobody trains on it."""
@@ -79,12 +79,6 @@ def espeak(voice: str) -> Iterator[tuple[ctypes.CDLL, int]]:
             close(library._handle)
 
 
-@functools.cache
-def resampler(rate: int) -> Resample:
-    """To 16 kHz; its filter is made once."""
-    return Resample(rate, SAMPLE_RATE)
-
-
 def utter(text: str, voice: str = "en-us", rate: int = 160, pitch: int = 50) -> Float[Tensor, "samples"]:
     """`text` as spoken by eSpeak NG: float32 at 16 kHz, within -1…1.
 
@@ -114,7 +108,7 @@ def utter(text: str, voice: str = "en-us", rate: int = 160, pitch: int = 50) -> 
     if not spoken.any():
         raise ValueError(f"Speech: eSpeak NG says nothing for {text!r}")
     # resampling may reach a little over the peak
-    return resampler(source_rate)(torch.from_numpy(spoken.astype(np.float32) / 32768)).clamp(-1, 1)
+    return change_rate(torch.from_numpy(spoken.astype(np.float32) / 32768), source_rate, SAMPLE_RATE).clamp(-1, 1)
 
 
 def phonemes(text: str, voice: str = "en-us") -> str:

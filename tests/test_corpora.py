@@ -1,0 +1,355 @@
+"""Public data sets in their true formats, made small; batches of like lengths; what `data inspect` says."""
+
+import json
+import random
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchaudio.datasets import LJSPEECH
+
+from tinyomni.cli import main
+from tinyomni.data.corpora import (
+    BucketSampler,
+    CocoCaptions,
+    LibriSpeech,
+    LJSpeech,
+    bucketed,
+    inspect,
+    open_data,
+)
+from tinyomni.data.manifests import LeftOut, Manifest, ManifestError, TextFiles
+from tinyomni.tokenizer import BPETokenizer
+
+
+def tone(seconds: float, rate: int) -> np.ndarray:
+    return np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate) * 0.5
+
+
+# ---- LJSpeech -------------------------------------------------------------------------------------------------------
+
+LINES = [
+    'LJ001-0001|The "Mazarin Bible", 1455,|The "Mazarin Bible", fourteen fifty-five,',
+    'LJ001-0002|a quote " alone|a quote " alone',
+    "LJ001-0003|Düsseldorf, “so called”|Düsseldorf, “so called”",
+]
+
+
+@pytest.fixture
+def ljspeech(tmp_path: Path) -> Path:
+    folder = tmp_path / "LJSpeech-1.1"
+    (folder / "wavs").mkdir(parents=True)
+    (folder / "README").write_text("The LJ Speech Dataset", encoding="utf-8")
+    (folder / "metadata.csv").write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    for number in (1, 2, 3):
+        soundfile.write(folder / "wavs" / f"LJ001-000{number}.wav", tone(number, 22_050), 22_050, subtype="PCM_16")
+    return folder
+
+
+def test_ljspeech(ljspeech: Path, tmp_path: Path) -> None:
+    data = LJSpeech(ljspeech, cache=tmp_path / "cache")
+    assert [[data.row(i)["written"], data.row(i)["text"]] for i in range(3)] == [
+        row[1:] for row in LJSPEECH(tmp_path)._flist
+    ]
+    assert list(data.lengths) == [1, 2, 3] and data[2].where == "metadata.csv:3"
+    want = torch.from_numpy(tone(2, 16_000)).float()
+    torch.testing.assert_close(data[1].wave[500:-500], want[500:-500], atol=0.02, rtol=0)
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("LJ001-0004|only written", "3 parts .* 2 came"),
+        ("LJ001-0001|written|", "text is empty"),
+        ("LJ001-0004|no|sound", "there is no file"),
+        ("../../x|out|side", "leaves the folder"),
+        ("LJ001-0001|a|b|c", "3 parts .* 4 came"),
+    ],
+)
+def test_ljspeech_with_a_bad_row(ljspeech: Path, line: str, why: str) -> None:
+    with (ljspeech / "metadata.csv").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    with pytest.raises(ManifestError, match=rf"1 of 4 rows (.|\n)*metadata.csv:4: .*{why}"):
+        LJSpeech(ljspeech)
+    with pytest.warns(LeftOut, match="1 of 4"):
+        assert len(LJSpeech(ljspeech, skip_bad=True)) == 3
+
+
+# ---- LibriSpeech ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def librispeech(tmp_path: Path) -> Path:
+    part = tmp_path / "LibriSpeech" / "dev-clean"
+    (tmp_path / "LibriSpeech").mkdir()
+    (tmp_path / "LibriSpeech" / "SPEAKERS.TXT").write_text("; ID |SEX| SUBSET\n84 | F | dev-clean | 8.02 | x\n")
+    for reader, chapter, count in (("84", "121123", 2), ("1272", "128104", 1)):
+        (folder := part / reader / chapter).mkdir(parents=True)
+        names = [f"{reader}-{chapter}-{number:04}" for number in range(count)]
+        text = "".join(f"{name} GO DO YOU HEAR {number}\n" for number, name in enumerate(names))
+        (folder / f"{reader}-{chapter}.trans.txt").write_text(text)
+        for number, name in enumerate(names, 1):
+            soundfile.write(folder / f"{name}.flac", tone(number, 16_000), 16_000, subtype="PCM_16")
+    return part
+
+
+def test_librispeech(librispeech: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = LibriSpeech(librispeech)
+    assert [data.where(i) for i in range(3)] == ["1272-128104-0000", "84-121123-0000", "84-121123-0001"]
+    assert data[2].texts == {"text": "GO DO YOU HEAR 1", "reader": "84", "chapter": "121123"}
+    torch.testing.assert_close(data[2].wave, torch.from_numpy(tone(2, 16_000)).float(), atol=1e-4, rtol=0)
+    monkeypatch.chdir(librispeech.parent)
+    assert len(LibriSpeech("dev-clean")) == 3
+
+
+def damage_librispeech(part: Path, how: str) -> None:
+    chapter = part / "84" / "121123"
+    text = chapter / "84-121123.trans.txt"
+    if how == "text without sound":
+        (chapter / "84-121123-0001.flac").unlink()
+    elif how == "sound without text":
+        text.write_text(text.read_text().splitlines()[0])
+    elif how == "empty text":
+        text.write_text(text.read_text().splitlines()[0] + "\n84-121123-0001\n")
+    else:
+        whole = (chapter / "84-121123-0001.flac").read_bytes()
+        (chapter / "84-121123-0001.flac").write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("text without sound", "a text and no recording"),
+        ("sound without text", "no text in the .trans.txt"),
+        ("empty text", "no text in the .trans.txt"),
+        ("cut off", "cut off|decoded"),
+    ],
+)
+def test_librispeech_that_is_not_whole(librispeech: Path, how: str, why: str) -> None:
+    damage_librispeech(librispeech, how)
+    with pytest.raises(ManifestError, match=rf"1 of 3 rows (.|\n)*84-121123-0001: .*({why})"):
+        LibriSpeech(librispeech)
+    with pytest.warns(LeftOut, match="1 of 3"):
+        assert len(LibriSpeech(librispeech, skip_bad=True)) == 2
+
+
+def test_librispeech_that_is_none(librispeech: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        LibriSpeech(librispeech / "gone")
+    with pytest.raises(ValueError, match="none of its parts"):
+        LibriSpeech(librispeech.parent)
+    empty = librispeech.parent / "test-clean"
+    empty.mkdir()
+    with pytest.raises(ManifestError, match="no row"):
+        LibriSpeech(empty)
+
+
+# ---- COCO -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2017").mkdir()
+    whole = {
+        "info": {"description": "COCO 2017 Dataset", "year": 2017, "date_created": "2017/09/01"},
+        "licenses": [{"url": "http://creativecommons.org/licenses/by/2.0/", "id": 4, "name": "Attribution License"}],
+        "images": [
+            {"license": 4, "file_name": f"{number:012}.jpg", "coco_url": f"http://images.cocodataset.org/{number}",
+             "height": 48, "width": 64, "date_captured": "2013-11-14 17:02:52", "id": number}
+            for number in (397133, 37777)
+        ],
+        "annotations": [
+            {"image_id": 37777, "id": 38, "caption": "The dining table \"near\" the kitchen."},
+            {"image_id": 397133, "id": 49, "caption": "A man in a café.\n"},
+            {"image_id": 37777, "id": 57, "caption": "A kitchen."},
+        ],
+    }  # fmt: skip
+    for entry, colour in zip(whole["images"], ("red", "blue"), strict=True):
+        Image.new("RGB", (64, 48), colour).save(tmp_path / "val2017" / entry["file_name"])
+    path = tmp_path / "annotations" / "captions_val2017.json"
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    return path
+
+
+def test_coco(coco: Path) -> None:
+    data = CocoCaptions(coco)
+    assert [data[i].texts["caption"] for i in range(3)] == [
+        entry["caption"].strip() for entry in json.loads(coco.read_text(encoding="utf-8"))["annotations"]
+    ]
+    assert [int(data[i].pixels.mean(dim=(1, 2)).argmax()) for i in range(3)] == [2, 0, 2]
+    assert data[1].where == "captions_val2017.json, annotation 49"
+    assert len(CocoCaptions(coco, coco.parent.parent / "val2017")) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda whole: whole["annotations"][1].update(image_id=5), "annotation 49: image_id 5 is not among"),
+        (lambda whole: whole["annotations"][1].update(caption=" "), "annotation 49: caption is empty"),
+        (lambda whole: whole["images"][0].update(file_name="gone.jpg"), "annotation 49: gone.jpg: there is no file"),
+        (lambda whole: whole["images"][0].update(file_name="../x.jpg"), "annotation 49: .*leaves the folder"),
+    ],
+)
+def test_coco_with_a_bad_row(coco: Path, change: Callable[[dict], None], why: str) -> None:
+    whole = json.loads(coco.read_text(encoding="utf-8"))
+    change(whole)
+    coco.write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(ManifestError, match=rf"1 of 3 rows (.|\n)*{why}"):
+        CocoCaptions(coco)
+    with pytest.warns(LeftOut, match="1 of 3"):
+        assert len(CocoCaptions(coco, skip_bad=True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"images": [{"id": 1, "file_name": "a"}], "annot', "damaged or cut off"),
+        ('{"images": [{"id": 1, "file_name": "\\', "damaged or cut off"),
+        ("{}", "no row"),
+        ("[1, 2]", "no row"),
+        ('{"images": [], "annotations": [{"image_id": 1, "id": 2, "bbox": []}]}', "captions_.*KeyError: 'caption'"),
+        ('{"images": [], "annotations": [{"image_id": "1", "id": 2, "caption": "x"}]}', "captions_.*TypeError"),
+        ('{"images": [7], "annotations": []}', "captions_.*TypeError"),
+        ('{"images": [{"id": 1, "file_name": 7}], "annotations": []}', "captions_.*TypeError"),
+        ("", "is empty"),
+    ],
+)
+def test_coco_that_is_none(coco: Path, text: str, why: str) -> None:
+    coco.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=why):
+        CocoCaptions(coco)
+
+
+def test_coco_without_pictures(coco: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no folder of pictures"):
+        CocoCaptions(coco, "gone")
+
+
+# ---- batches of like lengths ----------------------------------------------------------------------------------------
+
+LENGTHS = st.lists(st.floats(0, 100), max_size=200)
+
+
+@given(LENGTHS, st.integers(1, 20), st.integers(0, 5), st.integers(0, 5), st.integers(1, 10))
+@settings(deadline=None)
+def test_every_index_once_an_epoch(lengths: list[float], size: int, seed: int, epoch: int, window: int) -> None:
+    batches = bucketed(lengths, size, seed, epoch, window)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert sorted(map(len, batches), reverse=True)[:-1] == [size] * (len(batches) - 1)
+    assert batches == bucketed(array("d", lengths), size, seed, epoch, window)
+    sampler = BucketSampler(lengths, size, seed, window=window)
+    sampler.set_epoch(epoch)
+    assert list(sampler) == batches and len(sampler) == len(batches)
+
+
+@given(LENGTHS, st.integers(1, 6), st.integers(0, 14))
+@settings(deadline=None)
+def test_processes_share_each_batch_and_take_equally_many_steps(lengths: list[float], world: int, more: int) -> None:
+    shares = [list(BucketSampler(lengths, world + more, rank=rank, world_size=world)) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1
+    for step, whole in enumerate(bucketed(lengths, world + more)):
+        parts = [share[step] for share in shares]
+        assert all(parts) and {i for part in parts for i in part} == set(whole)
+        assert sum(map(len, parts)) == max(len(whole), world)
+
+
+def padding(batches: list[list[int]], lengths: list[float]) -> float:
+    return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches) / sum(lengths) - 1
+
+
+def test_little_is_padded_and_the_order_changes() -> None:
+    rng = random.Random(0)
+    lengths = [rng.uniform(1, 15) for _ in range(5000)]
+    order = rng.sample(range(5000), 5000)
+    assert padding([order[at : at + 32] for at in range(0, 5000, 32)], lengths) > 0.7
+    assert padding(bucketed(lengths, 32), lengths) < 0.03
+    for other in (bucketed(lengths, 32, epoch=1), bucketed(lengths, 32, seed=1)):
+        assert not set(map(frozenset, bucketed(lengths, 32))) & set(map(frozenset, other))  # other company, too
+    means = [sum(lengths[i] for i in batch) / len(batch) for batch in bucketed(lengths, 32)]
+    assert means[:50] != sorted(means[:50])  # long and short ones come mixed
+
+
+@pytest.mark.parametrize(("size", "rank", "world"), [(0, 0, 1), (4, 2, 2), (4, -1, 2), (2, 0, 3)])
+def test_shares_that_cannot_be(size: int, rank: int, world: int) -> None:
+    with pytest.raises(ValueError, match="not possible"):
+        BucketSampler([1.0] * 9, size, rank=rank, world_size=world)
+
+
+def test_lengths_that_are_none() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        bucketed([1.0, float("nan")], 2)
+    with pytest.raises(ValueError, match="at least 1"):
+        bucketed([1.0], 2, window=0)
+
+
+# ---- what is in it? -------------------------------------------------------------------------------------------------
+
+
+def test_each_door_is_found(ljspeech: Path, librispeech: Path, coco: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("Hello.", encoding="utf-8")
+    (tmp_path / "rows.csv").write_text("audio,text\nLJSpeech-1.1/wavs/LJ001-0001.wav,x\n", encoding="utf-8")
+    for path, door in (
+        (ljspeech, LJSpeech), (librispeech, LibriSpeech), (coco, CocoCaptions), (tmp_path / "rows.csv", Manifest),
+        (tmp_path / "text", TextFiles), (tmp_path / "text" / "a.txt", TextFiles),
+    ):  # fmt: skip
+        assert type(open_data(path)) is door and inspect(path).rows == len(open_data(path))
+    assert "0.00 hours (6.0 s), 2.0 s on average, 3.0 s at most" in str(inspect(ljspeech))
+    assert "characters that the ear cannot write: 'ü' (1 ×), '“' (1 ×), '”' (1 ×)" in str(inspect(ljspeech))
+
+
+def test_inspect_says_what_would_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1, 16_000), 16_000)
+    soundfile.write(tmp_path / "long.wav", tone(6, 16_000), 16_000)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(16_000), 16_000)
+    soundfile.write(tmp_path / "whole.flac", np.random.default_rng(0).normal(size=64_000) * 0.1, 16_000)
+    (tmp_path / "cut.flac").write_bytes((tmp_path / "whole.flac").read_bytes()[:60_000])
+    rows = ["audio,text", "a.wav,one", "long.wav,two", "silent.wav,ü\ufffd", "cut.flac,x", "gone.wav,x", "a.wav,one"]
+    rows += [f"a.wav,{'mm' * 12}", f"long.wav,{'word ' * 600}"]
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(rows), encoding="utf-8")
+    found = inspect(path)
+    assert found.rows == 6 and found.seconds == 16 and dict(found.unknown) == {"ü": 1, "\ufffd": 1}
+    assert {remark.split(" ")[-1]: where for remark, where in found.notes.items()} == {
+        "prompt": ["rows.csv:3", "rows.csv:9"],
+        "silent": ["rows.csv:4"],
+        "one": ["rows.csv:7"],
+        "second)": ["rows.csv:8", "rows.csv:9"],
+        "EOS": ["rows.csv:9"],
+    }
+    assert [row.where for row in found.bad] == ["rows.csv:5", "rows.csv:6"]
+    assert main(["data", "inspect", str(path)]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("rows.csv: 6 rows of audio, text, and 2 that cannot be used\n  sound: 0.00 hours (16.0 s)")
+    assert "cannot be used: 1 × file not readable, 1 × file missing\n  ✘ rows.csv:5: " in said
+    path.write_text("audio,text\na.wav,one\n", encoding="utf-8")
+    assert main(["data", "inspect", str(path)]) == 0
+    path.write_text("audio,text\ngone.wav,one\n", encoding="utf-8")
+    assert main(["data", "inspect", str(path)]) == 1
+    assert capsys.readouterr().out.endswith(
+        "rows.csv: 0 rows, and 1 that cannot be used\n  cannot be used: 1 × file missing\n"
+        f"  ✘ rows.csv:2: gone.wav: there is no file {tmp_path / 'gone.wav'}. Is the path right?\n"
+    )
+    path.write_text("sound,text\na.wav,one\n", encoding="utf-8")
+    assert main(["data", "inspect", str(path)]) == 2 and "rows.csv:1: the columns are" in capsys.readouterr().err
+
+
+def test_inspect_counts_the_tokens_of_a_question_with_its_picture(tmp_path: Path) -> None:
+    Image.new("L", (1, 1)).save(tmp_path / "a.png")
+    encode = BPETokenizer().encode
+    fits = 512 - 3 - len(encode("1"))  # BOS, EOS, picture
+    for count, remarks in ((fits, 0), (fits + 1, 1)):
+        question = "0" * (count - len(encode("0")) + 1)  # each digit is a token
+        (tmp_path / "rows.csv").write_text(f"image,question,answer\na.png,{question},1\n", encoding="utf-8")
+        found = inspect(tmp_path / "rows.csv")
+        assert found.tokens == found.longest_tokens == count + len(encode("1"))
+        assert len(found.notes) == remarks and not found.unknown

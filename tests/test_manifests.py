@@ -1,0 +1,351 @@
+"""Data of one's own: what is right goes in whole, what is wrong is named with its file and line, and counted."""
+
+import csv
+import io
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from tinyomni.data import manifests
+from tinyomni.data.manifests import Item, LeftOut, Manifest, ManifestError, TextFiles
+
+TONE = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000) * 0.5
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder `data` with good and bad pictures and recordings, and one recording beside it."""
+    top = tmp_path_factory.mktemp("files")
+    (folder := top / "data").mkdir()
+    soundfile.write(folder / "a.wav", TONE, 16_000)
+    soundfile.write(top / "beside.wav", TONE, 16_000)
+    (folder / "link.wav").symlink_to(top / "beside.wav")
+    (folder / "loop.wav").symlink_to(folder / "loop.wav")
+    for name, rate, channels, subtype in (("8", 8_000, 1, "PCM_U8"), ("24", 96_000, 6, "PCM_24")):
+        tone = np.sin(2 * np.pi * 440 * np.arange(rate) / rate) * 0.5
+        soundfile.write(folder / f"{name}.wav", np.tile(tone[:, None], (1, channels)), rate, subtype=subtype)
+    soundfile.write(folder / "none.wav", TONE[:0], 16_000)
+    soundfile.write(folder / "nan.wav", np.where(np.arange(16_000) == 99, np.nan, TONE), 16_000, subtype="FLOAT")
+    soundfile.write(folder / "whole.flac", np.random.default_rng(0).normal(size=64_000) * 0.1, 16_000)
+    (folder / "cut.flac").write_bytes((folder / "whole.flac").read_bytes()[:60_000])
+    (folder / "cut.wav").write_bytes((folder / "a.wav").read_bytes()[:9_000])
+    (folder / "words.wav").write_text("no sound", encoding="utf-8")
+    (folder / "empty.wav").touch()
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    for name, image in {
+        "a.png": picture, "cmyk.jpg": picture.convert("CMYK"), "one.png": picture.crop((0, 0, 1, 1)),
+        "wide.png": Image.new("RGB", (20_000, 20), "red"), "bomb.png": Image.new("1", (20_000, 4_001)),
+        "16.png": Image.fromarray(np.full((50, 50), 32_896, dtype=np.uint16)),
+        "clear.png": Image.new("RGBA", (9, 9), (255, 0, 0, 0)),
+    }.items():  # fmt: skip
+        image.save(folder / name)
+    picture.save(folder / "whole.jpg", quality=95)
+    (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:3_000])
+    (folder / "sound.png").write_bytes((folder / "a.wav").read_bytes())
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    half = Image.new("RGB", (100, 100))
+    half.paste((255, 255, 255), (0, 0, 100, 50))
+    half.save(folder / "turned.jpg", exif=exif)
+    return folder
+
+
+@pytest.fixture
+def write(files: Path) -> Callable[[str, str | bytes], Path]:
+    def save(name: str, text: str | bytes) -> Path:
+        (files / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return files / name
+
+    return save
+
+
+Write = Callable[[str, str | bytes], Path]
+
+
+# ---- what is right --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_csv_in_all_its_freedom(write: Write, bom: str, end: str) -> None:
+    rows = ['a.wav,"One, two ""three""",x', "", 'a.wav,"two\nlines",y', '"a.wav",Zwölf 6" pipes,']
+    data = Manifest(write("free.csv", bom + end.join(["audio,text,reader", *rows])))
+    assert data.kind == "speech" and [data.where(i) for i in range(3)] == ["free.csv:2", "free.csv:4", "free.csv:6"]
+    assert [data[i].texts for i in range(3)] == [
+        {"text": 'One, two "three"', "reader": "x"},
+        {"text": "two\nlines", "reader": "y"},
+        {"text": 'Zwölf 6" pipes', "reader": ""},
+    ]
+    torch.testing.assert_close(data[-1].wave, torch.from_numpy(TONE).float(), atol=1e-4, rtol=0)
+    assert list(data.lengths) == [1, 1, 1]
+
+
+@given(st.lists(st.tuples(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"))), min_size=1))
+@settings(max_examples=60, deadline=None)
+def test_any_text_that_was_written_as_csv_comes_back(rows: list[tuple[str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Image.new("L", (1, 1)).save(Path(folder) / "a.png")
+        text = io.StringIO()
+        writer = csv.writer(text, quoting=csv.QUOTE_ALL)
+        writer.writerows([("image", "caption", "more"), *(("a.png", f"{caption}.", more) for caption, more in rows)])
+        Path(folder, "rows.csv").write_bytes(text.getvalue().encode())
+        data = Manifest(Path(folder, "rows.csv"))
+        assert [data.row(i) for i in range(len(data))] == [
+            {"image": "a.png", "caption": f"{caption}.", "more": more} for caption, more in rows
+        ]
+
+
+def test_jsonl_keeps_further_columns_as_they_are_written(write: Write) -> None:
+    text = '\ufeff{"image": "a.png", "question": "What?", "answer": "Ä", "n": 1.50, "tags": ["é"]}\n \n{"answer": "b", '
+    data = Manifest(write("free.jsonl", text + '"question": "q", "image": "a.png", "caption": "c"}'))
+    assert data.kind == "question" and data.where(1) == "free.jsonl:3"
+    assert data[0].texts == {"question": "What?", "answer": "Ä", "n": "1.5", "tags": '["é"]'}
+    assert data[1].texts["caption"] == "c" and list(data.lengths) == [6, 2]
+
+
+def test_pictures_and_sound_of_every_kind(write: Write) -> None:
+    names = ["a.png", "cmyk.jpg", "one.png", "wide.png", "16.png", "clear.png", "turned.jpg"]
+    data = Manifest(write("pictures.csv", "image,caption\n" + "".join(f"{name},x\n" for name in names)))
+    pixels = [data[i].pixels for i in range(len(names))]
+    assert all(p.shape == (3, 224, 224) for p in pixels)
+    assert pixels[4].mean().item() == pytest.approx(128 / 255, abs=0.01) and pixels[5].min() == 1
+    assert pixels[6][:, :90].mean() < 0.1 < 0.9 < pixels[6][:, -90:].mean()
+    sound = Manifest(write("sound.csv", "audio,text\n8.wav,x\n24.wav,x\n"))
+    for item in (sound[0], sound[1]):
+        torch.testing.assert_close(item.wave[500:-500], torch.from_numpy(TONE).float()[500:-500], atol=0.02, rtol=0)
+
+
+def test_sound_is_resampled_once(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("cached.csv", "audio,text\n24.wav,x\na.wav,x\n")
+    first = Manifest(path, cache=tmp_path)[0].wave
+    assert len(list(tmp_path.iterdir())) == 1  # a.wav has the right rate
+    monkeypatch.setattr(manifests, "load_audio", None)
+    assert torch.equal(Manifest(path, cache=tmp_path, check="heads")[0].wave, first)
+    os.utime(path.parent / "24.wav", (0, 0))  # another file under the same name is another recording
+    with pytest.raises(TypeError):
+        Manifest(path, cache=tmp_path, check="heads")[0]
+
+
+def as_is(items: list[Item]) -> list[Item]:
+    return items
+
+
+def test_workers_give_the_same_and_memory_holds_no_texts(write: Write) -> None:
+    data = Manifest(write("many.csv", "audio,text\n" + "".join(f"a.wav,{'x' * 1000} {i}\n" for i in range(1000))))
+    loaded = [item for batch in DataLoader(data, batch_size=100, num_workers=2, collate_fn=as_is) for item in batch]
+    assert [item.texts["text"][1001:] for item in loaded] == [str(i) for i in range(1000)]
+    assert len(pickle.dumps(data)) < 30_000
+    with pytest.raises(IndexError, match="outside 0 … 999"):
+        data[1000]
+
+
+# ---- what is wrong with a row ---------------------------------------------------------------------------------------
+
+BAD_CELLS = {
+    "a.wav,": "text is empty",
+    "a.wav, ": "text is empty",
+    ",x": "audio is empty",
+    "a.wav": "2 cells are expected, 1 came",
+    "a.wav,Hello, you": "2 cells are expected, 3 came. A text with a comma needs quotes",
+    '"a.wav"x,x': "no CSV.*quote",
+    '"a.wav,x': "no CSV.*never closed",
+    "gone.wav,x": "there is no file .*gone.wav",
+    "sub\\a.wav,x": "between folders should be /",
+    ".,x": "is a folder",
+    "empty.wav,x": "is empty",
+    "words.wav,x": "no recording",
+    "a.png,x": "no recording",
+    "none.wav,x": "no samples",
+    "nan.wav,x": "NaN",
+    "cut.wav,x": "cut off",
+    "cut.flac,x": "cut off|decoded",
+    "loop.wav,x": "no file",
+    "../beside.wav,x": "leaves the folder",
+    "link.wav,x": "leaves the folder",
+    "/etc/passwd,x": "leaves the folder",
+    "a\0.wav,x": "null",
+    f"{'a' * 300}.wav,x": "too long",
+}
+BAD_PICTURES = {
+    "gone.png,x": "there is no file",
+    "cut.jpg,x": "damaged or cut off",
+    "sound.png,x": "no picture",
+    "bomb.png,x": "more than 80,000,000",
+}
+BAD_JSON = {
+    '{"audio": "a.wav"}': "text is missing",
+    '{"audio": "a.wav", "text": 5}': "text should be a text in quotes, got 5",
+    '{"audio": "a.wav", "text": null}': "text should be a text in quotes, got null",
+    '{"audio": "a.wav", "text": "x",}': "no JSON.*column 32",
+    '{"audio": "a.wav", "text": "x", "text": "y"}': "'text' stands twice",
+    '{"audio": "a.wav", "text": "x", "n": NaN}': "NaN is no value",
+    '{"audio": "a.wav", "text": "\\ud800"}': "surrogate",
+    '{"image": "a.png", "caption": "x"}': "audio is missing",
+    '["a.wav", "x"]': "one object on a line",
+    "a.wav,x": "no JSON",
+    "[" * 100_000: "nested too deeply",
+}
+CASES = [("csv", "audio,text", "a.wav,x", bad, why) for bad, why in BAD_CELLS.items()]
+CASES += [("csv", "image,caption", "a.png,x", bad, why) for bad, why in BAD_PICTURES.items()]
+CASES += [("jsonl", "", '{"audio": "a.wav", "text": "x"}', bad, why) for bad, why in BAD_JSON.items()]
+
+
+@pytest.mark.parametrize(("suffix", "header", "good", "bad", "why"), CASES, ids=[case[3][:40] for case in CASES])
+def test_a_bad_row_is_named_or_left_out_and_counted(
+    write: Write, suffix: str, header: str, good: str, bad: str, why: str
+) -> None:
+    """By default everything stops, with file and line; with skip_bad every other row is there."""
+    path = write(f"rows.{suffix}", "\n".join([header, good, bad, good, "", good]))
+    with pytest.raises(
+        ManifestError, match=rf"1 of 4 rows cannot be used \(1 × (.|\n)*rows.{suffix}:3: .*({why})"
+    ) as error:
+        Manifest(path)
+    assert len(error.value.bad) == 1
+    with pytest.warns(LeftOut, match=r"1 of 4 rows were left out \(1 × "):
+        data = Manifest(path, skip_bad=True)
+    assert [data.where(i) for i in range(len(data))] == [f"rows.{suffix}:{line}" for line in (2, 4, 6)]
+    assert data.bad == error.value.bad and data[2].where == f"rows.{suffix}:6"
+
+
+def test_what_is_no_utf8_is_named_with_its_line(write: Write) -> None:
+    text = "audio,text\na.wav,café\na.wav,Zürich\na.wav,x\n"
+    with pytest.raises(ManifestError, match=r"2 of 3 (.|\n)*latin.csv:2: byte 0xe9 (.|\n)*latin.csv:3: byte 0xfc"):
+        Manifest(write("latin.csv", text.encode("latin-1")))
+    with pytest.warns(LeftOut, match="2 of 3"):  # in the second line of a text: what stands behind it is not lost
+        data = Manifest(write("two.csv", b'audio,text\na.wav,"two\ncaf\xe9"\na.wav,x\n'), skip_bad=True)
+    assert [row.where for row in data.bad] == ["two.csv:2", "two.csv:3"] and data.where(0) == "two.csv:4"
+    with pytest.raises(ManifestError, match="UTF-16"):
+        Manifest(write("wide.csv", text.encode("utf-16")))
+
+
+def test_paths_that_leave_the_folder_are_taken_when_allowed(write: Write, files: Path) -> None:
+    path = write("out.csv", f"audio,text\n../beside.wav,x\nlink.wav,x\n{files.parent / 'beside.wav'},x\n")
+    assert all(len(Manifest(path, allow_outside=True)[i].wave) == 16_000 for i in range(3))
+    assert len(Manifest(write("in.csv", f"audio,text\n{files / 'a.wav'},x\n../data/a.wav,x\n"))) == 2
+
+
+def test_rows_are_counted_by_reason_and_the_list_is_short(write: Write) -> None:
+    path = write("lots.csv", "audio,text\n" + "gone.wav,x\n" * 30 + "a.wav,\n" * 3 + "a.wav,x\n")
+    with pytest.raises(ManifestError, match=r"33 of 34 rows .*\(30 × file missing, 3 × text missing\)") as error:
+        Manifest(path)
+    assert len(error.value.bad) == 33 and str(error.value).endswith(
+        "lots.csv:21: " + error.value.bad[0].why + "\n  … and 13 more"
+    )
+
+
+def test_damage_is_met_at_the_opening_or_when_it_is_read(write: Write) -> None:
+    path = write("late.csv", "image,caption\na.png,x\ncut.jpg,x\n")
+    with pytest.raises(ManifestError, match=r"late.csv:3: .*cut off"):
+        Manifest(path)
+    data = Manifest(path, check="heads")
+    with pytest.raises(ManifestError, match=r"late.csv:3: .*cut off"):
+        data[1]
+    path = write("heads.csv", "audio,text\na.wav,x\nnone.wav,x\nwords.wav,x\ngone.wav,x\n")
+    with pytest.raises(ManifestError, match=r"3 of 4 rows (.|\n)*csv:3: .*no samples(.|\n)*csv:4: .*no recording"):
+        Manifest(path, check="heads")
+    with pytest.raises(ValueError, match="'full' or 'heads'"):
+        Manifest(path, check="half")
+
+
+def test_a_file_that_may_not_be_read_is_named(write: Write) -> None:
+    if not hasattr(os, "seteuid"):
+        pytest.skip("this system has no such permissions")
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        soundfile.write(folder / "a.wav", TONE, 16_000)
+        (folder / "a.wav").chmod(0)
+        (folder / "rows.csv").write_text("audio,text\na.wav,x\n", encoding="utf-8")
+        try:
+            os.seteuid(65534 if user == 0 else user)  # root may read everything
+            with pytest.raises(ManifestError, match=r"rows.csv:2: .*Permission denied"):
+                Manifest(folder / "rows.csv")
+        finally:
+            os.seteuid(user)
+
+
+# ---- what is wrong with the whole -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("x.csv", "", "is empty"),
+        ("x.csv", "\n\n", "no row"),
+        ("x.csv", "audio,text\n\n", "no row"),
+        ("x.jsonl", "\n", "no row"),
+        ("x.csv", "audio,words\na.wav,x", "x.csv:1: the columns are 'audio', 'words'; needed are image, caption; or"),
+        ("x.csv", "a.wav,x\n", "x.csv:1: .*The first line should hold the names"),
+        ("x.csv", "audio, text\na.wav,x", "' text'"),
+        ("x.csv", "audio;text\na.wav;x", "x.csv:1: .*separated by ';'"),
+        ("x.csv", "audio\ttext\na.wav\tx", "x.csv:1: .*separated by"),
+        ("x.csv", "audio,text,text\na.wav,x,x", "x.csv:1: the column 'text' stands twice"),
+        ("x.csv", "audio,text,image,caption\na.wav,x,a.png,x", "pictures or recordings"),
+        ("x.csv", '\n"audio,text\na.wav,x', "x.csv:2: no CSV.*never closed"),
+        ("x.csv", b"audio,t\xe9xt\na.wav,x", "x.csv:1: byte 0xe9"),
+        ("x.jsonl", '{"sound": "a.wav"}', "no row (.|\n)*x.jsonl:1: the columns are 'sound'; needed are"),
+        ("x.json", "[]", ".csv or .jsonl"),
+        ("x.tsv", "audio\ttext", ".csv or .jsonl"),
+    ],
+)
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_manifest_that_is_none(write: Write, name: str, text: str | bytes, why: str, skip_bad: bool) -> None:
+    with pytest.raises(ValueError, match=why):
+        Manifest(write(name, text), skip_bad=skip_bad)
+
+
+def test_no_manifest_at_all(files: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="Manifest: there is no file"):
+        Manifest(files / "gone.csv")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        Manifest(files)
+
+
+def test_a_manifest_that_changes_is_not_read_on(write: Write) -> None:
+    data = Manifest(write("moved.csv", "audio,text\na.wav,x\n"))
+    write("moved.csv", "audio,text,more\na.wav,x,y\n")
+    with pytest.raises(ManifestError, match=r"moved.csv has changed"):
+        data[0]
+
+
+# ---- plain text -----------------------------------------------------------------------------------------------------
+
+
+def test_lines_of_a_file_and_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.txt").write_bytes("\ufeffÄ line.\r\n\r\n  indented\nthe last".encode())
+    (tmp_path / "sub" / "a.txt").write_text("another\n", encoding="utf-8")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "notes.md").write_text("not read", encoding="utf-8")
+    data = TextFiles(tmp_path)
+    assert list(map(data.__getitem__, range(4))) == ["Ä line.", "  indented", "the last", "another"]
+    assert [data.where(i) for i in range(4)] == ["b.txt:1", "b.txt:3", "b.txt:4", "a.txt:1"]
+    assert len(TextFiles(tmp_path / "b.txt")) == 3 and list(data.lengths) == [7, 10, 8, 7]
+    with pytest.raises(IndexError, match="outside"):
+        data[4]
+    (tmp_path / "sub" / "a.txt").write_bytes("good\ncafé\n".encode("latin-1"))
+    with pytest.raises(ManifestError, match=r"1 of 5 (.|\n)*a.txt:2: byte 0xe9"):
+        TextFiles(tmp_path)
+    with pytest.warns(LeftOut, match="1 of 5"):
+        assert len(TextFiles(tmp_path, skip_bad=True)) == 4
+
+
+def test_no_text_at_all(tmp_path: Path) -> None:
+    (tmp_path / "blank.txt").write_text("\n \n", encoding="utf-8")
+    (tmp_path / "none").mkdir()
+    for name, why in (("blank.txt", "no row"), ("none", "neither text"), ("gone.txt", "no file")):
+        with pytest.raises((ValueError, OSError), match=why):
+            TextFiles(tmp_path / name)
