@@ -21,6 +21,7 @@ from tinyomni.cli import main
 from tinyomni.data import speech, world
 from tinyomni.data.pictures import RGB, STEPS, picture
 from tinyomni.data.samples import Lines, Scenes, Speech, collate_scenes, collate_speech
+from tinyomni.data.sheet import contact_sheet
 from tinyomni.data.speech import HELD_OUT_VOICE, VOICES, SpeechCache, SpeechUnavailable, phonemes, utter
 from tinyomni.data.world import COLOURS, HELD_OUT, PLACES, SHAPES, SIZES, SPLITS, Thing
 from tinyomni.tokenizer import EOS, PAD, BPETokenizer
@@ -387,6 +388,11 @@ def test_the_cache_gives_the_same_and_is_safe_under_several_processes(tmp_path: 
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_a_sheet_shows_itself_in_a_notebook() -> None:
+    shown = contact_sheet([Scenes("test", 1, speech=False)[0]])._repr_png_()
+    assert shown.startswith(b"\x89PNG") and len(shown) > 5000
 
 
 def test_the_world_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

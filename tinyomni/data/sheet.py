@@ -1,23 +1,29 @@
 """A sheet of samples to look at and to listen with the eyes: pictures, what is said of them, and sound as a curve."""
 
+import io
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
 
 from tinyomni.data.samples import Sample
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+
+class Sheet(Figure):
+    """A figure that shows itself in a notebook, without pyplot; `savefig(path)` keeps it."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png")
+        return picture.getvalue()
 
 
-def contact_sheet(samples: Sequence[Sample], columns: int = 4) -> "Figure":
-    """One cell for each sample. In a notebook the figure shows itself; `figure.savefig(path)` keeps it."""
-    from matplotlib.figure import Figure
-
+def contact_sheet(samples: Sequence[Sample], columns: int = 4) -> Sheet:
+    """One cell for each sample: the picture, what is said of it, and how that sounds."""
     columns = min(columns, len(samples))
     rows = -(-len(samples) // columns)
     silent = all(sample.question_wave is None for sample in samples)
-    figure = Figure(figsize=(3.2 * columns, (3.8 if silent else 4.6) * rows), layout="constrained")
+    figure = Sheet(figsize=(3.2 * columns, (3.8 if silent else 4.6) * rows), layout="constrained")
     grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[5, 0.01 if silent else 1] * rows)
     for axes in grid.flat:
         axes.axis("off")
