@@ -1,0 +1,279 @@
+"""Runs that are killed, that find no room on the disk, whose files are damaged: all end with the same numbers."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_engine import Rows, Toy, losses, run, short, stack, weights
+from torch import Tensor, nn
+
+from tinyomni.training import checkpoint
+from tinyomni.training.checkpoint import BrokenCheckpoint, load, load_weights, path_of, pointed, save
+from tinyomni.training.curves import read
+from tinyomni.training.engine import fit
+
+
+class Random(Toy):
+    """Draws from every random generator; may stop at a step, as if the power went."""
+
+    def __init__(self, stop: int = 0, factor: float = 1.0) -> None:
+        super().__init__(dropout=0.2)
+        self.stop, self.calls, self.factor = stop, 0, factor
+
+    def forward(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
+        self.calls += self.training
+        if self.stop and self.calls == self.stop:
+            raise KeyboardInterrupt
+        loss, figures = super().forward(batch)
+        if self.factor != 1:
+            loss = (loss.half() * self.factor).float()
+        return loss * (1 + random.random() + np.random.rand()), figures
+
+
+SETTINGS = {"steps": 20, "checkpoint_freq": 4, "validate_freq": 6}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
+    """A run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, weights(run(folder, Random(), **SETTINGS)[1])
+
+
+def same(folder: Path, stage: nn.Module, whole: tuple[Path, Tensor]) -> None:
+    """Bit for bit the same losses, validations, weights; the log has every step once."""
+    keys = ("step", "loss", "norm", "lr", "validation")
+    assert [[entry.get(key) for key in keys] for entry in read(folder / "log.jsonl")] == [
+        [entry.get(key) for key in keys] for entry in read(whole[0] / "log.jsonl")
+    ]
+    assert torch.equal(weights(stage), whole[1])
+    assert pointed(folder, "best").name == pointed(whole[0], "best").name  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5, 9, 13, 20])
+def test_a_run_that_stopped_goes_on_as_if_it_had_not(stop: int, tmp_path: Path, whole: tuple[Path, Tensor]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Random(stop), **SETTINGS)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 99, "lo')  # a line that was cut off
+    result, stage = run(tmp_path, Random(), **SETTINGS)
+    same(tmp_path, stage, whole)
+    assert result.samples == 20 * 32 and result.tokens == sum(e.get("tokens", 0) for e in read(tmp_path / "log.jsonl"))
+
+
+def test_fp16_goes_on_with_its_scaler(tmp_path: Path) -> None:
+    for folder, stop in (("a", 0), ("b", 9)):
+        if stop:
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path / folder, Random(stop, factor=10), precision="fp16", **SETTINGS)
+        result, _ = run(tmp_path / folder, Random(factor=10), precision="fp16", **SETTINGS)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") and result.overflows > 0
+
+
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from test_checkpoint import Random, Rows, SETTINGS, fit, short, stack
+from tinyomni.training import checkpoint
+from tinyomni.training.curves import read
+folder, kills = Path(sys.argv[1]), 0
+fit(Random(), Rows(), short(steps=1), folder / "first", collate=stack)  # loads what is slow to load before the forks
+chance = random.Random(int(sys.argv[2]))
+while not (folder / "result.json").exists():
+    child = os.fork()
+    if not child:
+        fit(Random(), Rows(), short(**SETTINGS), folder, collate=stack)
+        os._exit(0)
+    time.sleep(chance.uniform(0.01, 0.2 + 0.1 * kills))  # longer and longer, so that a slow machine ends as well
+    os.kill(child, signal.SIGKILL)
+    kills += os.waitpid(child, 0)[1] == signal.SIGKILL
+    for path in checkpoint.steps(folder):
+        checkpoint.load(path)  # whole, or this raises
+    done = [entry["step"] for entry in read(folder / "log.jsonl")]
+    saved = int(checkpoint.steps(folder)[0].name[5:]) if checkpoint.steps(folder) else 0
+    assert not done or done[-1] - saved <= SETTINGS["checkpoint_freq"], (done, saved)
+    assert kills < 400
+print(kills)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kill_9_at_any_moment(tmp_path: Path, whole: tuple[Path, Tensor]) -> None:
+    """Processes that are really killed, wherever they are, until one reaches the end."""
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": paths, "TINYOMNI_SHAPES": "0"}
+    found = subprocess.run(
+        [sys.executable, "-c", KILLER, str(tmp_path), "7"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) >= 1
+    stage = Random()
+    load_weights(stage, tmp_path, "last")
+    same(tmp_path, stage, whole)
+    assert not list(tmp_path.glob("tmp-*")) and "broken" not in found.stderr
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "words"),
+    [
+        (checkpoint.TENSORS, cut, "bytes, .* were written"),
+        (checkpoint.TENSORS, flip, "its checksum is another one"),
+        (checkpoint.TENSORS, Path.unlink, "tensors.safetensors is missing"),
+        (checkpoint.FACTS, cut, "checkpoint.json is damaged or cut off"),
+        (checkpoint.FACTS, Path.unlink, "checkpoint.json is missing"),
+        (checkpoint.FACTS, lambda path: path.write_text("{}"), "lacks the step or the checksum"),
+    ],
+)
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(
+    file: str,
+    damage: Callable[[Path], Any],
+    words: str,
+    tmp_path: Path,
+    whole: tuple[Path, Tensor],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    damage(path_of(folder, 20) / file)
+    with pytest.raises(BrokenCheckpoint, match=words):
+        load(path_of(folder, 20))
+    capfd.readouterr()
+    _, stage = run(folder, Random(), **SETTINGS)
+    told = capfd.readouterr().err
+    assert "step-00000020.broken; the one before is tried" in told and "goes on from step 16 of 20" in told
+    same(folder, stage, whole)
+
+
+def test_where_all_are_damaged_it_starts_anew_and_says_so(
+    tmp_path: Path, whole: tuple[Path, Tensor], capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    count = len(checkpoint.steps(folder))
+    for path in checkpoint.steps(folder):
+        cut(path / checkpoint.TENSORS)
+    capfd.readouterr()
+    _, stage = run(folder, Random(), **SETTINGS)
+    told = capfd.readouterr().err
+    assert told.count("put aside") == count and "starts anew" in told
+    same(folder, stage, whole)
+
+
+def test_a_full_disk_leaves_the_one_before_whole(
+    tmp_path: Path, whole: tuple[Path, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = checkpoint.write, 0
+
+    def full(path: Path, data: bytes) -> None:
+        nonlocal calls
+        calls += path.name == checkpoint.TENSORS
+        if calls == 4:
+            real(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, data)
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    with pytest.raises(OSError, match=r"no room for the 0\.0 MB of step 12 .* step-00000008 is whole.*Free some space"):
+        run(tmp_path, Random(), **SETTINGS)
+    monkeypatch.undo()
+    assert not list(tmp_path.glob("tmp-*"))
+    load(path_of(tmp_path, 8))
+    same(tmp_path, run(tmp_path, Random(), **SETTINGS)[1], whole)
+
+
+def test_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def renamed(old: Path, new: Path) -> None:
+        calls.append(f"rename to {Path(new).name}")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("sync"), fsync(handle))[1])
+    monkeypatch.setattr(os, "replace", renamed)
+    save(tmp_path, 1, {"x": torch.zeros(1)}, {})
+    assert calls == [*["sync"] * 3, "rename to step-00000001", "sync", "sync", "rename to last", "sync"]
+
+
+def test_other_settings_another_model_and_other_data_are_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    before = (tmp_path / "log.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"other settings: lr 0.01 \(now 0.02\), seed 0 \(now 3\).*another folder"):
+        run(tmp_path, lr=0.02, seed=3)
+    with pytest.raises(ValueError, match=r"samples 256 \(now 128\)"):
+        fit(Toy(), torch.utils.data.Subset(Rows(), range(128)), short(), tmp_path, collate=stack)
+    wide = Toy()
+    wide.net[0] = nn.Linear(8, 33)
+    with pytest.raises(ValueError, match=r"the weights of another model[^!]*size mismatch"):
+        run(tmp_path, wide)
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+    result, _ = run(tmp_path, accumulate=2, checkpoint_freq=7, keep=5, validate_freq=3, patience=9, max_skips=4)
+    assert result.steps == 12
+
+
+def test_the_given_number_is_kept_beside_the_best(tmp_path: Path) -> None:
+    class Early(Toy):
+        def validate(self) -> dict[str, float]:
+            self.count = getattr(self, "count", 0) + 1
+            return {"loss": float(self.count)}
+
+    run(tmp_path, Early(), steps=40, checkpoint_freq=5, validate_freq=4, keep=3)
+    kept = [path.name for path in checkpoint.steps(tmp_path)]
+    assert kept == [f"step-{step:08d}" for step in (40, 35, 30, 4)]
+    assert pointed(tmp_path, "best").name == kept[3] and pointed(tmp_path, "last").name == kept[0]  # type: ignore[union-attr]
+
+
+def test_every_kind_of_tensor_comes_back(tmp_path: Path) -> None:
+    tied = torch.randn(4, 3)
+    tensors = {
+        "tied a": tied,
+        "tied b": tied,
+        "turned": tied.T,
+        "half": tied.bfloat16(),
+        "number": torch.tensor(3.5),
+        "whole": torch.arange(3),
+        "flags": torch.tensor([True, False]),
+        "empty": torch.zeros(0, 2),
+    }
+    save(tmp_path, 3, tensors, {"more": [1, "ä"]})
+    found, facts = load(path_of(tmp_path, 3))
+    assert facts["more"] == [1, "ä"] and facts["step"] == 3
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
+    save(tmp_path, 3, {"x": tied}, {})
+    assert list(load(path_of(tmp_path, 3))[0]) == ["x"]
+
+
+def test_the_random_numbers_go_on() -> None:
+    state = json.loads(json.dumps(checkpoint.random_state(torch.device("cpu"))))
+    drawn = [(random.random(), np.random.randn(), torch.rand(2).tolist())]
+    checkpoint.restore_random(state, torch.device("cpu"))
+    drawn.append((random.random(), np.random.randn(), torch.rand(2).tolist()))
+    assert drawn[0] == drawn[1]
+
+
+def test_no_weights_where_nothing_was_trained(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="Was this stage trained"):
+        load_weights(Toy(), tmp_path)

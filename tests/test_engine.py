@@ -1,0 +1,480 @@
+"""The training loop: held against a plain loop, and against everything that goes wrong in one."""
+
+import json
+import math
+import shutil
+import sys
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from tinyomni.config import ThinkerConfig
+from tinyomni.thinker import ThinkerLM
+from tinyomni.training import amp, checkpoint, distributed, engine
+from tinyomni.training.curves import read
+from tinyomni.training.distributed import Batches, Share, World, size, to_device
+from tinyomni.training.engine import Result, Settings, Stage, fit, learning_rate
+
+CPU = torch.device("cpu")
+
+
+class Rows(Dataset[Any]):
+    """256 rows of 8 numbers, with a wave of them to learn; each row has 1, 2 or 3 targets."""
+
+    def __init__(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        self.x = torch.randn(256, 8, generator=random)
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor, Tensor, Tensor]:
+        self.asked.append(index)
+        x = self.x[index]
+        return index, x, x[:3].sin(), torch.arange(3) <= index % 3
+
+
+def stack(rows: list[Any]) -> dict[str, Tensor]:
+    number, x, y, mask = zip(*rows, strict=True)
+    return {"number": torch.tensor(number), "x": torch.stack(x), "y": torch.stack(y), "mask": torch.stack(mask)}
+
+
+class Toy(Stage):
+    """A small net. `planted` says what goes wrong when a certain row is in the batch."""
+
+    name = "toy"
+
+    def __init__(self, planted: dict[int, float] | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.net = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Dropout(dropout), nn.Linear(32, 3))
+            self.frozen = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5)).requires_grad_(False)
+        self.planted = planted or {}
+        self.modes: list[tuple[bool, bool, bool]] = []
+
+    def train(self, mode: bool = True) -> "Toy":
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+    def forward(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
+        self.modes.append((self.net.training, self.frozen.training, torch.is_grad_enabled()))
+        wrong = ((self.net(batch["x"]) - batch["y"]) ** 2)[batch["mask"]]
+        loss = wrong.mean()
+        for row, factor in self.planted.items():
+            if row in batch["number"].tolist():
+                loss = loss * factor
+        return loss, {"targets": batch["mask"].sum()}
+
+    def weight(self, batch: Any) -> float:
+        return float(batch["mask"].sum())
+
+    def validate(self) -> dict[str, float]:
+        batch = stack([Rows()[index] for index in range(8)])
+        torch.rand(3)
+        return {"loss": float(self(batch)[0]), "noise": float(torch.rand(()))}
+
+
+def short(**more: Any) -> Settings:
+    return Settings(**{"steps": 12, "batch_size": 32, "lr": 1e-2, "warmup": 3, "validate_freq": 100, **more})
+
+
+def run(folder: Path, stage: Stage | None = None, **more: Any) -> tuple[Result, Stage]:
+    stage = stage or Toy()
+    return fit(stage, Rows(), short(**more), folder, collate=stack), stage
+
+
+def losses(folder: Path) -> list[float]:
+    return [entry["loss"] for entry in read(folder / "log.jsonl") if "loss" in entry]
+
+
+def weights(stage: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in stage.parameters()])
+
+
+# ---- it is what a plain loop does -----------------------------------------------------------------------------------
+
+
+def plain_loop(settings: Settings) -> tuple[Toy, list[float]]:
+    """The same training with torch's own schedulers and nothing of ours but the order of the rows."""
+    stage, rows, order, seen = Toy(), Rows(), Batches(256, settings.batch_size, settings.seed), []
+    net = stage.net
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [net[0].weight, net[3].weight], "weight_decay": 0.1},
+            {"params": [net[0].bias, net[3].bias], "weight_decay": 0.0},
+        ],
+        lr=settings.lr,
+        betas=(0.9, 0.95),
+    )
+    for step in range(settings.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        batch = stack([rows[index] for index in order[step]])
+        loss = F.mse_loss(net(batch["x"])[batch["mask"]], batch["y"][batch["mask"]])
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
+        optimiser.step()
+        seen.append(loss.item())
+    return stage, seen
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 8])
+def test_it_does_what_a_plain_loop_does_and_micro_batches_change_nothing(accumulate: int, tmp_path: Path) -> None:
+    """Rows have 1 to 3 targets, so that a mean of means would be wrong."""
+    settings = short(accumulate=accumulate, clip=0.3)
+    want, seen = plain_loop(settings)
+    stage = Toy()
+    result = fit(stage, Rows(), settings, tmp_path, collate=stack)
+    torch.testing.assert_close(weights(stage), weights(want), atol=1e-6, rtol=1e-5)
+    assert losses(tmp_path) == pytest.approx(seen, rel=1e-5)
+    assert (result.steps, result.samples, result.skipped) == (12, 12 * 32, 0)
+    assert result.tokens == sum(entry["tokens"] for entry in read(tmp_path / "log.jsonl") if "tokens" in entry)
+    assert json.loads((tmp_path / "result.json").read_text())["samples"] == 12 * 32
+
+
+class Counting(Stage):
+    """A small Thinker; where a sequence holds the number 99, its embeddings are NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.think = ThinkerLM(ThinkerConfig(layers=1, d_model=32, heads=2, kv_heads=2, hidden=64, vocab=100))
+
+    def forward(self, batch: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        x = self.think.embed(batch[:, :-1])
+        logits = self.think(embeddings=torch.where((batch[:, :-1] == 99)[..., None], math.nan, x))
+        return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()), {}
+
+    def weight(self, batch: Tensor) -> float:
+        return batch[:, 1:].numel()
+
+
+def count(folder: Path, data: Tensor) -> Result:
+    settings = Settings(steps=60, batch_size=16, lr=1e-2, warmup=5)
+    collate = lambda rows: torch.stack([row[0] for row in rows])  # noqa: E731
+    return fit(Counting(), TensorDataset(data), settings, folder, collate=collate)
+
+
+def test_a_small_thinker_learns_to_count(tmp_path: Path) -> None:
+    result = count(tmp_path, (torch.arange(64)[:, None] + torch.arange(9)) % 16)
+    found = losses(tmp_path)
+    assert found[0] == pytest.approx(math.log(100), rel=0.1) and found[-1] < 0.05
+    assert result.tokens == 60 * 16 * 8 and result.peak_memory > 0 and result.best is None
+
+
+def test_a_nan_inside_a_model_is_a_bad_batch_as_well(tmp_path: Path) -> None:
+    data = (torch.arange(64)[:, None] + torch.arange(9)) % 16
+    data[7, 3] = 99
+    assert count(tmp_path, data).skipped == 15  # once an epoch of 4 steps
+
+
+def test_the_order_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def spy(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **more: (calls.append(name), real(*args, **more))[1])
+
+    for name in ("scale", "unscale_", "step", "update"):
+        spy(torch.amp.GradScaler, name)
+    spy(engine, "check_gradient_explosion")
+    spy(engine, "clip_gradients")
+    spy(torch.optim.AdamW, "zero_grad")
+    run(tmp_path, steps=1, accumulate=2)
+    order = ["scale", "scale", "unscale_", "check_gradient_explosion", "clip_gradients", "step", "update", "zero_grad"]
+    assert calls == order
+
+
+# ---- optimiser ------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 300), st.integers(0, 60), st.floats(0, 1))
+def test_the_rate_rises_then_falls_to_the_floor(steps: int, warmup: int, floor: float) -> None:
+    settings = Settings(steps=steps, warmup=warmup, lr=0.5, floor=floor)
+    rates = [learning_rate(step, settings) for step in range(steps)]
+    assert rates[0] > 0 and max(rates) <= 0.5
+    assert all(a < b for a, b in pairwise(rates[:warmup]))
+    assert all(a >= b for a, b in pairwise(rates[warmup:]))
+    if steps > warmup + 1:
+        assert rates[warmup] == 0.5 and rates[-1] == pytest.approx(0.5 * floor)
+        assert learning_rate(steps + 1000, settings) == pytest.approx(0.5 * floor)
+
+
+def test_the_rate_is_torchs_own_cosine() -> None:
+    settings = Settings(steps=40, warmup=10, lr=0.5, floor=0.1)
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=29, eta_min=0.05)
+    for step in range(10, 40):
+        assert learning_rate(step, settings) == pytest.approx(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        cosine.step()
+
+
+def test_only_matrices_decay_and_only_what_is_not_frozen_is_learned() -> None:
+    stage = Toy()
+    decays = {
+        id(p): group["weight_decay"] for group in engine.adamw(stage, short()).param_groups for p in group["params"]
+    }
+    for name, parameter in stage.named_parameters():
+        want = None if name.startswith("frozen") else 0.1 if name.endswith("weight") else 0.0
+        assert decays.get(id(parameter)) == want, name
+
+
+# ---- bad batches ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize(
+    ("factor", "reason"), [(math.nan, "Loss is nan"), (math.inf, "Loss is inf"), (1e7, "outside"), (5e3, "norm is")]
+)
+def test_a_bad_batch_is_logged_counted_and_skipped(
+    factor: float, reason: str, accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN, infinite, out of bounds, exploding. One bad micro-batch drops the whole window, and nothing of it stays."""
+    before: list[Tensor] = []
+    real = engine.Trainer.step
+    monkeypatch.setattr(
+        engine.Trainer, "step", lambda self, window: (before.append(weights(self.stage)), real(self, window))[1]
+    )
+    row = Batches(256, 32)[4][30]
+    result, stage = run(tmp_path, Toy({row: factor}), steps=8, accumulate=accumulate)
+    (entry,) = [entry for entry in read(tmp_path / "log.jsonl") if "skipped" in entry]
+    assert entry["step"] == 5 and reason in entry["skipped"] and entry["batch"] == Batches(256, 32)[4]
+    assert (result.skipped, result.overflows, result.skipped_in_a_row) == (1, 0, 0)
+    assert torch.equal(before[4], before[5])  # and the next gradient starts from nothing:
+    assert not torch.equal(before[5], before[6]) and torch.isfinite(weights(stage)).all()
+    if accumulate == 4:
+        apart, _ = run(tmp_path / "whole", Toy({row: factor}), steps=8)
+        assert apart.skipped == 1
+        assert losses(tmp_path) == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+def test_too_many_bad_batches_in_a_row_end_it(tmp_path: Path) -> None:
+    bad = {row: math.nan for batch in (2, 4, 5, 6) for row in Batches(256, 32)[batch][:1]}
+    with pytest.raises(RuntimeError, match=r"3 batches in a row were bad, up to step 7.*Loss is nan.*names their"):
+        run(tmp_path, Toy(bad), max_skips=3)
+    assert [entry["step"] for entry in read(tmp_path / "log.jsonl") if "skipped" in entry] == [3, 5, 6, 7]
+
+
+def test_a_batch_without_targets_is_skipped(tmp_path: Path) -> None:
+    class Empty(Toy):
+        def weight(self, batch: Any) -> float:
+            return 0.0
+
+    with pytest.raises(RuntimeError, match="not one target"):
+        run(tmp_path, Empty(), max_skips=2)
+
+
+def test_an_fp16_overflow_is_counted_apart(tmp_path: Path) -> None:
+    """A gradient of 10 times 65,536 is no fp16 number; halved three times it is one."""
+
+    class Half(Toy):
+        def forward(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
+            loss, figures = super().forward(batch)
+            return (loss.half() * 10).float(), figures
+
+    result, _ = run(tmp_path, Half(), precision="fp16", max_skips=2)
+    skips = [entry["skipped"] for entry in read(tmp_path / "log.jsonl") if "skipped" in entry]
+    assert 3 <= result.overflows == len(skips) < 8 and result.skipped == 0
+    assert all("fp16 overflow" in skip for skip in skips)
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+    facts = checkpoint.load(checkpoint.path_of(tmp_path, 12))[1]
+    assert facts["scaler"]["scale"] == 65536 / 2**result.overflows
+
+
+def test_what_is_infinite_at_every_scale_is_no_overflow(tmp_path: Path) -> None:
+    class Root(Stage):
+        def __init__(self) -> None:
+            super().__init__()
+            self.zero = nn.Parameter(torch.zeros(1, 1))
+
+        def forward(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
+            return self.zero.sqrt().sum(), {}
+
+    with pytest.raises(RuntimeError, match="norm is inf"):
+        run(tmp_path, Root(), steps=40, precision="fp16", max_skips=2)
+    assert sum("overflow" in entry.get("skipped", "") for entry in read(tmp_path / "log.jsonl")) == 16
+
+
+# ---- modes, validation, early stop ----------------------------------------------------------------------------------
+
+
+def test_validation_is_in_eval_mode_without_gradients_and_changes_nothing(tmp_path: Path) -> None:
+    result, stage = run(tmp_path / "often", Toy(dropout=0.3), validate_freq=2)
+    assert isinstance(stage, Toy)
+    assert stage.modes[:3] == [(True, False, True), (True, False, True), (False, False, False)]
+    assert stage.modes[3] == (True, False, True)
+    run(tmp_path / "never", Toy(dropout=0.3), validate_freq=100)
+    assert losses(tmp_path / "often") == losses(tmp_path / "never")
+    checks = [entry["validation"]["loss"] for entry in read(tmp_path / "often" / "log.jsonl") if "validation" in entry]
+    assert len(checks) == 6 and result.best == min(checks) and result.validation["loss"] == checks[-1]
+    assert torch.equal(stage.frozen[0].weight, Toy().frozen[0].weight)
+
+
+def test_it_stops_early_and_the_best_weights_are_kept(tmp_path: Path) -> None:
+    class Worse(Toy):
+        """Best at the third validation."""
+
+        def validate(self) -> dict[str, float]:
+            self.count = getattr(self, "count", 0) + 1
+            return {"loss": abs(3 - self.count) if self.count != 4 else math.nan}
+
+    result, stage = run(tmp_path, Worse(), steps=100, validate_freq=2, patience=2, keep=1)
+    assert (result.steps, result.best, result.best_step, result.not_better) == (10, 0.0, 6, 2)
+    kept = sorted(path.name for path in tmp_path.glob("step-*"))
+    assert kept == ["step-00000006", "step-00000010"]
+    last = weights(stage).clone()
+    assert checkpoint.load_weights(stage, tmp_path) == 6 and not torch.equal(weights(stage), last)
+    assert checkpoint.load_weights(stage, tmp_path, "last") == 10 and torch.equal(weights(stage), last)
+    again, _ = run(tmp_path, Worse(), steps=100, validate_freq=2, patience=2, keep=1)
+    assert again.steps == 10
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+@hypothesis_settings(deadline=None)
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 9), st.booleans())
+def test_processes_and_micro_batches_share_the_global_batch(
+    more: int, micro: int, accumulate: int, processes: int, start: int, by_length: bool
+) -> None:
+    batch_size = micro * accumulate * processes
+    samples = batch_size + more
+    lengths = [(index * 7) % 13 for index in range(samples)] if by_length else None
+    order, steps = Batches(samples, batch_size, 5, lengths), 10
+    shares = [
+        list(Share(Batches(samples, batch_size, 5, lengths), start, steps, accumulate, World(rank, processes, CPU)))
+        for rank in range(processes)
+    ]
+    for step in range(start, steps):
+        first = (step - start) * accumulate
+        parts = [part for share in shares for part in share[first : first + accumulate]]
+        assert all(len(part) == micro for part in parts)
+        assert sorted(chain(*parts)) == sorted(order[step])
+    assert all(len(share) == (steps - start) * accumulate for share in shares)
+    epoch = list(chain(*(order[step] for step in range(samples // batch_size))))
+    assert len(set(epoch)) == len(epoch) == samples // batch_size * batch_size
+
+
+def test_epochs_differ_seeds_differ_and_lengths_are_alike() -> None:
+    epochs = [[Batches(256, 32, seed)[step] for step in range(at, at + 8)] for seed, at in ((0, 0), (0, 8), (1, 0))]
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    assert sorted(chain(*epochs[0])) == list(range(256))
+    lengths = [index % 64 for index in range(256)]
+    spread = [
+        max(lengths[i] for i in batch) - min(lengths[i] for i in batch)
+        for batch in (Batches(256, 32, 0, lengths)[step] for step in range(8))
+    ]
+    assert max(spread) < 20
+
+
+def test_a_resumed_run_reads_only_what_is_left_and_workers_change_nothing(tmp_path: Path) -> None:
+    run(tmp_path / "whole", steps=12)
+    rows, settings = Rows(), short(checkpoint_freq=6)
+    fit(Toy(), rows, settings, tmp_path / "two", collate=stack)
+    shutil.rmtree(tmp_path / "two" / "step-00000012")
+    rows.asked.clear()
+    fit(Toy(), rows, settings, tmp_path / "two", collate=stack)
+    order = Batches(256, 32)
+    assert sorted(rows.asked) == sorted(chain(*(order[step] for step in range(6, 12))))
+    run(tmp_path / "workers", workers=2, accumulate=1)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "two") == losses(tmp_path / "workers")
+
+
+def test_tensors_are_found_wherever_they_lie() -> None:
+    meta = torch.device("meta")
+    batch = {"a": [torch.zeros(3, 2), "text"], "b": (torch.zeros(3), None)}
+    moved = to_device(batch, meta)
+    assert moved["a"][0].is_meta and moved["b"][0].is_meta and moved["a"][1] == "text" and moved["b"][1] is None
+    assert size(batch) == 3
+    result = to_device(Result(stage="x", validation={"t": torch.zeros(2)}), meta)  # type: ignore[dict-item]
+    assert result.validation["t"].is_meta and result.stage == "x"
+
+
+# ---- precision, compile, wrong input --------------------------------------------------------------------------------
+
+
+def test_the_precision_of_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for able, want in (({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert amp.policy(CPU).precision == want
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: True)
+    assert amp.policy(torch.device("cuda")).precision == "bf16"
+    assert amp.policy(torch.device("cuda"), "fp16").precision == "fp16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: False)
+    assert amp.policy(torch.device("cuda")).precision == "fp32"
+    assert amp.policy(torch.device("mps")).precision == "fp32"
+    with pytest.raises(ValueError, match="on MPS only fp32"):
+        amp.policy(torch.device("mps"), "fp16")
+    with pytest.raises(ValueError, match="'fp8' came"):
+        amp.policy(CPU, "fp8")
+    assert [amp.policy(CPU, name).scaler().is_enabled() for name in ("fp32", "bf16", "fp16")] == [False, False, True]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_trains_close_to_fp32(precision: str, tmp_path: Path) -> None:
+    run(tmp_path / "full")
+    run(tmp_path / precision, precision=precision)
+    low = losses(tmp_path / precision)
+    assert low != losses(tmp_path / "full")
+    assert low[-1] == pytest.approx(losses(tmp_path / "full")[-1], rel=0.1)
+
+
+def test_compile_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = next((finder for finder in sys.meta_path if isinstance(finder, engine.Finder)), None)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, finder or engine.Finder("tinyomni")])
+    with pytest.raises(ValueError, match="TINYOMNI_SHAPES=0"):
+        run(tmp_path, compile=True)
+    monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if not isinstance(f, engine.Finder)])
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
+        run(tmp_path, compile=True)
+    monkeypatch.undo()
+
+
+def test_wrong_input_is_met_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size 32 does not divide into 5 micro-batches"):
+        run(tmp_path / "a", accumulate=5)
+    with pytest.raises(ValueError, match="256 samples do not fill a batch of 300"):
+        run(tmp_path / "b", batch_size=300)
+    with pytest.raises(ValueError, match="Is everything frozen"):
+        run(tmp_path / "c", Toy().requires_grad_(False))
+    with pytest.raises(ValueError, match="3 lengths came for 256 samples"):
+        fit(Toy(), Rows(), short(), tmp_path / "d", collate=stack, lengths=[1, 2, 3])
+    with pytest.raises(ValueError, match="steps should be 1 or more, 0 came"):
+        short(steps=0)
+    with pytest.raises(ValueError, match="lr > 0"):
+        short(lr=0.0)
+    with pytest.raises(ValueError, match="sees no GPU"):
+        if torch.cuda.is_available():
+            raise ValueError("sees no GPU")
+        distributed.choose_device("cuda")
+
+
+def test_a_loss_that_is_no_single_number(tmp_path: Path) -> None:
+    class Many(Toy):
+        def forward(self, batch: Any) -> Any:
+            return self.net(batch["x"]).mean(dim=1), {}
+
+    with pytest.raises(TypeError, match="Stage toy: forward should give \\(mean loss, figures\\)"):
+        run(tmp_path, Many())
+
+
+def test_it_is_quiet_where_nobody_looks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path)
+    assert capfd.readouterr() == ("", "")
+    run(tmp_path)
+    assert capfd.readouterr() == ("", "toy: goes on from step 12 of 12\n")

@@ -1,0 +1,130 @@
+"""The log of a run, and its picture."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tinyomni.training import checkpoint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# ---- written --------------------------------------------------------------------------------------------------------
+
+
+class Log:
+    """`log.jsonl`, a line for each step and each validation, and a progress bar. Processes but the first have neither.
+
+    A run that goes on from `start` drops the lines after it: those steps come again.
+    """
+
+    def __init__(self, folder: Path, name: str, start: int, steps: int, first: bool) -> None:
+        # disable=None: no bar where stderr is no terminal
+        self.bar = tqdm(total=steps, initial=start, desc=name, unit="step", disable=None if first else True)
+        self.file = None
+        if first:
+            path = folder / "log.jsonl"
+            kept = [json.dumps(entry) + "\n" for entry in read(path) if entry["step"] <= start]
+            checkpoint.replace(path, "".join(kept).encode())
+            self.file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        if self.file:
+            self.file.close()
+
+    def write(self, **entry: Any) -> None:
+        """A line."""
+        if self.file:
+            self.file.write(json.dumps(plain(entry)) + "\n")
+            self.file.flush()
+
+    def progress(self, text: str) -> None:
+        """One step further on the bar."""
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update()
+
+
+def plain(value: Any) -> Any:
+    """For JSON, which knows no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# ---- read -----------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The entries of a log. A last line that a kill cut off is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+# ---- drawn ----------------------------------------------------------------------------------------------------------
+
+STYLES, MARKERS, COLOURS = ("-", "--", ":", "-."), "os^Dv", ("#000000", "#b2182b", "#2166ac", "#7f7f7f", "#e08214")
+
+
+def curves(runs: Sequence[Path], out: Path) -> None:
+    """Draw one or more runs into a file: PNG, SVG or PDF, by its name."""
+    draw(runs).savefig(out, dpi=150)
+
+
+def draw(runs: Sequence[Path]) -> "Figure":
+    """Loss and learning rate over the steps.
+
+    Lines are running means of the training loss, over a fiftieth of the run; the pale lines are the single batches, the
+    marks are validations, a cross at the top is a skipped batch. Runs differ in line and mark, not in colour alone.
+    """
+    from matplotlib.figure import Figure  # slow to load, and only needed here
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for number, run in enumerate(map(Path, runs)):
+        entries = read(run / "log.jsonl")
+        steps = [entry for entry in entries if entry.get("loss") is not None]
+        if not steps:
+            raise ValueError(f"Curves: {run / 'log.jsonl'} is missing or has no step in it. Is {run} a run's folder?")
+        style, colour = STYLES[number % len(STYLES)], COLOURS[number % len(COLOURS)]
+        at, losses = [entry["step"] for entry in steps], np.array([entry["loss"] for entry in steps])
+        above.plot(at, losses, color=colour, alpha=0.2, linewidth=0.6)
+        above.plot(at, running_mean(losses, max(1, len(at) // 50)), style, color=colour, label=f"{run.name}: training")
+        checks = [e for e in entries if (e.get("validation") or {}).get("loss") is not None]
+        if checks:
+            above.plot(
+                [entry["step"] for entry in checks],
+                [entry["validation"]["loss"] for entry in checks],
+                MARKERS[number % len(MARKERS)] + style,
+                color=colour,
+                markerfacecolor="white",
+                linewidth=0.8,
+                label=f"{run.name}: validation",
+            )
+        skipped = [entry["step"] for entry in entries if "skipped" in entry]
+        if skipped:
+            top = above.get_xaxis_transform()  # x in steps, y from 0 to 1
+            above.plot(skipped, [0.98] * len(skipped), "x", color=colour, transform=top, label=f"{run.name}: skipped")
+        below.plot(at, [entry["lr"] for entry in steps], style, color=colour)
+    above.set_ylabel("loss")
+    above.legend()
+    below.set(ylabel="learning rate", xlabel="step", ylim=(0, None))
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Each value with up to `width` - 1 before it."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - width)
+    return (sums[ends] - sums[starts]) / (ends - starts)
