@@ -356,7 +356,7 @@ def surprise(split: str) -> dict[str, float]:
     and `test`: who knows the grammar, and which combinations are held out, gives each of them what it gives any other
     line. `compositional` lines are a surprise to everyone: they count as what they are in the whole grammar.
     """
-    found = {}
+    found: dict[str, float] = {}
     for name, (kept_weight, lines) in lines_of(split).items():
         weight, every = language()[name]
         allowed = [text for text, pairs in every if HELD_OUT.isdisjoint(pairs)]
