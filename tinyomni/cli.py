@@ -46,16 +46,32 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train a stage: so far the tokenizer."""
-    from tinyomni.data.world import tokenizer_text
-    from tinyomni.tokenizer import train_tokenizer
+    """Train one stage, or all of them."""
+    from tinyomni.training.recipe import STAGES, Place
+    from tinyomni.training.recipe import train as run
 
-    if Path(args.out).exists():
-        raise ValueError(
-            f"train tokenizer: {args.out} exists. A new tokenizer makes every trained weight useless; name another "
-            "file."
-        )
-    say(f"{args.out}: {train_tokenizer(tokenizer_text(), args.out).n_pieces} pieces")
+    if args.stage == "all" and args.data:
+        raise ValueError("train all: the stages read data of different kinds; --data belongs to one stage")
+    wrong = [each for each in args.set if "=" not in each]
+    if wrong:
+        raise ValueError(f"train: --set wants KEY=VALUE, such as --set lr=1e-4; got {wrong[0]}")
+    changes = dict(each.split("=", 1) for each in args.set)
+    place = Place(
+        Path(args.out or f"runs/{args.preset}"), args.preset, args.data and Path(args.data), args.skip_bad, changes
+    )
+    for stage in STAGES if args.stage == "all" else [args.stage]:
+        result = run(stage, place)
+        done = f"{result.steps} steps, {result.seconds:.0f} s, {result.validation}" if result else "done"
+        say(f"{place.of(stage)}: {done}")
+    return 0
+
+
+def curves(args: argparse.Namespace) -> int:
+    """Draw the losses of runs."""
+    from tinyomni.training.curves import curves as draw
+
+    draw([Path(run) for run in args.runs], Path(args.out))
+    say(args.out)
     return 0
 
 
@@ -157,10 +173,19 @@ def parser() -> argparse.ArgumentParser:
     two = commands.add_parser("doctor", help="check the installation")
     two.set_defaults(run=doctor)
 
-    three = commands.add_parser("train", help="train a stage")
-    three.add_argument("stage", choices=["tokenizer"])
-    three.add_argument("--out", default="tokenizer.model", help="the file to write")
+    three = commands.add_parser("train", help="train a stage, or all; a run that was stopped goes on")
+    three.add_argument("stage", choices=["all", "tokenizer", "thinker", "vision", "audio", "codec", "talker", "omni"])
+    three.add_argument("--preset", choices=["laptop", "gpu", "smoke"], default="laptop")
+    three.add_argument("--data", metavar="PATH", help="a manifest or texts of your own, instead of the closed world")
+    three.add_argument("--skip-bad", action="store_true", help="go on without rows of it that cannot be used")
+    three.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the preset")
+    three.add_argument("--out", metavar="FOLDER", help="where everything goes (default: runs/PRESET)")
     three.set_defaults(run=train)
+
+    seven = commands.add_parser("curves", help="draw the losses of runs")
+    seven.add_argument("runs", nargs="+", metavar="RUN", help="a stage's folder, such as runs/laptop/thinker")
+    seven.add_argument("--out", default="curves.png", metavar="FILE", help="PNG, SVG or PDF (default curves.png)")
+    seven.set_defaults(run=curves)
 
     four = commands.add_parser("trace", help="run a script and show the shape of every annotated call")
     four.add_argument("script", metavar="SCRIPT.py")
@@ -186,7 +211,7 @@ def parser() -> argparse.ArgumentParser:
     six.add_argument("path", help="a manifest (CSV, JSONL), text files, LJSpeech, a part of LibriSpeech, COCO captions")
     six.add_argument("--allow-outside", action="store_true", help="allow paths that leave the manifest's folder")
     six.set_defaults(run=data)
-    for each in (one, two, three, four, five, six):
+    for each in (one, two, three, four, five, six, seven):
         # after the command as well as before it
         each.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return top

@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tinyomni.audio import MelFrontend
+from tinyomni.audio import MelFrontend, valid_positions
 from tinyomni.axes import ShapeError, describe, expect
 from tinyomni.config import TINY, CodecConfig
 from tinyomni.vocoder import GriffinLimVocoder
@@ -82,11 +82,41 @@ def cosines(count: int, length: int) -> Float[Tensor, "count length"]:
     return rows
 
 
+class Neighbours(nn.Module):
+    """What the frames before and after tell of each frame: a correction to what is made of it alone.
+
+    Two codes cannot say where in its 80 ms a sound begins, but the frames around them nearly do. The correction starts
+    as zero.
+    """
+
+    def __init__(self, codec_dim: int, features: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.look = nn.Conv1d(codec_dim, hidden, kernel_size=5, padding=2)
+        self.again = nn.Conv1d(hidden, hidden, kernel_size=3, padding=1)
+        self.out = nn.Linear(hidden, features)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, x: Float[Tensor, "batch frames codec_dim"], lengths: Int[Tensor, "batch"] | None = None
+    ) -> Float[Tensor, "batch frames features"]:
+        """(batch, frames, 128) → (batch, frames, 1024); three frames to each side are seen.
+
+        `lengths` gives each sample's own frames in a padded batch, whose padding is zeros.
+        """
+        x = F.gelu(self.look(x.transpose(1, 2)))
+        if lengths is not None:  # the first layer has written something behind the ends
+            x = x * valid_positions(lengths, x.shape[2])[:, None]
+        x = x + F.gelu(self.again(x))
+        return self.out(x.transpose(1, 2))
+
+
 class SpeechCodec(nn.Module):
     """Sound ↔ codes, one frame of two codes for each 80 ms.
 
-    The 128 numbers of a frame describe the whole 80 ms: 8 log-mel frames of 128 bins through a linear map and back,
-    then Griffin-Lim at hop 160. The map starts as the lowest 4 × 32 cosines over time and frequency, and is learned.
+    The 128 numbers of a frame describe the whole 80 ms: 8 log-mel frames of 128 bins through a linear map. On the way
+    back, the same with a correction by the neighbouring frames, then Griffin-Lim at hop 160. The map starts as the
+    lowest 4 × 32 cosines over time and frequency, and is learned.
 
     `plain=True` is the document's own path: one log-mel frame of hop 1280 for each 80 ms.
     """
@@ -104,28 +134,43 @@ class SpeechCodec(nn.Module):
             basis = torch.kron(cosines(4, self.mel_per_frame), cosines(cfg.codec_dim // 4, TINY.audio.n_mels))
             self.down = nn.Linear(basis.shape[1], cfg.codec_dim)
             self.up = nn.Linear(cfg.codec_dim, basis.shape[1])
+            self.neighbours = Neighbours(cfg.codec_dim, basis.shape[1])
             with torch.no_grad():
                 self.down.weight.copy_(basis)
                 self.up.weight.copy_(basis.T)
                 self.down.bias.zero_()
                 self.up.bias.zero_()
 
-    def pack(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch (samples+1279)//1280 codec_dim"]:
-        """(batch, samples) → (batch, ⌈samples / 1280⌉, 128); the last frame is filled up with silence."""
-        expect("SpeechCodec.pack", "wav", wav, "batch samples")
+    def frames(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch (samples+1279)//1280 features"]:
+        """(batch, samples) → (batch, ⌈samples / 1280⌉, 1024), 8 mel frames in each; the last is filled up with silence.
+
+        The plain codec has one mel frame in each, 128 numbers, as they are.
+        """
+        expect("SpeechCodec", "wav", wav, "batch samples")
         if wav.shape[1] == 0:
-            raise ValueError("SpeechCodec.pack: the recording holds no samples")
+            raise ValueError("SpeechCodec: the recording holds no samples")
         mel = self.mel(F.pad(wav, (0, -wav.shape[1] % self.cfg.hop)))
         if self.plain:
             return mel
         blocks = rearrange(mel, "batch (frames slots) n_mels -> batch frames (slots n_mels)", slots=self.mel_per_frame)
-        return self.down((blocks + self.SHIFT) / self.SCALE)
+        return (blocks + self.SHIFT) / self.SCALE
+
+    def pack(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch (samples+1279)//1280 codec_dim"]:
+        """(batch, samples) → (batch, ⌈samples / 1280⌉, 128)."""
+        frames = self.frames(wav)
+        return frames if self.plain else self.down(frames)
+
+    def draw(
+        self, x: Float[Tensor, "batch frames codec_dim"], lengths: Int[Tensor, "batch"] | None = None
+    ) -> Float[Tensor, "batch frames features"]:
+        """The way back: what `frames` gave, as far as the 128 numbers tell. `lengths` as for the neighbours."""
+        return x if self.plain else self.up(x) + self.neighbours(x, lengths)
 
     def to_mel(self, x: Float[Tensor, "batch frames codec_dim"]) -> Float[Tensor, "batch mel_frames n_mels"]:
         """The log-mel spectrogram that the frames describe."""
         if self.plain:
             return x
-        blocks = self.up(x) * self.SCALE - self.SHIFT
+        blocks = self.draw(x) * self.SCALE - self.SHIFT
         return rearrange(blocks, "batch frames (slots n_mels) -> batch (frames slots) n_mels", slots=self.mel_per_frame)
 
     def unpack(self, x: Float[Tensor, "batch frames codec_dim"]) -> Float[Tensor, "batch frames*1280"]:

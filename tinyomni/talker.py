@@ -35,6 +35,14 @@ def previous(codes: Int[Tensor, "batch frames codebooks"]) -> Int[Tensor, "batch
     return torch.cat([torch.zeros_like(codes[:, :1]), codes[:, :-1]], dim=1)
 
 
+def voice_token(voice: int, vocab: int = TINY.talker.vocab) -> list[int]:
+    """What stands before the text to ask for a voice: nothing for the first, else a row that no text piece uses.
+
+    The rows are taken from the end of the text table.
+    """
+    return [vocab - voice] if voice else []
+
+
 def align_right(text: Int[Tensor, "batch text_tokens"]) -> Int[Tensor, "batch text_tokens"]:
     """Move padding from behind each text to before it, so that codes follow the text without a gap."""
     lengths = (text != PAD).sum(dim=1, keepdim=True)
@@ -170,17 +178,31 @@ def next_frame(
 
 
 @torch.no_grad()
+def generate_batch(
+    talker: TalkerTiny, text: Int[Tensor, "batch text_tokens"] | None, limit: int, batch: int = 1, stop: bool = True
+) -> tuple[Int[Tensor, "batch positions codebooks"], Int[Tensor, "batch"]]:
+    """Codes for several texts at once, the start frame (zeros) in front; and how many frames each has behind it.
+
+    What stands behind a row's own end means nothing. Without texts, `batch` rows are written.
+    """
+    batch, device = (batch if text is None else len(text)), talker.base.weight.device
+    codes = torch.zeros(batch, 1, talker.cfg.codebooks, dtype=torch.long, device=device)
+    frames = torch.full((batch,), limit, device=device)
+    cache = talker.new_cache(batch)
+    for written in range(limit):
+        longer, over = next_frame(talker, codes, text, cache)
+        # at least one frame: an empty recording helps nobody
+        if stop and written:
+            frames = torch.where((over > 0.5) & (frames == limit), written, frames)
+            if bool((frames < limit).all()):
+                break
+        codes = longer
+    return codes, frames
+
+
 def generate_codes(
     talker: TalkerTiny, text: Int[Tensor, "1 text_tokens"] | None, limit: int, stop: bool = True
 ) -> Int[Tensor, "1 positions codebooks"]:
     """The start frame (zeros) and up to `limit` frames of codes for one text; `stop=False` always writes `limit`."""
-    device = talker.base.weight.device
-    codes = torch.zeros(1, 1, talker.cfg.codebooks, dtype=torch.long, device=device)
-    cache = talker.new_cache()
-    for _ in range(limit):
-        longer, over = next_frame(talker, codes, text, cache)
-        # at least one frame: an empty recording helps nobody
-        if stop and float(over) > 0.5 and codes.shape[1] > 1:
-            break
-        codes = longer
-    return codes
+    codes, frames = generate_batch(talker, text, limit, stop=stop)
+    return codes[:, : 1 + int(frames[0])]

@@ -1,0 +1,279 @@
+"""The omni stage: sequences as Omni makes them, loss on the answer only, frozen encoders, a small run, measures."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tinyomni.data import world
+from tinyomni.data.manifests import ManifestError
+from tinyomni.data.pictures import picture
+from tinyomni.data.samples import Scenes, Speech, pixels
+from tinyomni.omni import Omni
+from tinyomni.tokenizer import BOS, EOS, BPETokenizer
+from tinyomni.training import audio, omni, thinker, vision
+from tinyomni.training.omni import (
+    IGNORE,
+    Answer,
+    Mix,
+    OmniStage,
+    Row,
+    best_guess,
+    by_kind,
+    collate,
+    one_of_each_kind,
+    say,
+    spoken,
+    typed,
+)
+from tinyomni.training.recipe import Place
+
+TOKENIZER = BPETokenizer()
+
+
+def louder(model: nn.Module) -> nn.Module:
+    """Weights large enough that a mistake shows."""
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def row(prompt: str, answer: str, **senses: torch.Tensor) -> Row:
+    return Row([BOS, *TOKENIZER.encode(prompt)], [*TOKENIZER.encode(answer), EOS], **senses)
+
+
+@pytest.fixture
+def stage() -> OmniStage:
+    return louder(OmniStage()).eval()  # type: ignore[return-value]
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    """One of each kind, as features: of different lengths."""
+    return [
+        row("What colour is the circle?", "Red.", picture=torch.randn(1, 128)),
+        row("", "How many rings are there? Two.", picture=torch.randn(1, 128), sound=torch.randn(9, 192)),
+        row("", "grey one heart", sound=torch.randn(23, 192)),
+        row("", "Good morning."),
+    ]
+
+
+# ---- sequences ------------------------------------------------------------------------------------------------------
+
+
+def test_a_sequence_is_what_omni_embeds(stage: OmniStage) -> None:
+    whole = Omni()
+    weights = {name: tensor for name, tensor in stage.state_dict().items() if name in whole.state_dict()}
+    assert len(weights) == len(stage.state_dict())  # the names are Omni's
+    whole.load_state_dict(weights, strict=False)
+    image, wave = pixels(picture([], 3)), torch.randn(9000) * 0.1
+    asked = row("Where is the ring?", "Here.", picture=image, sound=wave)
+    want = whole.embed(text=asked.prompt, image=image, audio=(wave, 16_000))
+    (batch,) = collate([[asked]])
+    x, targets = stage.sequences(batch)
+    torch.testing.assert_close(x[:, : want.shape[1]], want, atol=1e-5, rtol=1e-5)
+    assert x.shape[1] == want.shape[1] + len(asked.answer) - 1
+    assert targets[0].tolist() == [IGNORE] * (want.shape[1] - 1) + asked.answer
+    said = whole.generate(text=asked.prompt, image=image, audio=(wave, 16_000), max_new_tokens=8)
+    assert say(stage, [asked], TOKENIZER, most=8) == [said]
+
+
+@torch.no_grad()
+def test_the_loss_is_a_slow_loop_over_the_answers(stage: OmniStage, rows: list[Row]) -> None:
+    total, count = 0.0, 0
+    for each in rows:
+        parts = [stage.thinker.embed(torch.tensor([each.prompt + each.answer]))]
+        if each.sound is not None:
+            parts.insert(0, stage.proj_a(each.sound[None]))
+        if each.picture is not None:
+            parts.insert(0, stage.proj_v(each.picture[None]))
+        x = torch.cat(parts, dim=1)
+        log_p = stage.thinker(embeddings=x).log_softmax(-1)[0]
+        for place, token in enumerate(each.answer):
+            total -= float(log_p[x.shape[1] - len(each.answer) + place - 1, token])
+            count += 1
+    batch = collate([rows])
+    assert stage.weight(batch) == count
+    loss, figures = stage(batch)
+    assert float(loss) == pytest.approx(total / count, rel=1e-4)
+    assert set(figures) == {"read", "heard"}
+
+
+def test_padding_and_company_change_nothing(stage: OmniStage, rows: list[Row]) -> None:
+    with torch.no_grad():
+        together = torch.cat([stage.losses(batch)[0] for batch in collate([rows])])
+        alone = [torch.cat([stage.losses(batch)[0] for batch in collate([[each]])]) for each in rows]
+    order = [0, 3, 1, 2]  # those without sound come first
+    torch.testing.assert_close(together, torch.cat([alone[i] for i in order]), atol=1e-4, rtol=1e-4)
+
+
+def test_nothing_of_the_prompt_is_due(stage: OmniStage) -> None:
+    one, other = row("What shape is the red thing?", "A ring."), row("What shape is the big thing?", "A ring.")
+    targets = [stage.sequences(collate([[each]])[0])[1][0] for each in (one, other)]
+    assert torch.equal(*targets) and (targets[0] != IGNORE).sum() == len(one.answer)
+
+
+def test_a_picture_that_rows_share_is_encoded_once(stage: OmniStage) -> None:
+    image = pixels(picture([], 1))
+    batch = collate([[row("Hello?", "Yes.", picture=image), row("Why?", "No.", picture=image)], [row("", "Good.")]])
+    assert batch[0].pictures is not None
+    assert batch[0].pictures.shape == (1, 3, 224, 224) and batch[0].picture_of.tolist() == [0, 0, -1]
+
+
+def test_features_give_the_same_loss_as_pixels_and_waves(stage: OmniStage) -> None:
+    raw = [row("Hello?", "Yes.", picture=pixels(picture([], 1))),
+           row("", "Why? No.", picture=pixels(picture([], 2)), sound=torch.randn(7000) * 0.1),
+           row("", "Good night.", sound=torch.randn(16_001) * 0.1)]  # fmt: skip
+    kept = [stage.features(each) for each in raw]
+    assert kept[1].picture is not None and kept[1].picture.shape == (1, 128)
+    assert kept[2].sound is not None and kept[2].sound.shape == (25, 192)
+    with torch.no_grad():
+        torch.testing.assert_close(stage(collate([raw]))[0], stage(collate([kept]))[0], atol=1e-4, rtol=1e-4)
+
+
+# ---- what is learned ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("thaw", [False, True])
+def test_frozen_encoders_stay_in_eval_mode_and_unchanged(thaw: bool) -> None:
+    stage = OmniStage(thaw).train()
+    assert stage.thinker.training and stage.vision.training == stage.audio.training == thaw
+    before = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
+    batch = collate([[row("Hello?", "Yes.", picture=pixels(picture([], 1))),
+                      row("", "Good.", sound=torch.randn(7000) * 0.1)]])  # fmt: skip
+    optimiser = torch.optim.SGD(stage.parameters(), lr=0.1)
+    stage(batch)[0].backward()
+    optimiser.step()
+    changed = {
+        name.split(".")[0] for name, tensor in stage.state_dict().items() if not torch.equal(tensor, before[name])
+    }
+    assert changed == {"thinker", "proj_v", "proj_a", *(("vision", "audio") if thaw else ())}
+
+
+def test_it_learns_a_few_rows_by_heart(rows: list[Row]) -> None:
+    stage = OmniStage()
+    batch = collate([rows])
+    optimiser = torch.optim.AdamW(stage.parameters(), lr=1e-3)
+    for _ in range(30):
+        loss, _ = stage(batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert float(loss.detach()) < 0.1
+    assert torch.cat([stage.exact(each) for each in batch]).tolist() == [1.0] * 4
+    assert say(stage, rows, TOKENIZER) == ["Red.", "How many rings are there? Two.", "grey one heart", "Good morning."]
+    wrong = replace(rows[0], answer=[*TOKENIZER.encode("Blue."), EOS])
+    assert stage.exact(collate([[wrong]])[0]).tolist() == [0.0]
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+def test_all_rows_of_a_scene_are_about_it(tmp_path: Path) -> None:
+    scenes, speech = Scenes("train", 4, cache=str(tmp_path)), Speech("train", 4, cache=str(tmp_path))
+    data = Mix(TOKENIZER.encode, scenes, 12, speech)
+    for index in (1, 5):
+        *asked, heard, repeat, line = data[index]
+        things = scenes.things(1)
+        right = {pair for halves in world.askable(things).values() for half in halves for pair in half}
+        texts = [(TOKENIZER.decode(each.prompt), TOKENIZER.decode(each.answer)) for each in asked]
+        assert {(question, answer.lower()) for question, answer in texts} <= right
+        assert all(each.picture is asked[0].picture and each.sound is None for each in asked)
+        question, _, answer = TOKENIZER.decode(heard.answer).partition("? ")
+        assert heard.prompt == [BOS] and (question + "?", answer.lower()) in right and world.heard(question + "?")
+        assert heard.picture is asked[0].picture and heard.sound is not None and heard.sound.ndim == 1
+        assert TOKENIZER.decode(repeat.answer) == speech.text(1)[0] and repeat.picture is None
+        assert line.picture is None and line.sound is None and line.prompt == [BOS] and line.answer[-1] == EOS
+    first, again = ([each.prompt for each in data[index]] for index in (1, 5))
+    assert first != again  # the same scene, other questions
+
+
+def test_what_is_kept_is_made_once(tmp_path: Path) -> None:
+    made = []
+    data = Mix(TOKENIZER.encode, Scenes("train", 2, speech=False), 6, keep=lambda each: made.append(1) or each)
+    for index in range(6):
+        data[index]
+    assert len(made) == 2
+
+
+def test_rows_of_ones_own(places: Place, tmp_path: Path) -> None:
+    picture([], 1).save(tmp_path / "a.png")
+    (tmp_path / "q.csv").write_text("image,question,answer\na.png,What is it?,Nothing.\n")
+    (tmp_path / "c.csv").write_text("image,caption\na.png,Nothing at all.\n")
+    (tmp_path / "t.txt").write_text("Only words.\n")
+    for name, prompt, answer in (("q.csv", "What is it?", "Nothing."), ("c.csv", omni.DESCRIBE, "Nothing at all.")):
+        (each,) = omni.job(replace(places, data=tmp_path / name)).train[0]
+        assert (TOKENIZER.decode(each.prompt), TOKENIZER.decode(each.answer)) == (prompt, answer)
+        assert each.picture is not None
+    with pytest.raises(ManifestError, match="this stage needs caption or question or speech"):
+        omni.job(replace(places, data=tmp_path / "t.txt"))
+
+
+# ---- a whole run ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The stages before this one, each trained for a step."""
+    folder = tmp_path_factory.mktemp("runs")
+    short = Place(folder, "smoke", changes={"steps": "1", "warmup": "0", "batch_size": "2"})
+    for each in (thinker, vision, audio):
+        each.job(short).run(short)
+    return Place(folder, "smoke")
+
+
+def test_a_smoke_run_starts_from_the_other_stages_and_trains(places: Place) -> None:
+    job = omni.job(places)
+    sees = places.trained(vision.VisionStage()).vision.state_dict()
+    result = job.run(places)
+    assert result.steps == 3 and set(result.validation) == {"loss", "read", "heard"}
+    lines = [json.loads(line) for line in (places.of("omni") / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0]
+    again = places.trained(OmniStage())
+    for name, weight in sees.items():
+        assert torch.equal(again.vision.state_dict()[name], weight), name
+
+
+def test_without_the_stages_before_it_says_what_to_train(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="tinyomni train thinker"):
+        omni.job(Place(tmp_path, "smoke"))
+
+
+# ---- measures -------------------------------------------------------------------------------------------------------
+
+
+def test_answers_are_counted_by_kind() -> None:
+    answers = [Answer("What colour is it?", "red.", "Red."), Answer("What colour is that?", "blue.", "Green."),
+               Answer("How many?", "two.", "two.")]  # fmt: skip
+    assert {kind: (rate.rate, rate.n) for kind, rate in by_kind(answers).items()} == {
+        "What colour": (0.5, 2), "How many?": (1.0, 1)}  # fmt: skip
+
+
+def test_questions_about_unseen_pairs_are_about_the_pair() -> None:
+    for index in range(10):
+        things = world.draw_scene("compositional", index)
+        words = {word for c, s in world.pairs_of(things) & world.HELD_OUT for word in (c, s, world.PLURALS[s])}
+        asked = one_of_each_kind(things, "x")
+        assert asked and all(words & set(question.strip("?").split()) for question, _ in asked)
+    assert len(one_of_each_kind(world.draw_scene("test", 0), "x")) >= 4
+
+
+def test_the_best_guess_is_far_from_right_and_so_is_an_untrained_model(stage: OmniStage) -> None:
+    guesses = [each.right for each in best_guess(scenes=60, seen=600)]
+    assert 0.2 < sum(guesses) / len(guesses) < 0.6
+    answers = typed(stage, TOKENIZER, scenes=2, blank=True)
+    assert len(answers) >= 8 and not any(each.right for each in answers)
+
+
+def test_spoken_questions_are_judged_by_what_follows_the_question(
+    stage: OmniStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Scenes("test", 3, heard=True)
+    texts = [f"{data[i].question} {data[i].answer}" for i in range(2)] + ["What? Nothing."]
+    monkeypatch.setattr(omni, "say", lambda *_: texts)
+    answers, written = spoken(stage, TOKENIZER, n=3, cache=str(tmp_path))
+    assert [each.right for each in answers] == [True, True, False] and written.parts == (1, 1, 0)

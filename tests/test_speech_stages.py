@@ -1,0 +1,392 @@
+"""The stages audio, codec and talker learn what they should, and their measures measure it."""
+
+import dataclasses
+import itertools
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+
+from tinyomni.audio import char_ids
+from tinyomni.codec import SpeechCodec
+from tinyomni.config import TINY
+from tinyomni.data.samples import Speaker, Utterance, collate_speech
+from tinyomni.data.speech import utter
+from tinyomni.talker import TalkerTiny, generate_batch, generate_codes, previous, voice_token
+from tinyomni.tokenizer import BPETokenizer
+from tinyomni.training import audio, codec, ears, talker
+from tinyomni.training.audio import AudioStage, needed_tokens, vary
+from tinyomni.training.codec import CodecStage, kmeans, principal, quantise, start
+from tinyomni.training.recipe import Place
+from tinyomni.training.talker import CodeBatch, TalkerStage, mishear, speech_loss
+
+
+def said(text: str, voice: str = "en-us") -> Utterance:
+    return Utterance(utter(text, voice, 190), text, Speaker(voice, 190, 50), True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A folder in which all three stages have taken their few steps."""
+    torch.manual_seed(0)
+    place = Place(tmp_path_factory.mktemp("speech"), "smoke")
+    for stage in (audio, codec, talker):
+        stage.job(place).run(place)
+    return place
+
+
+def log(place: Place, stage: str) -> list[dict]:
+    lines = (place.of(stage) / "log.jsonl").read_text().splitlines()
+    return [entry for entry in map(json.loads, lines) if "loss" in entry]
+
+
+# ---- all of them ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["audio", "codec", "talker"])
+def test_the_smoke_preset_runs_and_the_loss_falls(place: Place, stage: str) -> None:
+    steps = log(place, stage)
+    result = json.loads((place.of(stage) / "result.json").read_text())
+    assert result["steps"] == len(steps) and result["skipped"] == 0 and math.isfinite(result["best"])
+    assert sum(s["loss"] for s in steps[-2:]) < sum(s["loss"] for s in steps[:2])
+
+
+def test_the_measures_run_and_count(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talker, "max_frames", lambda text_tokens: 12)  # it has not learned to end
+    heard = audio.measure(place, 3)
+    assert set(heard) == {"grammar", "shuffled words", "unseen voice", "texts exchanged"}
+    trips = codec.measure(place, 3)
+    hows = ("recordings", "codes", "unquantised", "mean frame", "texts exchanged")
+    assert {f"{name}, {how}" for name in ("grammar", "shuffled words") for how in hows} == set(trips)
+    spoken = talker.speak(place, 3, batch_size=2)
+    rates = talker.measure(place, spoken)
+    assert all(rate.n == 3 for rate in (*heard.values(), *trips.values(), *rates.values()))
+    assert [len(wave) for wave in spoken.waves] == [1280 * frames for frames in spoken.frames]
+    facts = codec.describe(place, 3)
+    assert 0 < facts["loss"] < 1 and 0 < facts["used 0"] <= 1
+
+
+def test_own_recordings_are_trained_on(tmp_path: Path) -> None:
+    for number in range(5):
+        wave = utter("one two three", rate=140 + 10 * number)
+        soundfile.write(tmp_path / f"{number}.wav", torch.cat([wave] * 4).numpy(), 16_000)
+    rows = "".join(f"{number}.wav,one two three\n" for number in range(5))
+    (tmp_path / "own.csv").write_text("audio,text\n" + rows)
+    own = Place(tmp_path / "runs", "smoke", tmp_path / "own.csv")
+    hear, speak = audio.job(own), codec.job(own)
+    assert len(hear.train) == len(hear.lengths) == 4 and len(hear.stage.held_out) == 1
+    batch = hear.collate([hear.train[0], hear.train[1]])
+    assert batch.texts == ("one two three",) * 2 and bool(torch.isfinite(hear.stage(batch)[0]))
+    assert len(speak.train) == 4 and all(frames.shape[1] == 1024 for frames in speak.train)
+    (tmp_path / "own.txt").write_text("no sound here\n")
+    with pytest.raises(ValueError, match="this stage needs speech"):
+        audio.job(Place(tmp_path / "runs", "smoke", tmp_path / "own.txt"))
+
+
+# ---- the ear --------------------------------------------------------------------------------------------------------
+
+
+def test_wrong_characters_are_counted_of_all_recordings() -> None:
+    one, two = said("Hello."), said("Good night.")
+    stage = AudioStage()
+    stage.transcribe = lambda waves: ["Hello", "Good light."]
+    rate = audio.recognition(stage, [one, two])
+    assert rate.parts == (1, 1) and rate.wholes == (6, 11) and rate.rate == 2 / 17
+
+
+@torch.no_grad()
+def test_a_batch_is_its_members_and_padding_costs_nothing() -> None:
+    stage, both = AudioStage().eval(), [said("Hello."), said("There is a big red circle.")]
+    together = stage(collate_speech(both))[0]
+    alone = torch.stack([stage(collate_speech([each]))[0] * len(each.text) for each in both])
+    torch.testing.assert_close(together, alone.sum() / sum(len(each.text) for each in both), rtol=1e-4, atol=1e-4)
+
+
+def test_ctc_sums_up_every_way_to_write_a_text() -> None:
+    log_probs = torch.randn(4, 1, 4).log_softmax(-1)
+    total = torch.tensor(-torch.inf)
+    for path in itertools.product(range(4), repeat=4):
+        kept = [one for one, _ in itertools.groupby(path) if one]
+        if kept == [2, 3]:
+            total = torch.logaddexp(total, sum(log_probs[t, 0, c] for t, c in enumerate(path)))
+    got = F.ctc_loss(log_probs, torch.tensor([2, 3]), torch.tensor([4]), torch.tensor([2]), reduction="sum")
+    torch.testing.assert_close(got, -total)
+
+
+@torch.no_grad()
+def test_a_text_that_is_longer_than_its_sound_is_counted_and_left_out() -> None:
+    stage = AudioStage().eval()
+    fine, long = said("Hello."), dataclasses.replace(said("Hello."), text="ab" * 40)
+    assert needed_tokens("hello") == 6  # a blank between the two l
+    only, figures = stage(collate_speech([fine, long]))
+    assert figures == {"too_long": 1}
+    torch.testing.assert_close(only, stage(collate_speech([fine]))[0], rtol=1e-4, atol=1e-4)
+    assert stage.weight(collate_speech([fine, long])) == 6
+    nothing, figures = stage(collate_speech([long]))
+    assert float(nothing) == 0 and figures == {"too_long": 1} and stage.weight(collate_speech([long])) == 0
+    # and the rule is CTC's own: with one token less the loss is infinite
+    for text in ("aab", "abc", "hello"):
+        tokens, ids = needed_tokens(text), torch.tensor(char_ids(text))
+        for count, finite in ((tokens, True), (tokens - 1, False)):
+            scores = torch.zeros(count, 1, 99).log_softmax(-1)
+            loss = F.ctc_loss(scores, ids, torch.tensor([count]), torch.tensor([len(ids)]), reduction="sum")
+            assert bool(torch.isfinite(loss)) == finite
+
+
+def test_another_throat_moves_bands_in_training_only() -> None:
+    mel = torch.arange(128.0).expand(20, 3, 128)
+    moved = vary(mel) - mel
+    inner = moved[:, :, 8:-8]
+    assert torch.allclose(inner, inner[:, :1, :1].expand_as(inner), atol=1e-4)  # one shift for each recording
+    assert inner.abs().max() <= audio.MOST_BANDS + 1 and len(inner[:, 0, 0].unique()) > 10
+    stage, one = AudioStage(), collate_speech([said("Hello.")])
+    with torch.no_grad():
+        assert not torch.equal(stage.train()(one)[0], stage(one)[0])
+        assert torch.equal(stage.eval()(one)[0], stage(one)[0])
+
+
+def test_the_ear_learns_two_words_by_heart() -> None:
+    stage, both = AudioStage(), [said("one"), said("two")]
+    batch = collate_speech(both)
+    optimiser = torch.optim.AdamW(stage.parameters(), lr=1e-3)
+    for _ in range(60):
+        stage.eval()  # without variation
+        loss, _ = stage(batch)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(stage.parameters(), 1.0)
+        optimiser.step()
+    assert stage.transcribe([each.wave for each in both]) == ["one", "two"]
+    assert audio.recognition(stage, both).rate == 0
+
+
+# ---- the codec ------------------------------------------------------------------------------------------------------
+
+
+def test_principal_components_are_scikit_learns() -> None:
+    x = torch.randn(300, 6) @ torch.randn(6, 10) + torch.randn(10)
+    mean, directions = principal(x, 3)
+    back = (x - mean) @ directions.T @ directions + mean
+    model = PCA(3).fit(x.numpy())
+    theirs = torch.from_numpy(model.inverse_transform(model.transform(x.numpy())))
+    torch.testing.assert_close(back, theirs, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(directions @ directions.T, torch.eye(3), atol=1e-5, rtol=1e-5)
+
+
+def test_kmeans_is_as_good_as_scikit_learns_and_leaves_no_centre_empty() -> None:
+    x = torch.randn(2000, 8)
+    distance, nearest = torch.cdist(x, kmeans(x, 40)).min(dim=1)
+    theirs = KMeans(40, n_init=1, max_iter=25, random_state=0).fit(x.numpy())
+    assert float(distance.square().sum()) < 1.03 * theirs.inertia_
+    assert len(nearest.unique()) == 40
+    twins = torch.tensor([[0.0], [0.0], [0.0], [5.0], [9.0]])
+    assert sorted(kmeans(twins, 3).flatten().tolist()) == [0, 5, 9]
+    with pytest.raises(ValueError, match="at least 6 rows, got 5"):
+        kmeans(twins, 6)
+
+
+def residual_kmeans(x: np.ndarray, size: int) -> float:
+    """The squared error of two codebooks fitted one after the other, by scikit-learn."""
+    for _ in range(2):
+        model = KMeans(size, n_init=1, random_state=0).fit(x)
+        x = x - model.cluster_centers_[model.predict(x)]
+    return float((x**2).mean())
+
+
+def smooth_frames(kinds: int, count: int) -> torch.Tensor:
+    """Frames without pitch ripple, of so many kinds and a little noise."""
+    basis = SpeechCodec().down.weight.detach()
+    x = 4 * torch.randn(kinds, 128)[torch.arange(count) % kinds] + 0.2 * torch.randn(count, 128)
+    return x @ basis + torch.randn(128) @ basis
+
+
+def test_the_start_is_a_residual_kmeans_and_beats_the_mean_by_far() -> None:
+    frames = smooth_frames(100, 1500)
+    stage = CodecStage([frames])
+    before = stage.validate()["loss"]
+    start(stage.codec, frames)
+    figures = stage.validate()
+    assert figures["loss"] < 0.5 < before and figures["used 0"] == 1 and figures["used 1"] >= 0.9
+    packed = stage.codec.down(frames)
+    rest = stage.codec.rvq.in_proj(packed) - stage.codec.rvq.lookup(stage.codec.rvq.encode(packed))
+    theirs = residual_kmeans(stage.codec.rvq.in_proj(packed).detach().numpy(), 128)
+    assert float(rest.detach().square().mean()) < 1.1 * theirs
+
+
+def test_the_gradient_goes_straight_through_the_codes() -> None:
+    rvq, x = SpeechCodec().rvq, torch.randn(9, 128, requires_grad=True)
+    back, commitment, codes, _ = quantise(rvq, x)
+    torch.testing.assert_close(back, rvq.decode(rvq.encode(x)), atol=1e-5, rtol=1e-4)
+    assert torch.equal(codes, rvq.encode(x))
+    ahead = torch.randn_like(back)
+    (gradient,) = torch.autograd.grad((back * ahead).sum(), x, retain_graph=True)
+    torch.testing.assert_close(gradient, ahead @ rvq.out_proj.weight @ rvq.in_proj.weight, atol=1e-4, rtol=1e-3)
+    # an entry gets the gradient of every row that chose it, others none
+    (entries,) = torch.autograd.grad((back * ahead).sum(), rvq.codebooks, retain_graph=True)
+    for book in range(2):
+        wanted = torch.zeros(128, 64).index_add_(0, codes[:, book], (ahead @ rvq.out_proj.weight).detach())
+        torch.testing.assert_close(entries[book], wanted, atol=1e-4, rtol=1e-3)
+    assert torch.autograd.grad(commitment, rvq.in_proj.weight)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("revive", [True, False])
+def test_dead_entries_come_to_life_and_without_revival_they_do_not(revive: bool) -> None:
+    frames = smooth_frames(500, 2000)
+    stage = CodecStage([frames])
+    start(stage.codec, frames)
+    with torch.no_grad():
+        stage.codec.rvq.codebooks[0, 10:] = 1e3  # far away from everything
+        stage.used.fill_(codec.DEAD)
+    if not revive:
+        stage.revive = lambda codes, rests: 0
+    for _ in range(20):
+        with torch.no_grad():
+            stage.train()(codec.collate([frames[torch.randint(2000, (256,))]]))
+    assert (stage.validate()["used 0"] > 0.7) == revive
+
+
+@torch.no_grad()
+def test_a_padded_batch_of_frames_is_its_members() -> None:
+    frames, stage = smooth_frames(50, 120), CodecStage().eval()
+    torch.nn.init.normal_(stage.codec.neighbours.out.weight, std=0.1)
+    parts = [frames[:90], frames[90:]]
+    together = stage.there_and_back(codec.collate(parts))[1]
+    alone = [stage.there_and_back(codec.collate([part]))[1] for part in parts]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+    # and they are what the codec itself makes of the codes
+    codes = stage.codec.rvq.encode(stage.codec.down(parts[0]))
+    theirs = stage.codec.draw(stage.codec.rvq.decode(codes)[None])[0]
+    torch.testing.assert_close(alone[0], theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_training_a_codec_lowers_its_loss(plain: bool) -> None:
+    spoken = [said("There is a big red circle on the left.", voice) for voice in ("en-us", "en-us+f3", "en-us+m3")]
+    frames = codec.frames_of(SpeechCodec(plain=plain), spoken)
+    stage = CodecStage(frames, plain=plain)
+    assert stage.name == ("plain codec" if plain else "codec")
+    start(stage.codec, torch.cat(frames).repeat(2, 1))
+    with torch.no_grad():
+        stage.codec.rvq.codebooks.add_(0.3 * torch.randn_like(stage.codec.rvq.codebooks))
+    before = stage.validate()["loss"]
+    optimiser = torch.optim.AdamW(stage.parameters(), lr=1e-3, weight_decay=0)
+    for _ in range(30):
+        loss, _ = stage.train()(codec.collate(frames))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert stage.validate()["loss"] < 0.8 * before
+
+
+# ---- the Talker -----------------------------------------------------------------------------------------------------
+
+
+def small_stage() -> TalkerStage:
+    stage = TalkerStage()
+    stage.talker = TalkerTiny(dataclasses.replace(TINY.talker, layers=2, talker_dim=96, hidden=192, vocab=60))
+    return stage
+
+
+def learn(stage: TalkerStage, batch: CodeBatch, steps: int) -> float:
+    optimiser = torch.optim.AdamW(stage.parameters(), lr=3e-3)
+    for _ in range(steps):
+        loss, _ = stage.train()(batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    stage.eval()
+    with torch.no_grad():
+        return float(stage(batch)[0])
+
+
+def counting(frames: int) -> torch.Tensor:
+    """Base codes 1, 2, 3, …, residual codes 101, 102, …"""
+    one = torch.arange(1, frames + 1)
+    return torch.stack([one, 100 + one], dim=-1)
+
+
+@pytest.mark.parametrize("shifted_twice", [False, True])
+def test_a_counting_sequence_is_learned_as_1_2_3(shifted_twice: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talker, "WITHOUT_TEXT", 0.0)
+    monkeypatch.setattr(talker, "WRONG", 0.0)
+    if shifted_twice:
+        monkeypatch.setattr(talker, "previous", lambda codes: previous(previous(codes)))
+    stage, text = small_stage(), torch.tensor([5, 6])
+    learn(stage, talker.collate([(text, counting(12))]), 60)
+    said = generate_codes(stage.talker, text[None], 30)[:, 1:]
+    assert (said.shape == (1, 12, 2) and torch.equal(said[0], counting(12))) != shifted_twice
+
+
+def test_each_text_ends_at_its_own_length_and_a_batch_is_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talker, "WITHOUT_TEXT", 0.2)
+    sayings = [
+        (torch.tensor([7]), counting(5)),
+        (torch.tensor([8, 9, 10]), counting(11)),
+        (torch.tensor([9, 8]), counting(8)),
+    ]
+    stage = small_stage()
+    batch = talker.collate(sayings)
+    assert batch.frames.tolist() == [5, 11, 8] and batch.codes.shape == (3, 12, 2)
+    learn(stage, batch, 120)
+    codes, frames = generate_batch(stage.talker, batch.text, 40)
+    assert frames.tolist() == [5, 11, 8]
+    for row, (text, right) in enumerate(sayings):
+        alone = generate_codes(stage.talker, text[None], 40)
+        assert torch.equal(alone[0, 1:], right)
+        assert torch.equal(codes[row, : 1 + len(right)], alone[0])
+    babble, ends = generate_batch(stage.talker, None, 6, batch=2, stop=False)
+    assert babble.shape == (2, 7, 2) and ends.tolist() == [6, 6]
+
+
+def test_the_loss_is_a_slow_loop_and_what_lies_behind_the_end_does_not_count() -> None:
+    codes, frames = torch.randint(0, 128, (2, 6, 2)), torch.tensor([3, 5])
+    base, res, end = torch.randn(2, 6, 128), torch.randn(2, 6, 128), torch.randn(2, 6)
+    got = speech_loss((base, res, end), codes, frames)
+    slow = torch.zeros(3)
+    for row, count in enumerate(frames.tolist()):
+        for t in range(count + 1):
+            slow[2] -= (end[row, t].sigmoid() if t == count else 1 - end[row, t].sigmoid()).log()
+            if t < count:
+                slow[0] -= base[row, t].log_softmax(-1)[codes[row, t, 0]]
+                slow[1] -= res[row, t].log_softmax(-1)[codes[row, t, 1]]
+    torch.testing.assert_close(torch.stack(got), slow / 8)
+    other = codes.clone()
+    other[0, 3:] = 0
+    assert torch.equal(torch.stack(speech_loss((base, res, end), other, frames)), torch.stack(got))
+
+
+def test_some_codes_are_misheard() -> None:
+    codes = torch.zeros(40, 50, 2, dtype=torch.long)
+    share = float((mishear(codes, 0.1, 128) != codes).float().mean())
+    assert 0.08 < share < 0.12 and torch.equal(mishear(codes, 0.0, 128), codes)
+
+
+def test_voices_are_rows_that_no_text_uses() -> None:
+    rows = [voice_token(voice) for voice in range(len(talker.VOICES))]
+    assert rows[0] == [] and len({tuple(row) for row in rows}) == len(rows)
+    assert all(BPETokenizer().n_pieces <= row[0] < TINY.talker.vocab for row in rows[1:])
+
+
+# ---- other ears -----------------------------------------------------------------------------------------------------
+
+
+def test_other_ears_understand_a_recording_and_not_another_text() -> None:
+    text = "There is a big red circle on the left."
+    wave = utter(text, rate=150)
+    assert ears.word_error([wave], [text]).rate <= 0.2
+    assert ears.word_error([wave], ["How many hearts are there? Three."]).rate > 0.7
+
+
+def test_without_pocketsphinx_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    ears.decoder.cache_clear()
+    with pytest.raises(ImportError, match=r"tinyomni\[test\]"):
+        ears.hear(torch.zeros(16_000))

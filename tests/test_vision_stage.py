@@ -1,0 +1,247 @@
+"""The vision stage: its objectives beside slow loops, what a scene is turned into, a whole small run, measures."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tinyomni.data import world
+from tinyomni.data.manifests import ManifestError
+from tinyomni.data.pictures import picture
+from tinyomni.data.samples import Scenes, pixels
+from tinyomni.data.world import Thing
+from tinyomni.thinker import ThinkerLM
+from tinyomni.tokenizer import BPETokenizer
+from tinyomni.training import vision
+from tinyomni.training.recipe import Place
+from tinyomni.training.vision import (
+    CHOICES,
+    NOTHING,
+    UNCLEAR,
+    Pictures,
+    TextTower,
+    ThinkerTower,
+    VisionStage,
+    WithSwap,
+    collate,
+    info_nce,
+    patches_loss,
+    retrieval,
+    shown_by_patches,
+    slot_accuracy,
+    slots_of,
+)
+
+ENCODE = BPETokenizer().encode
+SCENE = [Thing("big", "red", "circle", "on the left"), Thing("small", "cyan", "ring", "in the middle")]
+
+
+def some(n: int = 3, split: str = "train") -> Pictures:
+    """A batch of scenes with their swaps."""
+    data = WithSwap(Scenes(split, 50, speech=False))
+    return collate([data[i] for i in range(n)], ENCODE)
+
+
+# ---- objectives -----------------------------------------------------------------------------------------------------
+
+
+def test_info_nce_is_a_slow_loop() -> None:
+    logits = torch.randn(5, 5)
+    same = torch.eye(5, dtype=torch.bool)
+    same[1, 3] = same[3, 1] = True
+    total = 0.0
+    for i in range(5):
+        others = [j for j in range(5) if j == i or not same[i, j]]
+        row = sum(float(logits[i, j].exp()) for j in others)
+        column = sum(float(logits[j, i].exp()) for j in others)
+        total -= float((logits[i, i].exp() / row).log() + (logits[i, i].exp() / column).log()) / 10
+    assert float(info_nce(logits, same)) == pytest.approx(total, abs=1e-5)
+    assert float(info_nce(logits)) > float(info_nce(logits, same))  # fewer to be mistaken for
+
+
+def test_info_nce_prefers_the_right_pairs() -> None:
+    assert float(info_nce(50 * torch.eye(4))) < 1e-6
+    assert float(info_nce(50 * torch.eye(4).flip(0))) > 10
+
+
+def test_slots_say_what_stands_where() -> None:
+    slots = slots_of(SCENE)
+    assert slots.tolist() == [[1, 1, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0], [12, 8, 2]]
+    assert torch.equal(slots_of(SCENE[::-1]), slots)  # the order of the words does not matter
+
+
+def test_patches_know_what_they_show() -> None:
+    shown = shown_by_patches(SCENE).view(14, 14)
+    left, middle = world.PLACES.index("on the left"), world.PLACES.index("in the middle")
+    # a patch is 16 pixels: the left thing is drawn around pixel 45 of row 112, the middle one around 112
+    assert (shown[6:8, 2:4] == left).all() and (shown[6:8, 6:8] == middle).all()
+    assert (shown == left).sum() > (shown == middle).sum()  # it is big
+    assert (shown[:3] == NOTHING).all() and (shown[:, 11:] == NOTHING).all()
+    assert shown[7, 5] == UNCLEAR
+
+
+def test_what_patches_show_is_where_the_pictures_differ() -> None:
+    """Against the pictures themselves: a patch that shows a thing differs from the same patch of another scene."""
+    scenes = Scenes("train", 20, speech=False, hard=False)
+    for index in range(4):
+        with_things = scenes[index]
+        batch, empty = collate([with_things], ENCODE), pixels(picture([], hard=False))
+        different = (batch.pixels[0] - empty).abs().amax(0).unfold(0, 16, 16).unfold(1, 16, 16).amax((2, 3)).flatten()
+        assert batch.shown is not None
+        assert (different[batch.shown[0] >= 0] > 0.05).all()
+        assert (different[batch.shown[0] == NOTHING] < 0.05).all()
+
+
+def test_patches_loss_is_a_slow_loop() -> None:
+    slots, shown = torch.stack([slots_of(SCENE)] * 2), torch.tensor([[0, 4, NOTHING, UNCLEAR], [NOTHING, 0, 0, 4]])
+    logits = torch.randn(2, 4, 5, sum(CHOICES))
+    costs: dict[bool, list[float]] = {True: [], False: []}
+    for b in range(2):
+        for n in range(4):
+            if shown[b, n] == UNCLEAR:
+                continue
+            for place in range(5):
+                due = slots[b, place].tolist() if shown[b, n] == place else [0, 0, 0]
+                parts = logits[b, n, place].split(CHOICES)
+                costs[due[0] > 0].append(-sum(float(p.log_softmax(0)[d]) for p, d in zip(parts, due, strict=True)))
+    want = sum(sum(each) / len(each) for each in costs.values())
+    assert float(patches_loss(logits, slots, shown)) == pytest.approx(want, abs=1e-4)
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_scene_comes_with_one_that_differs_by_a_swap_and_stays_in_training() -> None:
+    data = WithSwap(Scenes("train", 30, speech=False))
+    pairs = [data[i] for i in range(30)]
+    assert any(len(pair) == 2 for pair in pairs)
+    for pair in pairs:
+        for sample in pair:
+            assert world.split_of_scene(list(sample.things)) == "train"
+        if len(pair) == 2:
+            one, other = (list(sample.things) for sample in pair)
+            assert world.key(other) in {world.key(each) for each in world.hard_negatives(one)}
+
+
+def test_rows_of_ones_own_have_captions_and_no_slots(tmp_path: Path) -> None:
+    for i in range(5):
+        Scenes("train", 5, speech=False)[i].picture.save(tmp_path / f"{i}.png")
+    (tmp_path / "own.csv").write_text("image,caption\n" + "".join(f"{i}.png,Picture {i}.\n" for i in range(5)))
+    (tmp_path / "asked.csv").write_text("image,question,answer\n0.png,How many?,Two.\n1.png,Where?,Left.\n")
+    (tmp_path / "words.txt").write_text("No pictures here.\n")
+    job = vision.job(Place(tmp_path / "runs", "smoke", tmp_path / "own.csv"))
+    batch = job.collate([job.train[i] for i in range(4)])
+    assert batch.slots is None and batch.pixels.shape == (4, 3, 224, 224)
+    loss, figures = job.stage(batch)
+    assert set(figures) == {"captions"} and loss.isfinite()
+    with torch.no_grad():
+        assert job.stage.validate()["loss"] >= 0
+    asked = vision.job(Place(tmp_path / "runs", "smoke", tmp_path / "asked.csv")).train
+    assert vision.caption_of(asked[0]) == "How many? Two."
+    with pytest.raises(ManifestError, match="this stage needs caption or question"):
+        vision.job(Place(tmp_path / "runs", "smoke", tmp_path / "words.txt"))
+
+
+# ---- readers of captions --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [TextTower, lambda: ThinkerTower(ThinkerLM())])
+def test_padding_of_a_caption_changes_nothing_and_the_order_of_words_matters(make: type[nn.Module]) -> None:
+    tower = make().eval()
+    for parameter in tower.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.2)
+    ids, lengths = torch.randint(4, 900, (2, 9)), torch.tensor([9, 6])
+    short = tower(ids[1:, :6], lengths[1:])
+    torch.testing.assert_close(tower(ids, lengths)[1:], short, atol=1e-4, rtol=1e-4)
+    turned = torch.cat([ids[1:, :5].flip(1), ids[1:, 5:6]], dim=1)
+    assert not torch.allclose(tower(turned, lengths[1:]), short, atol=1e-2)
+
+
+def test_a_caption_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ValueError, match="a caption has 129 tokens, 128 are the most"):
+        TextTower()(torch.ones(1, 129, dtype=torch.long), torch.tensor([129]))
+
+
+def test_the_thinker_can_be_the_text_tower() -> None:
+    stage = VisionStage(ThinkerTower(ThinkerLM()))
+    loss, _ = stage(some(1))
+    loss.backward()
+    learned = [name for name, p in stage.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert any("thinker.blocks" in name for name in learned) and not any("lm_head" in name for name in learned)
+
+
+# ---- the stage ------------------------------------------------------------------------------------------------------
+
+
+def test_in_training_few_patches_are_looked_at_and_they_are_those_with_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage, batch = VisionStage(), some(2)
+    monkeypatch.setattr(torch, "rand", lambda *_: torch.tensor(0.9))
+    _, patches, kept = stage.train().look(batch.pixels)
+    assert patches.shape[1] == kept.shape[1] == 65
+    assert batch.shown is not None
+    seen = batch.shown.gather(1, kept)
+    assert (seen >= 0).sum() > 0.8 * (batch.shown >= 0).sum()
+    cls, patches, kept = stage.eval().look(batch.pixels)
+    whole = stage.vision.forward_features(batch.pixels)
+    assert torch.equal(cls, whole[0]) and torch.equal(patches, whole[1]) and kept.shape == (len(cls), 196)
+
+
+def test_it_learns_a_few_scenes_by_heart() -> None:
+    scenes = Scenes("train", 3, speech=False)
+    batch = collate([scenes[i] for i in range(3)], ENCODE)
+    stage = VisionStage().eval()  # all patches
+    optimiser = torch.optim.AdamW(stage.parameters(), lr=2e-3)
+    first = {name: float(loss.detach()) for name, loss in stage.losses(batch).items()}
+    stage.losses(batch)["captions"].backward()
+    for part in (stage.vision.proj, stage.text.tok_emb, stage.picture_out, stage.text_out):
+        assert part.weight.grad is not None and part.weight.grad.abs().sum() > 0
+    for _ in range(15):
+        loss, last = stage(batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert all(float(last[name]) < 0.5 * first[name] for name in ("slots", "patches")), (first, last)
+
+
+def test_a_smoke_run_trains_and_its_weights_come_back(tmp_path: Path) -> None:
+    place = Place(tmp_path, "smoke")
+    job = vision.job(place)
+    result = job.run(place)
+    assert result.steps == 4 and set(result.validation) == {"loss", "captions", "slots", "patches"}
+    assert result.validation["loss"] == result.validation["slots"]
+    lines = [json.loads(line) for line in (tmp_path / "vision" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0]
+    again = place.trained(VisionStage())
+    assert not again.training
+    for name, weight in job.stage.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
+    assert any(name.startswith("text.") for name in again.state_dict())  # the text tower is saved too
+
+
+# ---- measures -------------------------------------------------------------------------------------------------------
+
+
+def test_untrained_weights_and_blank_pictures_measure_chance() -> None:
+    stage = VisionStage().eval()
+    found = retrieval(stage, groups=1, among=16)
+    assert found["picture → caption"].n == 16 and found["picture → caption"].rate < 0.5
+    blank = retrieval(stage, groups=1, among=16, blank=True)
+    assert blank["picture → caption"].rate == 1 / 16  # all pictures choose the same caption
+    found = slot_accuracy(stage, scenes=8)
+    assert found["scene"].rate == 0 and found["scene"].n == 8 and found["shape"].n >= 8
+
+
+def test_a_perfect_stage_measures_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = VisionStage().eval()
+    captions = partial(torch.nn.functional.one_hot, num_classes=16)
+    monkeypatch.setattr(stage, "pictures", lambda cls: captions(torch.arange(len(cls))).float())
+    monkeypatch.setattr(stage, "captions", lambda ids, lengths: captions(torch.arange(len(ids))).float())
+    found = retrieval(stage, groups=2, among=16, swaps=False)
+    assert all(rate.rate == 1 and rate.n == 32 for rate in found.values())

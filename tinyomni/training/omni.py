@@ -1,0 +1,442 @@
+"""The omni stage: the Thinker learns to read what the eye and the ear tell it, and to answer.
+
+    [picture] [sound …] BOS prompt … | answer … EOS
+    proj_v    proj_a    tok_emb        ← the loss is on these only
+
+Eye and ear are trained; here they are frozen, and in eval mode, so what they make of a picture or a recording never
+changes and is kept. What is learned are the two projectors, which translate into the Thinker's width, and the Thinker.
+
+A spoken question is written down first and then answered, in one go: its answer then follows from text, which is easy
+once it is known for typed questions. Those keep coming all the while, or they are forgotten.
+
+Sources: Liu et al., LLaVA (2023), arXiv:2304.08485, for a projector into a language model; Xu et al., Qwen2.5-Omni
+(2025), arXiv:2503.20215, for the order of a sequence.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from tinyomni.audio import AudioEncoderTiny, MelFrontend
+from tinyomni.config import TINY
+from tinyomni.data import manifests, world
+from tinyomni.data.pictures import SIDE
+from tinyomni.data.samples import Encode, Lines, Scenes, Speech, pad, pixels
+from tinyomni.data.speech import HELD_OUT_VOICE, VOICES
+from tinyomni.generation import generate
+from tinyomni.thinker import ThinkerLM
+from tinyomni.tokenizer import BOS, EOS, PAD, BPETokenizer
+from tinyomni.training.audio import AudioStage
+from tinyomni.training.distributed import to_device
+from tinyomni.training.engine import Settings, Stage
+from tinyomni.training.measures import Rate, share
+from tinyomni.training.recipe import Job, Place
+from tinyomni.training.thinker import ThinkerStage
+from tinyomni.training.vision import VisionStage
+from tinyomni.vision import ViTTiny
+
+SETTINGS = {
+    "smoke": Settings(steps=3, batch_size=2, warmup=1, validate_freq=3),
+    "laptop": Settings(steps=1500, batch_size=8, lr=1e-3, warmup=60, validate_freq=150, checkpoint_freq=150),
+    "gpu": Settings(steps=8000, batch_size=32, lr=1e-3, warmup=200, validate_freq=500, workers=12),
+}
+SCENES = {"smoke": 8, "laptop": 6_000, "gpu": 200_000}
+HELD_OUT_SCENES = {"smoke": 2, "laptop": 32, "gpu": 128}
+DESCRIBE = "Describe the image."
+TYPED = 6  # typed questions to a scene
+IGNORE = -100  # a target that cross-entropy leaves out
+
+
+# ---- rows -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence. Picture and sound are raw, (3, 224, 224) and (samples,), or what eye and ear made of them:
+    (1, 128) and (audio_tokens, 192)."""
+
+    prompt: list[int]  # BOS first
+    answer: list[int]  # EOS last
+    picture: Float[Tensor, "..."] | None = None
+    sound: Float[Tensor, "..."] | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows side by side; `picture_of` says which of the pictures is a row's, -1 for none, and `sound_of` likewise."""
+
+    ids: Int[Tensor, "batch text_tokens"]
+    lengths: Int[Tensor, "batch"]
+    prompts: Int[Tensor, "batch"]  # how many of the ids were given
+    pictures: Float[Tensor, "pictures ..."] | None
+    picture_of: Int[Tensor, "batch"]
+    sounds: Float[Tensor, "sounds ..."] | None
+    sound_lengths: Int[Tensor, "sounds"] | None
+    sound_of: Int[Tensor, "batch"]
+
+
+def collate(items: Sequence[list[Row]]) -> list[Rows]:
+    """Rows without sound, and rows with sound, which are far longer: each kind is padded by itself."""
+    rows = [row for item in items for row in item]
+    kinds = ([row for row in rows if row.sound is None], [row for row in rows if row.sound is not None])
+    return [side_by_side(kind) for kind in kinds if kind]
+
+
+def side_by_side(rows: Sequence[Row]) -> Rows:
+    """A picture or sound that several rows share is in it once."""
+    ids, lengths = pad([torch.tensor(row.prompt + row.answer) for row in rows], PAD)
+    pictures, picture_of = shared([row.picture for row in rows])
+    sounds, sound_of = shared([row.sound for row in rows])
+    padded, sound_lengths = pad(sounds) if sounds else (None, None)
+    return Rows(
+        ids, lengths, torch.tensor([len(row.prompt) for row in rows]),
+        torch.stack(pictures) if pictures else None, picture_of, padded, sound_lengths, sound_of,
+    )  # fmt: skip
+
+
+def shared(tensors: Sequence[Tensor | None]) -> tuple[list[Tensor], Int[Tensor, "batch"]]:
+    """The different tensors among these, and the number of each one's; -1 for None."""
+    different: dict[int, Tensor] = {}
+    numbers = []
+    for tensor in tensors:
+        if tensor is not None:
+            different.setdefault(id(tensor), tensor)
+        numbers.append(-1 if tensor is None else list(different).index(id(tensor)))
+    return list(different.values()), torch.tensor(numbers)
+
+
+# ---- the stage ------------------------------------------------------------------------------------------------------
+
+
+class OmniStage(Stage):
+    """Eye, ear, Thinker, and the projectors between them; the names are those of `Omni`."""
+
+    name = "omni"
+
+    def __init__(self, thaw: bool = False, validation: Sequence[list[Row]] = ()) -> None:
+        super().__init__()
+        self.thinker = ThinkerLM()
+        self.vision = ViTTiny()
+        self.mel = MelFrontend()
+        self.audio = AudioEncoderTiny()
+        self.proj_v = nn.Linear(TINY.vision.vision_dim, TINY.thinker.d_model)
+        self.proj_a = nn.Linear(TINY.audio.audio_dim, TINY.thinker.d_model)
+        self.thaw, self.validation = thaw, validation
+        for encoder in (self.vision, self.audio):
+            encoder.requires_grad_(thaw)
+
+    def train(self, mode: bool = True) -> "OmniStage":
+        """Frozen encoders stay as they are in use."""
+        super().train(mode)
+        if not self.thaw:
+            self.vision.eval()
+            self.audio.eval()
+        return self
+
+    # -- what eye and ear make of it
+
+    def see(self, pictures: Float[Tensor, "pictures ..."]) -> Float[Tensor, "pictures 1 vision_dim"]:
+        """Pixels → CLS; what is a CLS already stays."""
+        return self.vision(pictures) if pictures.ndim == 4 else pictures
+
+    def hear(
+        self, sounds: Float[Tensor, "sounds ..."], lengths: Int[Tensor, "sounds"]
+    ) -> tuple[Float[Tensor, "sounds audio_tokens audio_dim"], Int[Tensor, "sounds"]]:
+        """Samples → audio tokens, and how many of them are a row's own; what are audio tokens already stay."""
+        if sounds.ndim == 3:
+            return sounds, lengths
+        frames = lengths // self.mel.hop
+        return self.audio(self.mel(sounds), frames), (frames + 3) // 4
+
+    # -- one sequence
+
+    def sequences(self, rows: Rows) -> tuple[Float[Tensor, "batch tokens d_model"], Int[Tensor, "batch tokens"]]:
+        """Picture, sound, text, as `Omni.embed` puts them, padded at the right; and what is due after each token.
+
+        Due is only the answer: of everything else the target is IGNORE.
+        """
+        text = self.thinker.embed(rows.ids)
+        pictures = None if rows.pictures is None else self.proj_v(self.see(rows.pictures))
+        sounds = None
+        if rows.sounds is not None and rows.sound_lengths is not None:
+            tokens, tokens_of = self.hear(rows.sounds, rows.sound_lengths)
+            sounds = self.proj_a(tokens)
+        inputs, targets = [], []
+        for row, (length, prompt) in enumerate(zip(rows.lengths.tolist(), rows.prompts.tolist(), strict=True)):
+            parts = [text[row, : length - 1]]  # nothing is due after EOS
+            if sounds is not None and (sound := int(rows.sound_of[row])) >= 0:
+                parts.insert(0, sounds[sound, : int(tokens_of[sound])])
+            if pictures is not None and (picture := int(rows.picture_of[row])) >= 0:
+                parts.insert(0, pictures[picture])
+            inputs.append(torch.cat(parts))
+            targets.append(F.pad(rows.ids[row, prompt:length], (len(inputs[-1]) - (length - prompt), 0), value=IGNORE))
+        return (
+            pad_sequence(inputs, batch_first=True),
+            pad_sequence(targets, batch_first=True, padding_value=IGNORE),
+        )
+
+    def losses(self, rows: Rows) -> tuple[Float[Tensor, "due"], Bool[Tensor, "due"]]:
+        """The loss of each token that is due, and which of them would have been said."""
+        x, targets = self.sequences(rows)
+        for block in self.thinker.blocks:
+            x = block(x)
+        due = targets != IGNORE
+        logits = self.thinker.lm_head(self.thinker.norm(x[due])).float()  # the rest says nothing that counts
+        return F.cross_entropy(logits, targets[due], reduction="none"), logits.argmax(dim=-1) == targets[due]
+
+    def forward(self, batch: list[Rows]) -> tuple[Float[Tensor, ""], dict[str, Any]]:
+        """The mean over all tokens that are due; as figures, that of rows without sound and of those with."""
+        losses = [self.losses(rows)[0] for rows in batch]
+        figures = {"heard" if rows.sounds is not None else "read": loss.detach().mean()
+                   for rows, loss in zip(batch, losses, strict=True)}  # fmt: skip
+        return torch.cat(losses).mean(), figures
+
+    def weight(self, batch: list[Rows]) -> float:
+        """Tokens that are due."""
+        return sum(float((rows.lengths - rows.prompts).sum()) for rows in batch)
+
+    def exact(self, rows: Rows) -> Float[Tensor, "batch"]:
+        """1 where a row's whole answer would be said, token by token, else 0."""
+        wrong = torch.zeros(len(rows.ids), device=rows.ids.device)
+        due = (rows.lengths - rows.prompts).to(wrong.device)
+        wrong.index_add_(0, torch.arange(len(wrong), device=wrong.device).repeat_interleave(due),
+                         (~self.losses(rows)[1]).float())  # fmt: skip
+        return (wrong == 0).float()
+
+    def validate(self) -> dict[str, float]:
+        """The loss on held-out scenes, and how many rows without sound and with sound are answered without a fault."""
+        figures: dict[str, float] = {}
+        total = tokens = 0.0
+        for rows in collate(self.validation) if self.validation else []:
+            rows = to_device(rows, self.proj_v.weight.device)
+            losses, _ = self.losses(rows)
+            total, tokens = total + float(losses.sum()), tokens + len(losses)
+            figures["heard" if rows.sounds is not None else "read"] = float(self.exact(rows).mean())
+        return {"loss": total / tokens, **figures} if tokens else {}
+
+    # -- what is remembered
+
+    @torch.no_grad()
+    def features(self, row: Row) -> Row:
+        """The row with what the encoders make of its picture and sound in their place."""
+        device = self.proj_v.weight.device
+        picture, sound = row.picture, row.sound
+        if picture is not None and picture.ndim == 3:
+            picture = self.see(picture[None].to(device))[0].cpu()
+        if sound is not None and sound.ndim == 1:
+            sound = self.hear(sound[None].to(device), torch.tensor([len(sound)], device=device))[0][0].cpu()
+        return replace(row, picture=picture, sound=sound)
+
+
+# ---- the data -------------------------------------------------------------------------------------------------------
+
+Reader = Callable[[Row], Row]
+
+
+class Mix(Dataset[list[Row]]):
+    """For each scene: typed questions about its picture, a spoken one, something to repeat, and a line of text.
+
+    `keep` makes features of a row that has a picture or sound; they stay in memory, so that a scene that comes again
+    costs nothing. Its typed questions are others each time.
+    """
+
+    def __init__(
+        self, encode: Encode, scenes: Scenes, size: int, speech: Speech | None = None, keep: Reader | None = None
+    ) -> None:
+        self.encode, self.scenes, self.size, self.speech, self.keep = encode, scenes, size, speech, keep
+        self.lines = Lines(scenes.split, size)
+        self.kept: dict[int, tuple[tuple[world.Thing, ...], list[Row]]] = {}
+
+    def __len__(self) -> int:
+        return self.size
+
+    def row(self, prompt: str, answer: str, **senses: Any) -> Row:
+        """Text → ids."""
+        return Row([BOS, *self.encode(prompt)], [*self.encode(answer), EOS], **senses)
+
+    def __getitem__(self, index: int) -> list[Row]:
+        number = index % len(self.scenes)
+        things, rows = self.kept.get(number) or self.read(number)
+        if self.keep is not None:
+            self.kept[number] = things, rows
+        rng = random.Random(f"{self.scenes.split} typed {index}")
+        asked = [world.ask(list(things), rng) for _ in range(TYPED)]
+        typed = [self.row(question, answer.capitalize(), picture=rows[0].picture) for question, answer in asked]
+        return [*typed, *rows[1:], self.row("", self.lines[index])]
+
+    def read(self, number: int) -> tuple[tuple[world.Thing, ...], list[Row]]:
+        """The scene's things, and its rows that stay the same: the first holds only the picture."""
+        sample = self.scenes[number]
+        rows = [Row([], [], picture=pixels(sample.picture))]
+        if sample.question_wave is not None:
+            rows.append(self.row("", f"{sample.question} {sample.answer}", sound=sample.question_wave))
+        if self.speech is not None:
+            utterance = self.speech[number % len(self.speech)]
+            rows.append(self.row("", utterance.text, sound=utterance.wave))
+        if self.keep is not None:
+            rows = [self.keep(row) for row in rows]
+        if sample.question_wave is not None:  # the same picture, once
+            rows[1] = replace(rows[1], picture=rows[0].picture)
+        return sample.things, rows
+
+
+class OwnRows(Dataset[list[Row]]):
+    """A manifest: a picture and a question, a picture to describe, or speech to repeat."""
+
+    def __init__(
+        self, encode: Encode, rows: manifests.Rows, numbers: Sequence[int], keep: Reader | None = None
+    ) -> None:
+        self.encode, self.rows, self.numbers, self.keep = encode, rows, numbers, keep
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> list[Row]:
+        item: manifests.Item = self.rows[self.numbers[index]]
+        texts = item.texts
+        prompt = {"caption": DESCRIBE, "question": texts.get("question", ""), "speech": ""}[self.rows.kind]
+        answer = texts[manifests.KINDS[self.rows.kind][-1]]
+        return [Row([BOS, *self.encode(prompt)], [*self.encode(answer), EOS], item.pixels, item.wave)]
+
+
+def job(place: Place, thaw: bool = False) -> Job:
+    """Starts from what the stages thinker, vision and audio have learned.
+
+    Where no worker processes read the data, features are made in this one and kept; on a GPU the stage makes them.
+    """
+    settings, encode, size = place.settings(SETTINGS), place.tokenizer().encode, SCENES[place.preset]
+    stage = OmniStage(thaw)
+    stage.thinker.load_state_dict(place.trained(ThinkerStage(encode)).thinker.state_dict())
+    stage.vision.load_state_dict(place.trained(VisionStage()).vision.state_dict())
+    stage.audio.load_state_dict(place.trained(AudioStage()).encoder.state_dict())
+    keep = None if thaw or settings.workers else stage.features
+    train: Dataset[Any]
+    if place.data is None:
+        cache = str(place.folder / "speech")
+        held_out: Dataset[Any] = Mix(
+            encode, Scenes("validation", HELD_OUT_SCENES[place.preset], cache=cache), 64, None, keep
+        )
+        train = Mix(encode, Scenes("train", size, cache=cache), settings.steps * settings.batch_size,
+                    Speech("train", size, cache=cache), keep)  # fmt: skip
+        stage.validation = [held_out[i] for i in range(HELD_OUT_SCENES[place.preset])]
+    else:
+        rows = place.own("caption", "question", "speech")
+        train = OwnRows(encode, rows, [i for i in range(len(rows)) if i % 20 or len(rows) < 40])
+        held_out = OwnRows(encode, rows, range(0, len(rows), 20))
+        stage.validation = [held_out[i] for i in range(min(128, len(held_out)))]
+    return Job(stage, train, collate, settings)
+
+
+# ---- how good is it? ------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def say(stage: OmniStage, rows: Sequence[Row], tokenizer: BPETokenizer, most: int = 40) -> list[str]:
+    """What is answered to each row's prompt, picture and sound. Prompts of one length go together, without padding."""
+    rows = [replace(stage.features(row), answer=[EOS]) for row in rows]
+    by_length: dict[int, list[int]] = {}
+    for number, row in enumerate(rows):
+        by_length.setdefault(len(row.prompt) + (0 if row.sound is None else len(row.sound)), []).append(number)
+    said = [""] * len(rows)
+    for numbers in by_length.values():
+        x, _ = stage.sequences(to_device(side_by_side([rows[i] for i in numbers]), stage.proj_v.weight.device))
+        new = generate(stage.thinker, embeddings=x, max_new_tokens=most, allowed=tokenizer.n_pieces)
+        for number, ids in zip(numbers, new.tolist(), strict=True):
+            said[number] = tokenizer.decode(ids[: ids.index(EOS)] if EOS in ids else ids)
+    return said
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question, the right answer, and what was said."""
+
+    question: str
+    due: str
+    said: str
+
+    @property
+    def kind(self) -> str:
+        """What colour, How many, …: the first two words."""
+        return " ".join(self.question.split()[:2])
+
+    @property
+    def right(self) -> bool:
+        """The same words; a capital letter does not matter."""
+        return self.said.lower() == self.due.lower()
+
+
+def by_kind(answers: Sequence[Answer]) -> dict[str, Rate]:
+    """How many are right of each kind of question."""
+    return {kind: share([each.right for each in answers if each.kind == kind])
+            for kind in sorted({each.kind for each in answers})}  # fmt: skip
+
+
+def one_of_each_kind(things: list[world.Thing], seed: str) -> list[tuple[str, str]]:
+    """A question of every kind that can be asked of the scene, with its answer; no as often as yes.
+
+    Where the scene has a held-out pair, only questions that name its colour or its shape.
+    """
+    rng, unseen = random.Random(seed), world.pairs_of(things) & world.HELD_OUT
+    words = {word for colour, shape in unseen for word in (colour, shape, world.PLURALS[shape])}
+
+    def among(question: str) -> bool:
+        return not unseen or not words.isdisjoint(question.strip("?").split())
+
+    return [rng.choice(rng.choice(halves)) for _, halves in sorted(world.askable(things, among).items())]
+
+
+def typed(
+    stage: OmniStage, tokenizer: BPETokenizer, split: str = "test", scenes: int = 200, blank: bool = False
+) -> list[Answer]:
+    """One typed question of each kind about each scene; in `compositional`, only about its held-out pair.
+
+    `blank` shows grey instead of the pictures: what the model makes of the question alone.
+    """
+    data, asked, rows = Scenes(split, scenes, speech=False), [], []
+    for index in range(scenes):
+        sample = data[index]
+        image = torch.full((3, SIDE, SIDE), 0.5) if blank else pixels(sample.picture)
+        picture = stage.features(Row([], [], image)).picture
+        for question, answer in one_of_each_kind(list(sample.things), f"{split} {index}"):
+            asked.append((question, answer))
+            rows.append(Row([BOS, *tokenizer.encode(question)], [], picture))
+    return [Answer(*pair, said) for pair, said in zip(asked, say(stage, rows, tokenizer), strict=True)]
+
+
+def best_guess(split: str = "test", scenes: int = 200, seen: int = 5000) -> list[Answer]:
+    """The control: to each question the answer that it had most often in training, without a look at the picture."""
+    counts: dict[str, Counter[str]] = {}
+    for index in range(seen):
+        for question, answer in one_of_each_kind(world.draw_scene("train", index), f"train {index}"):
+            counts.setdefault(question, Counter())[answer] += 1
+    asked = [pair for index in range(scenes)
+             for pair in one_of_each_kind(world.draw_scene(split, index), f"{split} {index}")]  # fmt: skip
+    return [Answer(q, due, counts[q].most_common(1)[0][0] if q in counts else "") for q, due in asked]
+
+
+SPOKEN = {"heard": (True, VOICES), "new voice": (True, [HELD_OUT_VOICE]), "never heard": (False, VOICES)}
+
+
+def spoken(
+    stage: OmniStage, tokenizer: BPETokenizer, which: str = "heard", n: int = 200, cache: str | None = None
+) -> tuple[list[Answer], Rate]:
+    """Spoken questions about pictures of the test split, and how many of them were written down without a fault.
+
+    heard: questions that are spoken in training. new voice: the same, by who is not. never heard: all others.
+    """
+    heard, voices = SPOKEN[which]
+    data = Scenes("test", n, heard=heard, voices=voices, cache=cache)
+    samples = [data[index] for index in range(n)]
+    rows = [Row([BOS], [], pixels(each.picture), each.question_wave) for each in samples]
+    said = [text.rpartition("? ") for text in say(stage, rows, tokenizer)]
+    answers = [Answer(each.question, each.answer, answer) for each, (_, _, answer) in zip(samples, said, strict=True)]
+    return answers, share([f"{q}?" == each.question for each, (q, _, _) in zip(samples, said, strict=True)])

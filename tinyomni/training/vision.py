@@ -1,0 +1,376 @@
+"""The vision stage: one CLS token learns to say what a picture shows.
+
+    captions   which of all captions in the batch belongs to a picture, and the other way round
+    slots      colour, shape and size of what stands at each of the five places, or that nothing does: asked of the CLS
+    patches    the same asked of each patch, about the thing that it shows: at its place, and nothing elsewhere
+
+The first is CLIP's objective. Alone it learns colours and little else, even where a batch holds scenes that differ by
+one swap: good enough to tell captions apart, not to answer questions. The slots make the CLS say everything about each
+thing, in the same numbers whatever else is there. The patches are asked through the same head, so that they learn to
+write down what the CLS only has to collect. Pictures of one's own have no slots: then the first objective is all.
+
+Sources: Radford et al., CLIP (2021); Yuksekgonul et al. (2022), arXiv:2210.01936, for swaps as hard negatives; Liu et
+al., PatchDropout (2022), arXiv:2208.07220.
+"""
+
+import functools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from tinyomni.audio import valid_positions
+from tinyomni.config import TINY
+from tinyomni.data import world
+from tinyomni.data.manifests import Item
+from tinyomni.data.pictures import RADII, SIDE, STEPS
+from tinyomni.data.samples import Encode, Sample, Scenes, encode_all, pixels
+from tinyomni.layers import EncoderBlock
+from tinyomni.thinker import ThinkerLM
+from tinyomni.tokenizer import BPETokenizer
+from tinyomni.training.distributed import to_device
+from tinyomni.training.engine import Settings, Stage
+from tinyomni.training.measures import Rate, share
+from tinyomni.training.recipe import Job, Place
+from tinyomni.vision import ViTTiny
+
+SETTINGS = {
+    "smoke": Settings(steps=4, batch_size=4, warmup=2, validate_freq=4),
+    "laptop": Settings(steps=1600, batch_size=16, lr=1.5e-3, warmup=60, validate_freq=200, checkpoint_freq=200),
+    "gpu": Settings(steps=3000, batch_size=128, lr=1e-3, warmup=200, validate_freq=500, workers=12),
+}
+SCENES = {"smoke": 64, "laptop": 100_000, "gpu": 1_000_000}
+HELD_OUT_PICTURES = {"smoke": 8, "laptop": 256, "gpu": 1024}
+
+# ---- what is to be learned from a scene -----------------------------------------------------------------------------
+
+FIELDS = {"colour": world.COLOURS, "shape": world.SHAPES, "size": world.SIZES}
+CHOICES = [1 + len(words) for words in FIELDS.values()]  # 0 means that nothing is there
+NOTHING, UNCLEAR = -1, -2  # what a patch shows, beside the number of a place
+STEP = 67  # pixels from the middle to the other places, on average
+
+
+def slots_of(things: Sequence[world.Thing]) -> Int[Tensor, "places fields"]:
+    """(5, 3): colour, shape and size at each of the places, in the order of `world.PLACES`; 0 where nothing stands."""
+    slots = torch.zeros(len(world.PLACES), len(FIELDS), dtype=torch.int64)
+    for thing in things:
+        row = [1 + words.index(getattr(thing, field)) for field, words in FIELDS.items()]
+        slots[world.PLACES.index(thing.place)] = torch.tensor(row)
+    return slots
+
+
+def shown_by_patches(things: Sequence[world.Thing]) -> Int[Tensor, "n_patches"]:
+    """Of each patch, the place whose thing it shows, or NOTHING; UNCLEAR at the edge, since things move when drawn."""
+    patch = TINY.vision.patch
+    middle = torch.arange(SIDE // patch) * patch + patch / 2
+    shown = torch.full((len(middle), len(middle)), NOTHING)
+    for thing in things:
+        right, down = (SIDE / 2 + STEP * step for step in STEPS[thing.place])
+        distance = torch.hypot(middle[:, None] - down, middle[None] - right)
+        edge = distance < RADII[thing.size] + patch
+        shown[edge & (shown == NOTHING)] = UNCLEAR
+        shown[distance < 0.85 * RADII[thing.size]] = world.PLACES.index(thing.place)
+    return shown.flatten()
+
+
+class WithSwap(Dataset[list[Sample]]):
+    """A scene, and one that differs from it by one swap, if there is one in the same split: one of all in turn."""
+
+    def __init__(self, scenes: Scenes) -> None:
+        self.scenes = scenes
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> list[Sample]:
+        things = self.scenes.things(index)
+        swaps = [each for each in world.hard_negatives(things) if world.split_of_scene(each) == self.scenes.split]
+        chosen = [things, *([random.Random(index).choice(swaps)] if swaps else [])]
+        return [self.scenes.sample(index, each) for each in chosen]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures side by side with their captions; without slots where the scene is not known."""
+
+    pixels: Float[Tensor, "batch channels height width"]
+    caption: Int[Tensor, "batch text_tokens"]
+    lengths: Int[Tensor, "batch"]
+    slots: Int[Tensor, "batch places fields"] | None = None
+    shown: Int[Tensor, "batch n_patches"] | None = None
+
+
+def collate(samples: Sequence[Sample | Item | list[Sample]], encode: Encode) -> Pictures:
+    """Samples of the world, with or without their swaps, or rows of one's own."""
+    flat = [each for sample in samples for each in (sample if isinstance(sample, list) else [sample])]
+    drawn = [each for each in flat if isinstance(each, Sample)]
+    ids, lengths = encode_all(encode, [caption_of(each) for each in flat])
+    images = torch.stack([pixels(each.picture) if isinstance(each, Sample) else each.pixels for each in flat])
+    if not drawn:
+        return Pictures(images, ids, lengths)
+    slots, shown = ([of(each.things) for each in drawn] for of in (slots_of, shown_by_patches))
+    return Pictures(images, ids, lengths, torch.stack(slots), torch.stack(shown))
+
+
+def caption_of(sample: Sample | Item) -> str:
+    """The caption; of rows with a question, if they have no caption, question and answer."""
+    if isinstance(sample, Sample):
+        return sample.caption
+    texts = sample.texts
+    return texts.get("caption") or f"{texts['question']} {texts['answer']}"
+
+
+# ---- who reads the captions -----------------------------------------------------------------------------------------
+
+
+class TextTower(nn.Module):
+    """A caption → one vector of the ViT's width: two blocks that look at everything, read at its end."""
+
+    def __init__(self, width: int = TINY.vision.vision_dim, layers: int = 2, longest: int = 128) -> None:
+        super().__init__()
+        self.tok_emb = nn.Embedding(TINY.thinker.vocab, width)
+        self.pos = nn.Parameter(torch.randn(longest, width) * 0.02)
+        self.blocks = nn.ModuleList(EncoderBlock(width, 2, 4 * width) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.width = width
+        nn.init.normal_(self.tok_emb.weight, std=0.02)  # as small as the positions, which say the order
+
+    def forward(
+        self, ids: Int[Tensor, "batch text_tokens"], lengths: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch features"]:
+        """(batch, text_tokens), each with EOS at its end and padded → (batch, 128). What is too long is an error."""
+        if ids.shape[1] > len(self.pos):
+            raise ValueError(f"TextTower: a caption has {ids.shape[1]} tokens, {len(self.pos)} are the most")
+        x, mask = self.tok_emb(ids) + self.pos[: ids.shape[1]], valid_positions(lengths, ids.shape[1])
+        for block in self.blocks:
+            x = block(x, mask=mask[:, None, None, :])
+        return self.norm(at_end(x, lengths))
+
+
+class ThinkerTower(nn.Module):
+    """The same by the Thinker: what it knows when it has read the caption up to EOS."""
+
+    def __init__(self, thinker: ThinkerLM) -> None:
+        super().__init__()
+        self.thinker, self.width = thinker, thinker.cfg.d_model
+        thinker.lm_head.requires_grad_(False)  # no word is asked for
+
+    def forward(
+        self, ids: Int[Tensor, "batch text_tokens"], lengths: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch features"]:
+        """(batch, text_tokens) → (batch, 256)."""
+        x = self.thinker.embed(ids)
+        for block in self.thinker.blocks:
+            x = block(x)  # causal: padding lies behind the end, so it is never seen
+        return self.thinker.norm(at_end(x, lengths))
+
+
+def at_end(
+    x: Float[Tensor, "batch text_tokens features"], lengths: Int[Tensor, "batch"]
+) -> Float[Tensor, "batch features"]:
+    """The last token of each text."""
+    return x[torch.arange(len(x), device=x.device), lengths - 1]
+
+
+# ---- the three objectives -------------------------------------------------------------------------------------------
+
+
+def info_nce(
+    logits: Float[Tensor, "batch batch"], same: Bool[Tensor, "batch batch"] | None = None
+) -> Float[Tensor, ""]:
+    """Picture i belongs to caption i: cross-entropy along the rows and along the columns.
+
+    `same` is True where two captions say the same: such a pair is no mistake, so it is left out.
+    """
+    target = torch.arange(len(logits), device=logits.device)
+    if same is not None:
+        other = ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(same & other, -torch.inf)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def fields_loss(logits: Float[Tensor, "*slots choices"], due: Int[Tensor, "*slots fields"]) -> Float[Tensor, ""]:
+    """Cross-entropy of colour, shape and size, added up; the mean over all slots."""
+    parts = zip(logits.split(CHOICES, dim=-1), due.unbind(-1), strict=True)
+    return torch.stack([F.cross_entropy(each.flatten(0, -2), field.flatten()) for each, field in parts]).sum()
+
+
+def patches_loss(
+    logits: Float[Tensor, "batch n_patches places choices"],
+    slots: Int[Tensor, "batch places fields"],
+    shown: Int[Tensor, "batch n_patches"],
+) -> Float[Tensor, ""]:
+    """A patch is due to say what it shows at the place of that thing, and nothing at all other places.
+
+    Slots with something are few, so they and the empty ones are averaged apart.
+    """
+    own = shown[..., None] == torch.arange(slots.shape[1], device=shown.device)
+    due = own[..., None] * slots[:, None]
+    clear = shown != UNCLEAR
+    logits, due = logits[clear], due[clear]
+    there = due[..., 0] > 0
+    return fields_loss(logits[there], due[there]) + fields_loss(logits[~there], due[~there])
+
+
+class VisionStage(Stage):
+    """The ViT with what teaches it: a text tower, and the head of the slots."""
+
+    name = "vision"
+
+    def __init__(
+        self, text: nn.Module | None = None, validation: Callable[[], Iterator[Pictures]] | None = None
+    ) -> None:
+        super().__init__()
+        width, shared = TINY.vision.vision_dim, 128
+        self.vision = ViTTiny()
+        self.text = text or TextTower()
+        self.picture_out = nn.Linear(width, shared, bias=False)
+        self.text_out = nn.Linear(self.text.width, shared, bias=False)  # type: ignore[arg-type]
+        self.log_scale = nn.Parameter(torch.tensor(14.3).log())  # 1 / temperature; CLIP starts at 0.07
+        self.slots = nn.Linear(width, len(world.PLACES) * sum(CHOICES))
+        self.validation = validation
+
+    def pictures(self, cls: Float[Tensor, "batch 1 vision_dim"]) -> Float[Tensor, "batch shared"]:
+        """CLS → a vector of length 1."""
+        return F.normalize(self.picture_out(cls[:, 0]), dim=-1)
+
+    def captions(
+        self, ids: Int[Tensor, "batch text_tokens"], lengths: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch shared"]:
+        """Captions → vectors of length 1, in the same space."""
+        return F.normalize(self.text_out(self.text(ids, lengths)), dim=-1)
+
+    def slot_logits(self, x: Float[Tensor, "*tokens vision_dim"]) -> Float[Tensor, "*tokens places choices"]:
+        """CLS, or any token of the ViT → (…, 5, 13 + 9 + 3)."""
+        return self.slots(x).unflatten(-1, (len(world.PLACES), sum(CHOICES)))
+
+    def look(
+        self, img: Float[Tensor, "batch channels height width"]
+    ) -> tuple[Float[Tensor, "batch 1 vision_dim"], Float[Tensor, "batch patches vision_dim"], Int[Tensor, "batch _"]]:
+        """CLS, patches, and which patches these are: in use all, in training mostly those where something is to be
+        seen, which takes a third of the time. Every fourth batch shows all of them, so that the ground is known too.
+        """
+        vision = self.vision
+        tokens = vision.add_positions(vision.add_cls(patches := vision.flatten(vision.patchify(img))))
+        number = patches.shape[1]
+        if self.training and torch.rand(()) > 0.25:
+            odd = (patches - patches.median(dim=1, keepdim=True).values).norm(dim=-1)
+            kept = odd.topk(number // 3, dim=1).indices
+            index = torch.cat([torch.zeros_like(kept[:, :1]), kept + 1], dim=1)[..., None]
+            tokens = tokens.gather(1, index.expand(-1, -1, tokens.shape[-1]))
+        else:
+            kept = torch.arange(number, device=img.device).expand(len(img), -1)
+        tokens = vision.encode(tokens)
+        return tokens[:, :1], tokens[:, 1:], kept
+
+    def losses(self, batch: Pictures) -> dict[str, Float[Tensor, ""]]:
+        """Each objective, where the batch has what it needs."""
+        cls, patches, kept = self.look(batch.pixels)
+        scale = self.log_scale.exp().clamp(max=100.0)
+        logits = scale * self.pictures(cls) @ self.captions(batch.caption, batch.lengths).T
+        same = (batch.caption[:, None] == batch.caption[None]).all(-1)
+        losses = {"captions": info_nce(logits, same)}
+        if batch.slots is not None and batch.shown is not None:
+            losses["slots"] = fields_loss(self.slot_logits(cls[:, 0]), batch.slots)
+            losses["patches"] = patches_loss(self.slot_logits(patches), batch.slots, batch.shown.gather(1, kept))
+        return losses
+
+    def forward(self, batch: Pictures) -> tuple[Float[Tensor, ""], dict[str, Any]]:
+        """The sum of the objectives."""
+        losses = self.losses(batch)
+        return sum(losses.values()), {name: loss.detach() for name, loss in losses.items()}  # type: ignore[return-value]
+
+    def validate(self) -> dict[str, float]:
+        """Held-out pictures. `loss` is that of the slots, since they are what the Thinker will be asked about."""
+        if self.validation is None:
+            return {}
+        parts: dict[str, list[float]] = {}
+        for batch in self.validation():
+            losses = self.losses(to_device(batch, self.log_scale.device))
+            for name, loss in losses.items():
+                parts.setdefault(name, []).append(float(loss))
+        means = {name: sum(values) / len(values) for name, values in parts.items()}
+        return {"loss": means.get("slots", means["captions"]), **means}
+
+
+# ---- the job --------------------------------------------------------------------------------------------------------
+
+
+def in_batches(dataset: Dataset[Any], encode: Encode, size: int = 32) -> Iterator[Pictures]:
+    """All of it, in order."""
+    for start in range(0, len(dataset), size):  # type: ignore[arg-type]
+        yield collate([dataset[i] for i in range(start, min(start + size, len(dataset)))], encode)  # type: ignore[arg-type]
+
+
+def job(place: Place, text: nn.Module | None = None) -> Job:
+    """Scenes of the world with their swaps, or captioned pictures of one's own, of which every twentieth is held out.
+
+    `text` reads the captions: a TextTower, or ThinkerTower(thinker).
+    """
+    settings, encode = place.settings(SETTINGS), place.tokenizer().encode
+    train: Dataset[Any]
+    held_out: Dataset[Any]
+    if place.data is None:
+        train = WithSwap(Scenes(size=SCENES[place.preset], speech=False))
+        held_out = Scenes("validation", HELD_OUT_PICTURES[place.preset], speech=False)
+    else:
+        rows = place.own("caption", "question")
+        train = Subset(rows, [i for i in range(len(rows)) if i % 20 or len(rows) < 40])
+        held_out = Subset(rows, range(0, len(rows), 20))
+    stage = VisionStage(text, functools.partial(in_batches, held_out, encode))
+    return Job(stage, train, functools.partial(collate, encode=encode), settings)
+
+
+# ---- how good is it? ------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def retrieval(
+    stage: VisionStage, split: str = "test", groups: int = 8, among: int = 64, swaps: bool = True, blank: bool = False
+) -> dict[str, Rate]:
+    """Recall@1: how often a picture finds its caption among 64, and a caption its picture. Chance is 1 in 64.
+
+    With `swaps`, each scene brings along all that differ from it by one swap: a group is some twenty scenes and their
+    like, no two of them the same. `blank` shows grey instead of the pictures: the control.
+    """
+    scenes, encode, index = Scenes(split, 100_000, speech=False), BPETokenizer().encode, 0
+    right: dict[str, list[bool]] = {"picture → caption": [], "caption → picture": []}
+    for _ in range(groups):
+        group: dict[str, Sample] = {}
+        while len(group) < among:
+            for sample in scenes.with_negatives(index) if swaps else [scenes[index]]:
+                group.setdefault(world.key(list(sample.things)), sample)
+            index += 1
+        batch = to_device(collate(list(group.values())[:among], encode), stage.log_scale.device)
+        shown = torch.full_like(batch.pixels, 0.5) if blank else batch.pixels
+        pictures = torch.cat([stage.pictures(stage.vision(part)) for part in shown.split(32)])
+        scores = pictures @ stage.captions(batch.caption, batch.lengths).T
+        own = torch.arange(among, device=scores.device)
+        right["picture → caption"] += (scores.argmax(dim=1) == own).tolist()
+        right["caption → picture"] += (scores.argmax(dim=0) == own).tolist()
+    return {way: share(found) for way, found in right.items()}
+
+
+@torch.no_grad()
+def slot_accuracy(stage: VisionStage, split: str = "test", scenes: int = 256, blank: bool = False) -> dict[str, Rate]:
+    """What is read off the CLS: colour, shape and size of the things that are there, and whole scenes without a fault.
+
+    `blank` is the control, as above.
+    """
+    right: dict[str, list[bool]] = {name: [] for name in (*FIELDS, "scene")}
+    for batch in in_batches(Scenes(split, scenes, speech=False), BPETokenizer().encode):
+        batch = to_device(batch, stage.log_scale.device)
+        shown = torch.full_like(batch.pixels, 0.5) if blank else batch.pixels
+        logits = stage.slot_logits(stage.vision(shown)[:, 0]).split(CHOICES, dim=-1)
+        good = torch.stack([each.argmax(dim=-1) for each in logits], dim=-1) == batch.slots
+        there = batch.slots[..., 0] > 0
+        for number, field in enumerate(FIELDS):
+            right[field] += good[there][:, number].tolist()
+        right["scene"] += good.flatten(1).all(dim=1).tolist()
+    return {name: share(found) for name, found in right.items()}
