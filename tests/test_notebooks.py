@@ -1,25 +1,97 @@
-"""The lessons are in order: executed from top to bottom, without errors, with a heading and our kernel."""
+"""The lessons are in order: executed from top to bottom, without errors, described, with links that lead somewhere."""
 
+import re
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
 import pytest
 
 LESSONS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+
+
+def cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
+    """The code cells, or the markdown cells, of a lesson."""
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
 
 
 def test_there_are_lessons() -> None:
     assert LESSONS
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+@each_lesson
 def test_a_lesson_is_in_order(path: Path) -> None:
     book = nbformat.read(path, as_version=4)
     nbformat.validate(book)
     assert book.metadata.kernelspec.name == "python3"
     assert book.cells[0].source.startswith(f"# {path.stem[:2]} · ")
-    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    code = cells(path, "code")
     # a cell without a count is not compared by nbval
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     for cell in code:
         assert all(output.output_type != "error" and output.get("name") != "stderr" for output in cell.outputs)
+    lengths = sorted(len(cell.source.splitlines()) for cell in code)
+    assert lengths[len(lengths) // 2] <= 10
+
+
+@each_lesson
+def test_a_lesson_has_head_tail_and_headings_without_gaps(path: Path) -> None:
+    text = "\n".join(cell.source for cell in cells(path, "markdown"))
+    for part in ("**You will be able to**", "**You need**", "## To remember", "<details><summary>"):
+        assert part in text
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+@each_lesson
+def test_links_lead_somewhere(path: Path) -> None:
+    for cell in cells(path, "markdown"):
+        for link in re.findall(r"\]\(([^)#]+)\)", cell.source):
+            assert link.startswith("https://") or (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.xfail(strict=True) if path.stem.startswith("00") else ())
+        for path in LESSONS
+    ],
+    ids=lambda path: path.stem,
+)
+def test_pictures_have_an_alt_text(path: Path) -> None:
+    outputs = [
+        output for cell in cells(path, "code") for output in cell.outputs if "image/png" in output.get("data", {})
+    ]
+    assert outputs and all(output.metadata.get("image/png", {}).get("alt") for output in outputs)
+
+
+@each_lesson
+def test_no_guess_is_written_down_for_the_learner(path: Path) -> None:
+    for cell in cells(path, "code"):
+        for guess in re.findall(r"predict\(([^,]+),", cell.source):
+            assert re.search(rf"{re.escape(guess)}\b.* = None", cell.source)
+
+
+def test_a_stored_output_that_is_wrong_fails(tmp_path: Path) -> None:
+    v4 = nbformat.v4
+    stored = [v4.new_output("stream", name="stdout", text="(2, 5)\n")]
+    code = [v4.new_code_cell(f"print((2, {size}))", execution_count=1, outputs=stored) for size in (5, 6)]
+    for cell, name in zip(code, ("right", "wrong"), strict=True):
+        nbformat.write(v4.new_notebook(cells=[cell]), tmp_path / f"{name}.ipynb")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--nbval",
+        "--nbval-current-env",
+        "-p",
+        "no:cacheprovider",
+        tmp_path,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr

@@ -1,0 +1,1 @@
+"""What a learner does, and what the course says to it."""
