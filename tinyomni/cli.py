@@ -66,6 +66,23 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def report(args: argparse.Namespace) -> int:
+    """Measure what was trained; 1 if a limit is missed."""
+    from tinyomni.training.recipe import Place
+    from tinyomni.training.report import report as measure
+
+    folder = Path(args.folder or f"runs/{args.preset}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}. First: tinyomni train all --preset {args.preset}")
+    found = measure(Place(folder, args.preset), args.n, args.only)
+    say(str(found))
+    if args.json:
+        found.save(Path(args.json))
+    if args.picture:
+        found.draw(Path(args.picture))
+    return 0 if found.good else 1
+
+
 def curves(args: argparse.Namespace) -> int:
     """Draw the losses of runs."""
     from tinyomni.training.curves import curves as draw
@@ -211,7 +228,16 @@ def parser() -> argparse.ArgumentParser:
     six.add_argument("path", help="a manifest (CSV, JSONL), text files, LJSpeech, a part of LibriSpeech, COCO captions")
     six.add_argument("--allow-outside", action="store_true", help="allow paths that leave the manifest's folder")
     six.set_defaults(run=data)
-    for each in (one, two, three, four, five, six, seven):
+    eight = commands.add_parser("report", help="measure what was trained, beside its controls and its limits")
+    eight.add_argument("folder", nargs="?", help="where everything was trained (default: runs/PRESET)")
+    eight.add_argument("--preset", choices=["laptop", "gpu", "smoke"], default="laptop", help="whose limits")
+    eight.add_argument("--n", type=int, default=300, help="samples for each figure (default 300)")
+    eight.add_argument("--only", nargs="+", default=[], metavar="PART", help="text eye ear codec voice ears questions")
+    eight.add_argument("--json", metavar="FILE", help="write the figures there as well")
+    eight.add_argument("--picture", metavar="FILE", help="draw them")
+    eight.set_defaults(run=report)
+
+    for each in (one, two, three, four, five, six, seven, eight):
         # after the command as well as before it
         each.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return top
