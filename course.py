@@ -158,7 +158,8 @@ def test() -> int:
 def notebooks() -> int:
     """Execute every lesson in place."""
     lessons = sorted((HERE / "notebooks").glob("*.ipynb"))
-    return run(PYTHON, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", *lessons)
+    quiet = "--ExecutePreprocessor.record_timing=False"  # times would change the files at each run
+    return run(PYTHON, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", quiet, *lessons)
 
 
 def lab(options: list[str]) -> int:
