@@ -57,6 +57,9 @@ def both(folder: Path) -> None:
     run(folder / "plain", Toy(), validate_freq=4, **HALVES)
     run(folder / "bad", Toy(BAD), steps=8)
     run(folder / "sometimes", Sometimes())
+    own = torch.full((3,), float(dist.get_rank()))
+    distributed.same_everywhere(own)
+    (folder / f"same {dist.get_rank()}").write_text(str(own.tolist()))
     run(folder / "from one", Toy(), **HALVES)
     run(folder / "dropout", Toy(dropout=0.3), **HALVES)
     if distributed.start().first:
@@ -105,6 +108,10 @@ def test_two_processes_give_the_curve_of_one(name: str, folders: tuple[Path, Pat
         torch.testing.assert_close(found[1][0][key], tensor, atol=2e-6, rtol=1e-4)
     assert [facts["result"]["processes"] for _, facts in found] == [1, 2]
     assert [len(facts["random"]) for _, facts in found] == [1, 2]
+
+
+def test_what_is_changed_by_hand_can_be_made_the_same(folders: tuple[Path, Path, str]) -> None:
+    assert [(folders[1] / f"same {rank}").read_text() for rank in (0, 1)] == ["[0.0, 0.0, 0.0]"] * 2
 
 
 def test_a_batch_that_is_bad_on_one_process_is_skipped_on_both(folders: tuple[Path, Path, str]) -> None:

@@ -61,8 +61,10 @@ def train(args: argparse.Namespace) -> int:
     )
     for stage in STAGES if args.stage == "all" else [args.stage]:
         result = run(stage, place)
-        done = f"{result.steps} steps, {result.seconds:.0f} s, {result.validation}" if result else "done"
-        say(f"{place.of(stage)}: {done}")
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in result.validation.items()) if result else ""
+        done = f"{result.steps} steps, {result.seconds:.0f} s, validation: {figures or 'none'}" if result else "done"
+        if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
+            say(f"{place.of(stage)}: {done}")
     return 0
 
 

@@ -29,6 +29,7 @@ from tinyomni.codec import RVQ, SpeechCodec
 from tinyomni.data.manifests import Item
 from tinyomni.data.samples import Utterance, pad
 from tinyomni.training.audio import AudioStage, held_out_set, recognition, speech_or_own, utterance
+from tinyomni.training.distributed import same_everywhere
 from tinyomni.training.engine import Settings, Stage
 from tinyomni.training.measures import Rate, cer
 from tinyomni.training.recipe import Job, Place
@@ -199,6 +200,7 @@ class CodecStage(Stage):
                 book[dead] = rest[torch.randint(len(rest), (len(dead),), device=rest.device)].to(book.dtype)
                 used[dead] = 1.0
                 revived += len(dead)
+        same_everywhere(self.codec.rvq.codebooks, self.used)  # each process has seen other frames
         return revived
 
     def validate(self) -> dict[str, float]:

@@ -121,6 +121,13 @@ def start(device: str = "auto") -> World:
     return World(dist.get_rank(), dist.get_world_size(), chosen)
 
 
+def same_everywhere(*tensors: Tensor) -> None:
+    """Give every process the first one's values: for what is changed by hand, since DDP only sees to gradients."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor.data, 0)
+
+
 # ---- the data: a step number says which samples come ----------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tinyomni.data.corpora import open_data
 from tinyomni.data.manifests import ManifestError
 from tinyomni.tokenizer import BPETokenizer
-from tinyomni.training import checkpoint
+from tinyomni.training import checkpoint, distributed
 from tinyomni.training.engine import Result, Settings, Stage, fit
 
 PRESETS = ("smoke", "laptop", "gpu")
@@ -105,4 +105,10 @@ def train(stage: str, place: Place) -> Result | None:
     if stage not in STAGES:
         raise ValueError(f"Training: there is no stage {stage!r}; there are {', '.join(STAGES)}")
     recipe = import_module(f"tinyomni.training.{stage}")
-    return recipe.train(place) if stage == "tokenizer" else recipe.job(place).run(place)
+    if stage != "tokenizer":
+        return recipe.job(place).run(place)
+    world = distributed.start()
+    if world.first:
+        recipe.train(place)
+    world.any(False)  # the others wait for it
+    return None
