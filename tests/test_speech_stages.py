@@ -19,7 +19,7 @@ from tinyomni.audio import char_ids
 from tinyomni.codec import SpeechCodec
 from tinyomni.config import TINY
 from tinyomni.data.samples import Speaker, Utterance, collate_speech
-from tinyomni.data.speech import utter
+from tinyomni.data.speech import TALKER_VOICES, utter
 from tinyomni.talker import TalkerTiny, generate_batch, generate_codes, previous, voice_token
 from tinyomni.tokenizer import BPETokenizer
 from tinyomni.training import audio, codec, ears, talker
@@ -370,7 +370,7 @@ def test_some_codes_are_misheard() -> None:
 
 
 def test_voices_are_rows_that_no_text_uses() -> None:
-    rows = [voice_token(voice) for voice in range(len(talker.VOICES))]
+    rows = [voice_token(voice) for voice in range(len(TALKER_VOICES))]
     assert rows[0] == [] and len({tuple(row) for row in rows}) == len(rows)
     assert all(BPETokenizer().n_pieces <= row[0] < TINY.talker.vocab for row in rows[1:])
 

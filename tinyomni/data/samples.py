@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from tinyomni.data import world
 from tinyomni.data.pictures import picture
-from tinyomni.data.speech import VOICES, SpeechCache
+from tinyomni.data.speech import STEADY, VOICES, SpeechCache
 from tinyomni.data.world import SPLITS, Thing
 from tinyomni.tokenizer import EOS, PAD
 
@@ -67,9 +67,10 @@ class Speaker:
     pitch: int
 
 
-def speaker(rng: random.Random, voices: Sequence[str]) -> Speaker:
-    """A voice, a rate and a pitch."""
-    return Speaker(rng.choice(voices), rng.randint(140, 190), rng.randint(35, 65))
+def speaker(rng: random.Random, voices: Sequence[str], steady: bool = False) -> Speaker:
+    """A voice, a rate and a pitch; `steady` is the same rate and pitch for all."""
+    voice, rate, pitch = rng.choice(voices), rng.randint(140, 190), rng.randint(35, 65)
+    return Speaker(voice, *STEADY) if steady else Speaker(voice, rate, pitch)
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ class Speech(Dataset[Utterance]):
 
     A recogniser that has only heard the grammar learns it by heart, and fails on the same words in another order. Every
     figure of a recogniser is reported for both: `in_order` says which is which, `order` gives only one of them.
+    `steady` has all of them spoken at one rate and pitch, as the Talker learns to.
     """
 
     def __init__(
@@ -193,10 +195,11 @@ class Speech(Dataset[Utterance]):
         seed: int = 0,
         order: bool | None = None,
         voices: Sequence[str] = VOICES,
+        steady: bool = False,
         cache: str | None = None,
     ) -> None:
         check_size("Speech", split, size)
-        self.split, self.size, self.seed, self.order = split, size, seed, order
+        self.split, self.size, self.seed, self.order, self.steady = split, size, seed, order, steady
         self.voices, self.cache = tuple(voices), SpeechCache(cache)
 
     def __len__(self) -> int:
@@ -214,7 +217,7 @@ class Speech(Dataset[Utterance]):
 
     def __getitem__(self, index: int) -> Utterance:
         text, in_order = self.text(index)
-        who = speaker(random.Random(f"{self.seed} {self.split} voice {index % self.size}"), self.voices)
+        who = speaker(random.Random(f"{self.seed} {self.split} voice {index % self.size}"), self.voices, self.steady)
         return Utterance(self.cache.utter(text, who.voice, who.rate, who.pitch), text, who, in_order)
 
 

@@ -29,6 +29,10 @@ from tinyomni.files import SAMPLE_RATE, change_rate
 VOICES = ("en-us", "en-us+f3", "en-us+m3", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan")
 HELD_OUT_VOICE = "en-us-nyc"
 """Nobody trains on it."""
+TALKER_VOICES = VOICES[:2]
+"""The codec and the Talker are for these; the first is spoken when nobody asks for a voice."""
+STEADY = (160, 50)
+"""Their rate and pitch: what `utter` has by default."""
 SYNCHRONOUS, CHARS_UTF8, RATE, VOLUME, PITCH, IPA = 2, 1, 1, 2, 3, 2
 ONE_AT_A_TIME = threading.Lock()
 """Loading twice at once gives one library, and then its state is shared."""

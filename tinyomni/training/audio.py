@@ -44,14 +44,16 @@ def speech(place: Place, split: str, size: int, **options: Any) -> Speech:
     return Speech(split, size, cache=str(place.folder / "speech"), **options)
 
 
-def speech_or_own(place: Place, size: int) -> tuple[Dataset[Any], Sequence[float], Sequence[Utterance | Item]]:
+def speech_or_own(
+    place: Place, size: int, **options: Any
+) -> tuple[Dataset[Any], Sequence[float], Sequence[Utterance | Item]]:
     """What is trained on, a length for each, and what is held out: of the closed world, or of `place.data`.
 
     Of own recordings a twentieth is held out, at least one and at most 200.
     """
     few = 8 if place.preset == "smoke" else 200
     if place.data is None:
-        world, held_out = speech(place, "train", size), speech(place, "validation", few)
+        world, held_out = speech(place, "train", size, **options), speech(place, "validation", few, **options)
         return world, [len(world.text(index)[0]) for index in range(size)], list(map(held_out.__getitem__, range(few)))
     own = place.own("speech")
     order = random.Random(0).sample(range(len(own)), len(own))
@@ -180,9 +182,9 @@ HELD_OUT_SETS: dict[str, dict[str, Any]] = {
 }
 
 
-def held_out_set(place: Place, name: str, n: int = 300) -> list[Utterance]:
+def held_out_set(place: Place, name: str, n: int = 300, **options: Any) -> list[Utterance]:
     """Held-out utterances: lines of the grammar, the same words in random order, or lines in a voice never heard."""
-    data = speech(place, "test", n, **HELD_OUT_SETS[name])
+    data = speech(place, "test", n, **HELD_OUT_SETS[name], **options)
     return [data[index] for index in range(n)]
 
 

@@ -149,7 +149,7 @@ def other_ears(place: Place, n: int) -> Iterator[Figure]:
     """Words wrong in the ears of pocketsphinx: recordings, the codec's round trip, the Talker."""
     from tinyomni.training import ears
 
-    said = audio.held_out_set(place, "grammar", n)
+    said = audio.held_out_set(place, "grammar", n, **codec.SPEAKERS)
     waves, texts = [each.wave for each in said], [each.text for each in said]
     trips = codec.round_trips(place.trained(codec.CodecStage()).codec, waves)["codes"]
     spoken = talker.speak(place, n)

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from tinyomni.audio import valid_positions
 from tinyomni.data.samples import Speech, pad
-from tinyomni.data.speech import SpeechCache
+from tinyomni.data.speech import STEADY, TALKER_VOICES, SpeechCache
 from tinyomni.talker import TalkerTiny, generate_batch, max_frames, previous, voice_token
 from tinyomni.tokenizer import BPETokenizer
 from tinyomni.training.audio import AudioStage
@@ -39,9 +39,6 @@ SETTINGS = {
     "gpu": Settings(steps=10_000, batch_size=64, lr=1e-3, warmup=300, validate_freq=1000),
 }
 UTTERANCES = {"smoke": 16, "laptop": 10_000, "gpu": 40_000}
-VOICES = ("en-us", "en-us+f3")
-"""The first is spoken when nobody asks for a voice."""
-RATE, PITCH = 160, 50
 WRONG = 0.1  # share of the codes heard that are replaced
 WITHOUT_TEXT = 0.1  # share of the batches in which the Talker gets no text: it babbles
 
@@ -52,7 +49,7 @@ Saying = tuple[Int[Tensor, "_"], Int[Tensor, "_ codebooks"]]  # a batch of them 
 
 
 class Sayings(Dataset[Saying]):
-    """Texts in the Talker's voices, each with one rate and pitch of its own, as text ids and codes."""
+    """Texts in the Talker's voices, as text ids and codes."""
 
     def __init__(self, place: Place, codec: CodecStage, split: str, size: int, order: bool | None = None) -> None:
         self.texts = Speech(split, size, seed=1, order=order)
@@ -68,11 +65,11 @@ class Sayings(Dataset[Saying]):
 
     def wave(self, index: int) -> Float[Tensor, "samples"]:
         """How eSpeak says it."""
-        return self.cache.utter(self.text(index), VOICES[index % len(VOICES)], RATE, PITCH)
+        return self.cache.utter(self.text(index), TALKER_VOICES[index % len(TALKER_VOICES)], *STEADY)
 
     def ids(self, index: int) -> Int[Tensor, "text_tokens"]:
         """The text as the Talker reads it, the voice in front."""
-        return torch.tensor([*voice_token(index % len(VOICES)), *self.encode(self.text(index))])
+        return torch.tensor([*voice_token(index % len(TALKER_VOICES)), *self.encode(self.text(index))])
 
     @torch.no_grad()
     def __getitem__(self, index: int) -> Saying:
