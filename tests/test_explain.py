@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tinyomni.axes import ShapeError
 from tinyomni.tracing import Trace, trace
+from tinyomni.tracing.checks import checked
 
 
 class Eye(nn.Module):
@@ -103,6 +104,18 @@ def test_arguments(x: Tensor, ids: Tensor | None, words: str) -> None:
 
     text, *_ = fail(call)
     assert re.search(words, text), text
+
+
+def test_an_argument_that_is_no_tensor_is_not_taken_for_the_result() -> None:
+    @checked
+    def cool(logits: Float[Tensor, "vocab"], temperature: float = 1.0, *more: int) -> Float[Tensor, "vocab"]:
+        return logits[:-1] if temperature == 7 else logits / temperature
+
+    assert cool(torch.ones(3), 2, 5, 6).shape == (3,)
+    with pytest.raises(ShapeError, match=r"^[\w.<>]*cool: temperature should be float; got 'hot' \(str\)\.\n"):
+        cool(torch.ones(3), "hot")
+    with pytest.raises(ShapeError, match="cool: the result should be"):
+        cool(torch.ones(3), 7)
 
 
 def test_results_are_explained_at_the_line_that_returned_them() -> None:

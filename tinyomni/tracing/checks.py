@@ -8,6 +8,7 @@ import functools
 import importlib.abc
 import importlib.machinery
 import inspect
+import reprlib
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -15,12 +16,14 @@ from typing import Any
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
+from beartype.door import is_bearable
 from jaxtyping import TypeCheckError
 
 from tinyomni.axes import ShapeError
 from tinyomni.tracing import annotations, explain
 
-CHECKER = beartype(conf=BeartypeConf(is_pep484_tower=True))
+CONF = BeartypeConf(is_pep484_tower=True)
+CHECKER = beartype(conf=CONF)
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,15 +43,26 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
             told = annotations.told(annotations.braces(hints), values)
             hints = {name: annotations.fill(hint, told) for name, hint in hints.items()}
             wrong = annotations.misfit(values, hints)
-            ours = (
-                explain.misfit(function.__qualname__, wrong, values, hints)[1]
-                if wrong
-                else (f"{function.__qualname__}: the result should be {annotations.show(hints.get('return'))}.")
-            )
+            if wrong:
+                ours = explain.misfit(function.__qualname__, wrong, values, hints)[1]
+            elif other := other_misfit(signature, values, hints):
+                ours = f"{function.__qualname__}: {other}"
+            else:
+                ours = f"{function.__qualname__}: the result should be {annotations.show(hints.get('return'))}."
             raise ShapeError(f"{ours}\n\n{error}") from error
 
     with_checks.__shapes_checked__ = True  # type: ignore[attr-defined]
     return with_checks
+
+
+def other_misfit(signature: inspect.Signature, values: dict[str, Any], hints: dict[str, Any]) -> str:
+    """What is wrong with an argument that is no tensor; empty if nothing is."""
+    for name, value in values.items():
+        one = signature.parameters[name].kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        if one and name in hints and not is_bearable(value, hints[name], conf=CONF):
+            kind = hints[name].__name__ if isinstance(hints[name], type) else str(hints[name])
+            return f"{name} should be {kind}; got {reprlib.repr(value)} ({type(value).__name__})."
+    return ""
 
 
 def wrap(thing: Any) -> Any:
