@@ -1,14 +1,16 @@
 """The omni stage: sequences as Omni makes them, loss on the answer only, frozen encoders, a small run, measures."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from tinyomni.data import world
+from tinyomni.data import strange, world
 from tinyomni.data.manifests import ManifestError
 from tinyomni.data.pictures import picture
 from tinyomni.data.samples import Scenes, Speech, pixels
@@ -175,8 +177,10 @@ def test_it_learns_a_few_rows_by_heart(rows: list[Row]) -> None:
 def test_all_rows_of_a_scene_are_about_it(tmp_path: Path) -> None:
     scenes, speech = Scenes("train", 4, cache=str(tmp_path)), Speech("train", 4, cache=str(tmp_path))
     data = Mix(TOKENIZER.encode, scenes, 12, speech)
-    for index in (1, 5):
-        *asked, heard, repeat, line = data[index]
+    prompts: set[str] = set()
+    for index in range(1, 12, 4):
+        rows = data[index]
+        asked, (heard, repeat, caption, text, odd) = rows[:6], rows[6:]
         things = scenes.things(1)
         right = {pair for halves in world.askable(things).values() for half in halves for pair in half}
         texts = [(TOKENIZER.decode(each.prompt), TOKENIZER.decode(each.answer)) for each in asked]
@@ -185,17 +189,62 @@ def test_all_rows_of_a_scene_are_about_it(tmp_path: Path) -> None:
         question, _, answer = TOKENIZER.decode(heard.answer).partition("? ")
         assert heard.prompt == [BOS] and (question + "?", answer.lower()) in right and world.heard(question + "?")
         assert heard.picture is asked[0].picture and heard.sound is not None and heard.sound.ndim == 1
-        assert TOKENIZER.decode(repeat.answer) == speech.text(1)[0] and repeat.picture is None
-        assert line.picture is None and line.sound is None and line.prompt == [BOS] and line.answer[-1] == EOS
+        seen, said = world.description(things), speech.text(1)[0]
+        assert (caption.picture is asked[0].picture) and TOKENIZER.decode(caption.answer) == seen
+        assert TOKENIZER.decode(caption.prompt) in omni.DESCRIBE and repeat.sound is not None
+        both = TOKENIZER.decode(repeat.prompt) in omni.BOTH
+        assert TOKENIZER.decode(repeat.answer) == (f"{seen} {said}" if both else said)
+        assert both == (repeat.picture is asked[0].picture) and (both or TOKENIZER.decode(repeat.prompt) in omni.REPEAT)
+        assert text.picture is None and text.sound is None and text.prompt[0] == BOS and text.answer[-1] == EOS
+        assert TOKENIZER.decode(odd.answer) in (strange.DO_NOT_KNOW, strange.SEE_NOTHING, strange.HEARD_NOTHING)
+        prompts.add(TOKENIZER.decode(repeat.prompt))
+    assert len(prompts) > 1
     first, again = ([each.prompt for each in data[index]] for index in (1, 5))
     assert first != again  # the same scene, other questions
+
+
+def test_what_cannot_be_known_is_said_in_the_worlds_own_words() -> None:
+    data = Mix(TOKENIZER.encode, Scenes("train", 40, speech=False), 40)
+    said = {"question": 0, "picture": 0, "sound": 0}
+    for index in range(40):
+        things = data.scenes.things(index)
+        *_, text, odd = data[index]
+        prompt, answer = TOKENIZER.decode(odd.prompt), TOKENIZER.decode(odd.answer)
+        if odd.sound is not None:
+            said["sound"] += 1
+            assert (prompt, answer) == ("", strange.HEARD_NOTHING) and odd.picture is None
+        elif odd.picture is data[index][0].picture or (odd.picture == data[index][0].picture).all():
+            said["question"] += 1  # nothing that could be asked of the scene
+            right = {pair[0] for halves in world.askable(things).values() for half in halves for pair in half}
+            assert prompt not in right and answer == strange.DO_NOT_KNOW
+        else:
+            said["picture"] += 1
+            assert answer == (strange.SEE_NOTHING if prompt in omni.DESCRIBE else strange.DO_NOT_KNOW)
+        prompt, answer = TOKENIZER.decode(text.prompt), TOKENIZER.decode(text.answer)
+        assert not prompt or omni.REPLIES.get(prompt, strange.CANNOT_SEE) == answer
+        assert prompt or "? " not in answer  # no guess at a picture that is not there
+    assert min(said.values()) >= 3
+
+
+def test_what_is_strange_in_the_test_split_was_never_met_in_training() -> None:
+    known, met = set(), set()
+    for index in range(300):
+        rng, things = random.Random(index), world.draw_scene("train", index)
+        known |= set(strange.question(things, rng).strip("?").split())
+        met |= set(strange.question(things, rng, "test").strip("?").split())
+    assert set(strange.NOUNS) & met and not set(strange.NOUNS) & met & known
+    for make in (strange.picture, strange.sound):
+        one, again, other = (make(random.Random(3), split) for split in ("train", "train", "test"))
+        assert np.array_equal(one, again) and not np.array_equal(one, other)
+    assert strange.picture(random.Random(1)).size == (224, 224)
+    assert strange.sound(random.Random(1)).dtype == torch.float32
 
 
 def test_what_is_kept_is_made_once(tmp_path: Path) -> None:
     made = []
     data = Mix(TOKENIZER.encode, Scenes("train", 2, speech=False), 6, keep=lambda each: made.append(1) or each)
     for index in range(6):
-        data[index]
+        data.read_once(index % 2)
     assert len(made) == 2
 
 
@@ -204,7 +253,7 @@ def test_rows_of_ones_own(places: Place, tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("image,question,answer\na.png,What is it?,Nothing.\n")
     (tmp_path / "c.csv").write_text("image,caption\na.png,Nothing at all.\n")
     (tmp_path / "t.txt").write_text("Only words.\n")
-    for name, prompt, answer in (("q.csv", "What is it?", "Nothing."), ("c.csv", omni.DESCRIBE, "Nothing at all.")):
+    for name, prompt, answer in (("q.csv", "What is it?", "Nothing."), ("c.csv", omni.DESCRIBE[0], "Nothing at all.")):
         (each,) = omni.job(replace(places, data=tmp_path / name)).train[0]
         assert (TOKENIZER.decode(each.prompt), TOKENIZER.decode(each.answer)) == (prompt, answer)
         assert each.picture is not None

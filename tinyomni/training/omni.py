@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 
 from tinyomni.audio import AudioEncoderTiny, MelFrontend
 from tinyomni.config import TINY
-from tinyomni.data import manifests, world
+from tinyomni.data import manifests, strange, world
 from tinyomni.data.pictures import SIDE
 from tinyomni.data.samples import Encode, Lines, Scenes, Speech, pad, pixels
 from tinyomni.data.speech import HELD_OUT_VOICE, VOICES
@@ -51,7 +51,18 @@ SETTINGS = {
 }
 SCENES = {"smoke": 8, "laptop": 6_000, "gpu": 200_000}
 HELD_OUT_SCENES = {"smoke": 2, "laptop": 32, "gpu": 128}
-DESCRIBE = "Describe the image."
+DESCRIBE = ("Describe the image.", "What do you see in this image?", "What do you see?")
+REPEAT = ("", "What was said?", "What did you hear?", "Repeat what you heard.")
+BOTH = ("Describe what you see and hear.", "Describe what you can see and hear.")
+REPLIES = {
+    "Hello, how are you?": "I am fine, thank you.",
+    "How are you today?": "I am fine, thank you.",
+    "Thank you very much.": "You are welcome.",
+    "Can you help me?": "Of course I can.",
+    "Good night.": "See you soon.",
+    "What time is it?": strange.DO_NOT_KNOW,
+    "Where are we now?": strange.DO_NOT_KNOW,
+}
 TYPED = 6  # typed questions to a scene
 IGNORE = -100  # a target that cross-entropy leaves out
 
@@ -243,7 +254,8 @@ Reader = Callable[[Row], Row]
 
 
 class Mix(Dataset[list[Row]]):
-    """For each scene: typed questions about its picture, a spoken one, something to repeat, and a line of text.
+    """For each scene: typed questions about its picture, a caption, a spoken question, something to repeat, text alone,
+    and something that lies outside the closed world (`data/strange.py`).
 
     `keep` makes features of a row that has a picture or sound; they stay in memory, so that a scene that comes again
     costs nothing. Its typed questions are others each time.
@@ -264,14 +276,50 @@ class Mix(Dataset[list[Row]]):
         return Row([BOS, *self.encode(prompt)], [*self.encode(answer), EOS], **senses)
 
     def __getitem__(self, index: int) -> list[Row]:
-        number = index % len(self.scenes)
-        things, rows = self.kept.get(number) or self.read(number)
-        if self.keep is not None:
-            self.kept[number] = things, rows
-        rng = random.Random(f"{self.scenes.split} typed {index}")
+        things, rows = self.read_once(index % len(self.scenes))
+        rng, seen = random.Random(f"{self.scenes.split} typed {index}"), rows[0]
         asked = [world.ask(list(things), rng) for _ in range(TYPED)]
-        typed = [self.row(question, answer.capitalize(), picture=rows[0].picture) for question, answer in asked]
-        return [*typed, *rows[1:], self.row("", self.lines[index])]
+        made = [self.row(question, answer.capitalize(), picture=seen.picture) for question, answer in asked]
+        caption = self.row(rng.choice(DESCRIBE), world.description(list(things)), picture=seen.picture)
+        for row in rows[1:]:
+            if row.picture is None and rng.random() < 0.2:
+                both = replace(caption, prompt=[BOS, *self.encode(rng.choice(BOTH))])
+                row = replace(both, answer=[*caption.answer[:-1], *row.answer], sound=row.sound)
+            elif row.picture is None:
+                row = replace(row, prompt=[BOS, *self.encode(rng.choice(REPEAT))])
+            made.append(row)
+        return [*made, caption, self.text(index, rng), self.strange(index, list(things), seen)]
+
+    def text(self, index: int, rng: random.Random) -> Row:
+        """Text alone: a line, or one that is replied to. To a question about a picture the answer is not to guess."""
+        if rng.random() < 0.2:
+            return self.row(*rng.choice(list(REPLIES.items())))
+        line = self.lines[index]
+        question, asks, _ = line.partition("? ")
+        return self.row(f"{question}?", strange.CANNOT_SEE) if asks else self.row("", line)
+
+    def strange(self, index: int, things: list[world.Thing], seen: Row) -> Row:
+        """A row to which the answer is that one does not know; every other time about the scene itself."""
+        split = self.scenes.split
+        rng = random.Random(f"{split} strange {index}")
+        kind = rng.choice(("question", "question", "question", "picture", "picture", "sound"))
+        if kind == "question":
+            return self.row(strange.question(things, rng, split), strange.DO_NOT_KNOW, picture=seen.picture)
+        if kind == "sound":
+            row = self.row("", strange.HEARD_NOTHING, sound=strange.sound(rng, split))
+        else:
+            asked = rng.random() < 0.7
+            row = self.row(world.ask(things, rng)[0] if asked else rng.choice(DESCRIBE),
+                           strange.DO_NOT_KNOW if asked else strange.SEE_NOTHING,
+                           picture=pixels(strange.picture(rng, split)))  # fmt: skip
+        return row if self.keep is None else self.keep(row)
+
+    def read_once(self, number: int) -> tuple[tuple[world.Thing, ...], list[Row]]:
+        """What `read` gives, out of memory where it is kept there."""
+        found = self.kept.get(number) or self.read(number)
+        if self.keep is not None:
+            self.kept[number] = found
+        return found
 
     def read(self, number: int) -> tuple[tuple[world.Thing, ...], list[Row]]:
         """The scene's things, and its rows that stay the same: the first holds only the picture."""
@@ -303,7 +351,7 @@ class OwnRows(Dataset[list[Row]]):
     def __getitem__(self, index: int) -> list[Row]:
         item: manifests.Item = self.rows[self.numbers[index]]
         texts = item.texts
-        prompt = {"caption": DESCRIBE, "question": texts.get("question", ""), "speech": ""}[self.rows.kind]
+        prompt = {"caption": DESCRIBE[0], "question": texts.get("question", ""), "speech": ""}[self.rows.kind]
         answer = texts[manifests.KINDS[self.rows.kind][-1]]
         return [Row([BOS, *self.encode(prompt)], [*self.encode(answer), EOS], item.pixels, item.wave)]
 
