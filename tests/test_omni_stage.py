@@ -108,8 +108,21 @@ def test_padding_and_company_change_nothing(stage: OmniStage, rows: list[Row]) -
     with torch.no_grad():
         together = torch.cat([stage.losses(batch)[0] for batch in collate([rows])])
         alone = [torch.cat([stage.losses(batch)[0] for batch in collate([[each]])]) for each in rows]
-    order = [0, 3, 1, 2]  # those without sound come first
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].sound is not None, rows[i].size))
     torch.testing.assert_close(together, torch.cat([alone[i] for i in order]), atol=1e-4, rtol=1e-4)
+
+
+def test_rows_of_one_length_stand_together(rows: list[Row]) -> None:
+    """A hundred rows of all lengths: hardly any padding, and none is lost."""
+    many = [row("red " * (1 + i % 25), "Yes.", **({} if i % 3 else {"sound": torch.randn(i % 40 + 1, 192)}))
+            for i in range(100)]  # fmt: skip
+    groups = collate([many[:50], many[50:]])
+    assert sum(len(each.ids) for each in groups) == 100 and len(groups) < 16
+    for each in groups:
+        sounds = 0 if each.sound_lengths is None else each.sound_lengths
+        sizes = each.lengths + sounds
+        assert sizes.max() <= 1.3 * sizes.min()
+    assert sorted(len(r.prompt + r.answer) for r in many) == sorted(n for g in groups for n in g.lengths.tolist())
 
 
 def test_nothing_of_the_prompt_is_due(stage: OmniStage) -> None:
@@ -120,9 +133,12 @@ def test_nothing_of_the_prompt_is_due(stage: OmniStage) -> None:
 
 def test_a_picture_that_rows_share_is_encoded_once(stage: OmniStage) -> None:
     image = pixels(picture([], 1))
-    batch = collate([[row("Hello?", "Yes.", picture=image), row("Why?", "No.", picture=image)], [row("", "Good.")]])
-    assert batch[0].pictures is not None
-    assert batch[0].pictures.shape == (1, 3, 224, 224) and batch[0].picture_of.tolist() == [0, 0, -1]
+    batch = collate(
+        [[row("Hello?", "Yes.", picture=image), row("Why?", "No.", picture=image)], [row("Hello? How?", "Good.")]]
+    )
+    (rows,) = batch
+    assert rows.pictures is not None
+    assert rows.pictures.shape == (1, 3, 224, 224) and sorted(rows.picture_of.tolist()) == [-1, 0, 0]
 
 
 def test_features_give_the_same_loss_as_pixels_and_waves(stage: OmniStage) -> None:
@@ -312,7 +328,9 @@ def test_questions_about_unseen_pairs_are_about_the_pair() -> None:
 
 
 def test_the_best_guess_is_far_from_right_and_so_is_an_untrained_model(stage: OmniStage) -> None:
-    guesses = [each.right for each in best_guess(scenes=60, seen=600)]
+    asked = [Answer(question, answer, "") for index in range(60)
+             for question, answer in one_of_each_kind(world.draw_scene("test", index), f"test {index}")]  # fmt: skip
+    guesses = [each.right for each in best_guess(asked, seen=600)]
     assert 0.2 < sum(guesses) / len(guesses) < 0.6
     answers = typed(stage, TOKENIZER, scenes=2, blank=True)
     assert len(answers) >= 8 and not any(each.right for each in answers)
@@ -326,3 +344,18 @@ def test_spoken_questions_are_judged_by_what_follows_the_question(
     monkeypatch.setattr(omni, "say", lambda *_: texts)
     answers, written = spoken(stage, TOKENIZER, n=3, cache=str(tmp_path))
     assert [each.right for each in answers] == [True, True, False] and written.parts == (1, 1, 0)
+
+
+def test_what_nobody_can_know_is_asked_in_four_ways(stage: OmniStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Row] = []
+
+    def knows_nothing(_: OmniStage, rows: list[Row], tokenizer: BPETokenizer) -> list[str]:
+        seen.extend(rows)
+        return [strange.DO_NOT_KNOW] * len(rows)
+
+    monkeypatch.setattr(omni, "say", knows_nothing)
+    found = omni.unknowable(stage, TOKENIZER, n=4)
+    right = {kind: sum(each.right for each in answers) for kind, answers in found.items()}
+    assert right == {"not there": 4, "unknown word": 4, "no scene": 4, "no speech": 0}
+    assert [(each.picture is None, each.sound is None) for each in seen] == [(False, True)] * 12 + [(True, False)] * 4
+    assert all(set(each.question.strip("?").split()) & set(strange.NOUNS) for each in found["unknown word"])

@@ -66,4 +66,4 @@ def test_the_report_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert (tmp_path / "report.png").stat().st_size > 5000
     assert main(["report", str(tmp_path), "--n", "40", "--only", "ear"]) == 1
     assert "not trained here: audio" in capsys.readouterr().out
-    assert set(MEASURES) == {"text", "eye", "ear", "codec", "voice", "ears", "questions"}
+    assert set(MEASURES) == {"text", "eye", "ear", "codec", "voice", "ears", "questions", "unknowable"}

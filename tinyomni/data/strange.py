@@ -40,11 +40,11 @@ OPEN = (
 )  # fmt: skip
 
 
-def question(things: list[world.Thing], rng: random.Random, split: str = "train") -> str:
-    """A question to which the scene gives no answer: half of them name a shape or colour that is not there."""
-    shapes = [shape for shape in world.SHAPES if not world.count(things, shape)]
-    colours = [colour for colour in world.COLOURS if all(thing.colour != colour for thing in things)]
-    if rng.random() < 0.5:
+def question(things: list[world.Thing], rng: random.Random, split: str = "train", kind: str | None = None) -> str:
+    """A question to which the scene gives no answer: about what is `not there`, or with an `unknown word`."""
+    if (kind or rng.choice(("not there", "unknown word"))) == "not there":
+        shapes = [shape for shape in world.SHAPES if not world.count(things, shape)]
+        colours = [colour for colour in world.COLOURS if all(thing.colour != colour for thing in things)]
         missing = rng.choice((rng.choice(shapes), f"{rng.choice(colours)} thing"))
         field = "shape" if missing.endswith("thing") else "colour"
         return rng.choice((f"Where is the {missing}?", f"How big is the {missing}?", f"What {field} is the {missing}?"))

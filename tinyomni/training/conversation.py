@@ -131,21 +131,17 @@ def outside(omni: Omni, n: int = 100) -> Iterator[tuple[str, Rate, Rate]]:
     scenes = Scenes("test", n, speech=False)
     photograph = crops(n)
 
-    def cases(kind: str, index: int) -> Reply:
-        rng = random.Random(f"test outside {index}")
-        sample = scenes[index]
-        if kind == "questions without an answer":
-            return asked(omni, strange.question(list(sample.things), rng, "test"), sample.picture)
-        if kind == "pictures of nothing":
-            return asked(omni, sample.question, strange.picture(rng, "test"))
-        if kind == "a photograph":
-            return asked(omni, sample.question, photograph[index])
-        if kind == "no picture":
-            return asked(omni, sample.question, None)
-        return asked(omni, (strange.sound(rng, "test"), 16_000), sample.picture)
+    def ask(kind: str, index: int) -> Reply:
+        rng, sample = random.Random(f"test outside {index}"), scenes[index]
+        if kind == "no speech":
+            return asked(omni, (strange.sound(rng, "test"), 16_000), None)
+        if kind in ("not there", "unknown word"):
+            return asked(omni, strange.question(list(sample.things), rng, "test", kind), sample.picture)
+        shown = {"no scene": strange.picture(rng, "test"), "photograph": photograph[index], "no picture": None}
+        return asked(omni, sample.question, shown[kind])
 
-    for kind in ("questions without an answer", "pictures of nothing", "a photograph", "no picture", "no speech"):
-        replies = [cases(kind, index) for index in range(n)]
+    for kind in ("not there", "unknown word", "no scene", "photograph", "no picture", "no speech"):
+        replies = [ask(kind, index) for index in range(n)]
         says = [each.answer in UNKNOWN for each in replies]
         yield kind, share(says), share([one or bool(each.unsure) for one, each in zip(says, replies, strict=True)])
 

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from tinyomni.audio import AudioEncoderTiny, MelFrontend
+from tinyomni.audio import AudioEncoderTiny, MelFrontend, audio_token_count
 from tinyomni.config import TINY
 from tinyomni.data import manifests, strange, world
 from tinyomni.data.pictures import SIDE
+from tinyomni.data.pictures import picture as draw
 from tinyomni.data.samples import Encode, Lines, Scenes, Speech, pad, pixels
 from tinyomni.data.speech import HELD_OUT_VOICE, VOICES
 from tinyomni.generation import generate
@@ -49,7 +50,7 @@ SETTINGS = {
     "laptop": Settings(steps=1500, batch_size=8, lr=1e-3, warmup=60, validate_freq=150, checkpoint_freq=150),
     "gpu": Settings(steps=8000, batch_size=32, lr=1e-3, warmup=200, validate_freq=500, workers=12),
 }
-SCENES = {"smoke": 8, "laptop": 6_000, "gpu": 200_000}
+SCENES = {"smoke": 8, "laptop": 4_000, "gpu": 200_000}
 HELD_OUT_SCENES = {"smoke": 2, "laptop": 32, "gpu": 128}
 DESCRIBE = ("Describe the image.", "What do you see in this image?", "What do you see?")
 REPEAT = ("", "What was said?", "What did you hear?", "Repeat what you heard.")
@@ -80,6 +81,14 @@ class Row:
     picture: Float[Tensor, "..."] | None = None
     sound: Float[Tensor, "..."] | None = None
 
+    @property
+    def size(self) -> int:
+        """Its tokens, about: picture, sound, text."""
+        sound = 0 if self.sound is None else len(self.sound)
+        if self.sound is not None and self.sound.ndim == 1:
+            sound = audio_token_count(sound // TINY.audio.hop)
+        return len(self.prompt) + len(self.answer) + (self.picture is not None) + sound
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -96,10 +105,15 @@ class Rows:
 
 
 def collate(items: Sequence[list[Row]]) -> list[Rows]:
-    """Rows without sound, and rows with sound, which are far longer: each kind is padded by itself."""
-    rows = [row for item in items for row in item]
-    kinds = ([row for row in rows if row.sound is None], [row for row in rows if row.sound is not None])
-    return [side_by_side(kind) for kind in kinds if kind]
+    """Rows of about one length stand together, so that little is padding; those with sound apart from the others."""
+    rows = sorted((row for item in items for row in item), key=lambda row: (row.sound is not None, row.size))
+    groups: list[list[Row]] = []
+    for row in rows:
+        alike = groups and (groups[-1][0].sound is None) == (row.sound is None)
+        if not alike or row.size > 1.3 * groups[-1][0].size:
+            groups.append([])
+        groups[-1].append(row)
+    return [side_by_side(group) for group in groups]
 
 
 def side_by_side(rows: Sequence[Row]) -> Rows:
@@ -112,6 +126,14 @@ def side_by_side(rows: Sequence[Row]) -> Rows:
         ids, lengths, torch.tensor([len(row.prompt) for row in rows]),
         torch.stack(pictures) if pictures else None, picture_of, padded, sound_lengths, sound_of,
     )  # fmt: skip
+
+
+def by_sense(batch: Sequence[Rows], values: Sequence[Float[Tensor, "_"]]) -> dict[str, Float[Tensor, ""]]:
+    """The mean of what rows without sound have, `read`, and of what those with sound have, `heard`."""
+    kinds: dict[str, list[Tensor]] = {}
+    for rows, each in zip(batch, values, strict=True):
+        kinds.setdefault("read" if rows.sounds is None else "heard", []).append(each)
+    return {sense: torch.cat(found).mean() for sense, found in kinds.items()}
 
 
 def shared(tensors: Sequence[Tensor | None]) -> tuple[list[Tensor], Int[Tensor, "batch"]]:
@@ -207,9 +229,7 @@ class OmniStage(Stage):
     def forward(self, batch: list[Rows]) -> tuple[Float[Tensor, ""], dict[str, Any]]:
         """The mean over all tokens that are due; as figures, that of rows without sound and of those with."""
         losses = [self.losses(rows)[0] for rows in batch]
-        figures = {"heard" if rows.sounds is not None else "read": loss.detach().mean()
-                   for rows, loss in zip(batch, losses, strict=True)}  # fmt: skip
-        return torch.cat(losses).mean(), figures
+        return torch.cat(losses).mean(), by_sense(batch, [loss.detach() for loss in losses])
 
     def weight(self, batch: list[Rows]) -> float:
         """Tokens that are due."""
@@ -225,14 +245,12 @@ class OmniStage(Stage):
 
     def validate(self) -> dict[str, float]:
         """The loss on held-out scenes, and how many rows without sound and with sound are answered without a fault."""
-        figures: dict[str, float] = {}
-        total = tokens = 0.0
-        for rows in collate(self.validation) if self.validation else []:
-            rows = to_device(rows, self.proj_v.weight.device)
-            losses, _ = self.losses(rows)
-            total, tokens = total + float(losses.sum()), tokens + len(losses)
-            figures["heard" if rows.sounds is not None else "read"] = float(self.exact(rows).mean())
-        return {"loss": total / tokens, **figures} if tokens else {}
+        if not self.validation:
+            return {}
+        batch = [to_device(rows, self.proj_v.weight.device) for rows in collate(self.validation)]
+        loss = torch.cat([self.losses(rows)[0] for rows in batch]).mean()
+        exact = by_sense(batch, [self.exact(rows) for rows in batch])
+        return {"loss": float(loss), **{sense: float(share) for sense, share in exact.items()}}
 
     # -- what is remembered
 
@@ -460,15 +478,36 @@ def typed(
     return [Answer(*pair, said) for pair, said in zip(asked, say(stage, rows, tokenizer), strict=True)]
 
 
-def best_guess(split: str = "test", scenes: int = 200, seen: int = 5000) -> list[Answer]:
+def best_guess(asked: Sequence[Answer], seen: int = 5000) -> list[Answer]:
     """The control: to each question the answer that it had most often in training, without a look at the picture."""
     counts: dict[str, Counter[str]] = {}
     for index in range(seen):
         for question, answer in one_of_each_kind(world.draw_scene("train", index), f"train {index}"):
             counts.setdefault(question, Counter())[answer] += 1
-    asked = [pair for index in range(scenes)
-             for pair in one_of_each_kind(world.draw_scene(split, index), f"{split} {index}")]  # fmt: skip
-    return [Answer(q, due, counts[q].most_common(1)[0][0] if q in counts else "") for q, due in asked]
+    return [replace(each, said=counts[each.question].most_common(1)[0][0] if each.question in counts else "")
+            for each in asked]  # fmt: skip
+
+
+def unknowable(stage: OmniStage, tokenizer: BPETokenizer, n: int = 200) -> dict[str, list[Answer]]:
+    """What cannot be known, by kind, each with what was said: pictures, words and sounds that training had none of."""
+    found: dict[str, list[Answer]] = {}
+    for kind in ("not there", "unknown word", "no scene", "no speech"):
+        asked, rows = [], []
+        for index in range(n):
+            rng, things = random.Random(f"test {kind} {index}"), world.draw_scene("test", index)
+            question, picture, sound = world.ask(things, rng)[0], None, None
+            due = strange.HEARD_NOTHING if kind == "no speech" else strange.DO_NOT_KNOW
+            if kind == "no speech":
+                question, sound = "", strange.sound(rng, "test")
+            elif kind == "no scene":
+                picture = pixels(strange.picture(rng, "test"))
+            else:
+                question = strange.question(things, rng, "test", kind)
+                picture = pixels(draw(things, index))
+            asked.append((question, due))
+            rows.append(stage.features(Row([BOS, *tokenizer.encode(question)], [], picture, sound)))
+        found[kind] = [Answer(*pair, said) for pair, said in zip(asked, say(stage, rows, tokenizer), strict=True)]
+    return found
 
 
 SPOKEN = {"heard": (True, VOICES), "new voice": (True, [HELD_OUT_VOICE]), "never heard": (False, VOICES)}

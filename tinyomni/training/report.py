@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyomni.data import world
+from tinyomni.data import strange, world
 from tinyomni.tokenizer import EOS
 from tinyomni.training import audio, codec, omni, talker, thinker, vision
 from tinyomni.training.measures import Rate, share
@@ -37,7 +37,7 @@ LIMITS = {
     "spoken questions: never heard": (None, 0.90),
 }
 """For `laptop` and for `gpu`."""
-HIGHER_IS_BETTER = ("eye", "typed", "spoken", "codec: entries", "voice: ends")
+HIGHER_IS_BETTER = ("eye", "typed", "spoken", "codec: entries", "voice: ends", "says")
 
 
 @dataclass(frozen=True)
@@ -168,22 +168,36 @@ def questions(place: Place, n: int) -> Iterator[Figure]:
     def right(answers: Sequence[omni.Answer]) -> Rate:
         return share([answer.right for answer in answers])
 
-    answers, guesses = omni.typed(stage, tokenizer, "test", n), omni.best_guess("test", n)
+    answers = omni.typed(stage, tokenizer, "test", n)
+    guesses = omni.best_guess(answers)
     yield figure("typed questions: all", right(answers), place.preset, right(guesses))
     kinds = omni.by_kind(answers)
     worst = min(kinds, key=lambda kind: kinds[kind].rate)
     yield figure("typed questions: worst kind", kinds[worst], place.preset, omni.by_kind(guesses)[worst])
-    unseen, guesses = omni.typed(stage, tokenizer, "compositional", n), omni.best_guess("compositional", n)
-    yield figure("typed questions: unseen pairs", right(unseen), place.preset, right(guesses))
+    unseen = omni.typed(stage, tokenizer, "compositional", n)
+    yield figure("typed questions: unseen pairs", right(unseen), place.preset, right(omni.best_guess(unseen)))
     for which in omni.SPOKEN:
         answers, written = omni.spoken(stage, tokenizer, which, n, str(place.folder / "speech"))
-        yield figure(f"spoken questions: {which}", right(answers), place.preset)
+        yield figure(f"spoken questions: {which}", right(answers), place.preset, right(omni.best_guess(answers)))
         yield figure(f"spoken questions: {which}, written down", written, place.preset)
+
+
+def unknowable(place: Place, n: int) -> Iterator[Figure]:
+    """What nobody can know: how often that is said. The control is how often it is said where an answer is there."""
+    stage, tokenizer = place.trained(omni.OmniStage()), place.tokenizer()
+    known = omni.typed(stage, tokenizer, "test", n)
+    false_alarms = share([answer.said == strange.DO_NOT_KNOW for answer in known])
+    for kind, answers in omni.unknowable(stage, tokenizer, n).items():
+        control = None if kind == "no speech" else false_alarms
+        yield figure(
+            f"says it does not know: {kind}", share([answer.right for answer in answers]), place.preset, control
+        )
 
 
 MEASURES: dict[str, tuple[str, Callable[[Place, int], Iterator[Figure]]]] = {
     "text": ("thinker", text), "eye": ("vision", eye), "ear": ("audio", ear), "codec": ("codec", speech_codec),
     "voice": ("talker", voice), "ears": ("talker", other_ears), "questions": ("omni", questions),
+    "unknowable": ("omni", unknowable),
 }  # fmt: skip
 """By name: the stage that has to be trained, and what measures it."""
 
