@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from tinyomni.training.omni import (
     spoken,
     typed,
 )
-from tinyomni.training.recipe import Place
+from tinyomni.training.recipe import Place, train
 
 TOKENIZER = BPETokenizer()
 
@@ -193,28 +194,32 @@ def test_it_learns_a_few_rows_by_heart(rows: list[Row]) -> None:
 def test_all_rows_of_a_scene_are_about_it(tmp_path: Path) -> None:
     scenes, speech = Scenes("train", 4, cache=str(tmp_path)), Speech("train", 4, cache=str(tmp_path))
     data = Mix(TOKENIZER.encode, scenes, 12, speech)
-    prompts: set[str] = set()
+    senses: list[bool] = []
     for index in range(1, 12, 4):
         rows = data[index]
-        asked, (heard, repeat, caption, text, odd) = rows[:6], rows[6:]
+        asked, (sounding, caption, text, odd) = rows[: omni.TYPED], rows[omni.TYPED :]
         things = scenes.things(1)
         right = {pair for halves in world.askable(things).values() for half in halves for pair in half}
         texts = [(TOKENIZER.decode(each.prompt), TOKENIZER.decode(each.answer)) for each in asked]
         assert {(question, answer.lower()) for question, answer in texts} <= right
         assert all(each.picture is asked[0].picture and each.sound is None for each in asked)
-        question, _, answer = TOKENIZER.decode(heard.answer).partition("? ")
-        assert heard.prompt == [BOS] and (question + "?", answer.lower()) in right and world.heard(question + "?")
-        assert heard.picture is asked[0].picture and heard.sound is not None and heard.sound.ndim == 1
-        seen, said = world.description(things), speech.text(1)[0]
-        assert (caption.picture is asked[0].picture) and TOKENIZER.decode(caption.answer) == seen
-        assert TOKENIZER.decode(caption.prompt) in omni.DESCRIBE and repeat.sound is not None
-        both = TOKENIZER.decode(repeat.prompt) in omni.BOTH
-        assert TOKENIZER.decode(repeat.answer) == (f"{seen} {said}" if both else said)
-        assert both == (repeat.picture is asked[0].picture) and (both or TOKENIZER.decode(repeat.prompt) in omni.REPEAT)
+        places = [seen.index(place) for place in world.PLACES if place in (seen := TOKENIZER.decode(caption.answer))]
+        assert places == sorted(places) and len(places) == len(things) and caption.picture is asked[0].picture
+        assert all(str(thing) in seen for thing in things) and TOKENIZER.decode(caption.prompt) in omni.DESCRIBE
+        said, prompt = TOKENIZER.decode(sounding.answer), TOKENIZER.decode(sounding.prompt)
+        assert sounding.sound is not None and sounding.sound.ndim == 1
+        senses.append(said != speech.text(1)[0] and prompt not in omni.BOTH)
+        if senses[-1]:  # a spoken question
+            question, _, answer = said.partition("? ")
+            assert sounding.prompt == [BOS] and (question + "?", answer.lower()) in right
+            assert world.heard(question + "?") and sounding.picture is asked[0].picture
+        elif prompt in omni.BOTH:
+            assert said == f"{seen} {speech.text(1)[0]}" and sounding.picture is asked[0].picture
+        else:
+            assert prompt in omni.REPEAT and sounding.picture is None
         assert text.picture is None and text.sound is None and text.prompt[0] == BOS and text.answer[-1] == EOS
         assert TOKENIZER.decode(odd.answer) in (strange.DO_NOT_KNOW, strange.SEE_NOTHING, strange.HEARD_NOTHING)
-        prompts.add(TOKENIZER.decode(repeat.prompt))
-    assert len(prompts) > 1
+    assert set(senses) == {True, False}
     first, again = ([each.prompt for each in data[index]] for index in (1, 5))
     assert first != again  # the same scene, other questions
 
@@ -303,9 +308,20 @@ def test_a_smoke_run_starts_from_the_other_stages_and_trains(places: Place) -> N
         assert torch.equal(again.vision.state_dict()[name], weight), name
 
 
+def test_encoders_learn_when_they_are_thawed(places: Place, tmp_path: Path) -> None:
+    for each in ("thinker", "vision", "audio"):
+        shutil.copytree(places.of(each), tmp_path / each)
+    changes = {"thaw": "True", "steps": "1", "warmup": "0", "batch_size": "1"}
+    train("omni", Place(tmp_path, "smoke", changes=changes))
+    before, after = places.trained(vision.VisionStage()).vision, Place(tmp_path).trained(OmniStage()).vision
+    assert not torch.equal(before.proj.weight, after.proj.weight)
+
+
 def test_without_the_stages_before_it_says_what_to_train(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="tinyomni train thinker"):
+    with pytest.raises(FileNotFoundError, match="tinyomni train vision"):
         omni.job(Place(tmp_path, "smoke"))
+    with pytest.raises(FileNotFoundError, match="tinyomni train thinker"):
+        omni.job(Place(tmp_path, "smoke"), anew=False)
 
 
 # ---- measures -------------------------------------------------------------------------------------------------------

@@ -103,6 +103,8 @@ def test_the_train_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["thinker", "--set", "lr"], "KEY=VALUE"),
         (["thinker", "--set", "speed=3"], "no setting 'speed'"),
         (["thinker", "--set", "steps=many"], "no int"),
+        (["codec", "--set", "plain=1"], "plain=1 is no bool"),
+        (["thinker", "--set", "thaw=True"], "no setting 'thaw'"),
         (["all", "--data", str(own)], "belongs to one stage"),
         (["omni"], "First: tinyomni train"),
     ):

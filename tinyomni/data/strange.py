@@ -21,6 +21,7 @@ from tinyomni.data.pictures import SIDE
 
 DO_NOT_KNOW, SEE_NOTHING, HEARD_NOTHING = "I do not know.", "I can see nothing.", "I heard nothing."
 CANNOT_SEE = "I cannot see that."
+ANSWERS = (DO_NOT_KNOW, SEE_NOTHING, HEARD_NOTHING, CANNOT_SEE)
 RATE = 16_000
 
 NOUNS = (

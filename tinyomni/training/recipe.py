@@ -7,6 +7,7 @@ the stages that are done. Later stages ask it for what earlier ones have learned
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -49,10 +50,7 @@ class Place:
         for name, text in self.changes.items():
             if name not in kinds:
                 raise ValueError(f"Training: there is no setting {name!r}; there are {', '.join(kinds)}")
-            try:
-                values[name] = {"True": True, "False": False}[text] if kinds[name] is bool else kinds[name](text)
-            except (KeyError, ValueError) as error:
-                raise ValueError(f"Training: {name}={text} is no {kinds[name].__name__}") from error
+            values[name] = read(name, text, kinds[name])
         return dataclasses.replace(settings, **values)
 
     def own(self, *kinds: str) -> Any:
@@ -84,6 +82,14 @@ class Place:
         return stage
 
 
+def read(name: str, text: str, kind: Callable[[str], Any]) -> Any:
+    """What stands behind `--set name=`, as a value of its kind."""
+    try:
+        return {"True": True, "False": False}[text] if kind is bool else kind(text)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"Training: {name}={text} is no {getattr(kind, '__name__', kind)}") from error
+
+
 @dataclass
 class Job:
     """One stage, ready for `fit`."""
@@ -101,12 +107,20 @@ class Job:
 
 
 def train(stage: str, place: Place) -> Result | None:
-    """Train one stage, or go on with it. The tokenizer, which has no steps, gives no result."""
+    """Train one stage, or go on with it. The tokenizer, which has no steps, gives no result.
+
+    Beside the settings, `--set` reaches a recipe's own switches: `omni` has `thaw`, `codec` has `plain`.
+    """
     if stage not in STAGES:
         raise ValueError(f"Training: there is no stage {stage!r}; there are {', '.join(STAGES)}")
     recipe = import_module(f"tinyomni.training.{stage}")
     if stage != "tokenizer":
-        return recipe.job(place).run(place)
+        switches = [name for name, each in inspect.signature(recipe.job).parameters.items()
+                    if isinstance(each.default, bool) and name in place.changes]  # fmt: skip
+        chosen = {name: read(name, place.changes[name], bool) for name in switches}
+        changes = {name: text for name, text in place.changes.items() if name not in switches}
+        place = dataclasses.replace(place, changes=changes)
+        return recipe.job(place, **chosen).run(place)
     world = distributed.start()
     if world.first:
         recipe.train(place)
