@@ -4,6 +4,7 @@
     python3 course.py test        everything that CI runs
     python3 course.py lab         open the lessons in JupyterLab
     python3 course.py notebooks   run all lessons again and store their outputs
+    python3 course.py exercises   make exercises/ from solutions/
 
 --cpu (before or after the command) asks for the CPU build of torch: a smaller download for a machine without a GPU.
 """
@@ -162,25 +163,32 @@ def notebooks() -> int:
     return run(PYTHON, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", quiet, *lessons)
 
 
+def exercises() -> int:
+    """Cut the solutions out of solutions/*.ipynb."""
+    return run(PYTHON, "-m", "tinyomni.grade.build")
+
+
 def lab(options: list[str]) -> int:
-    """Open JupyterLab on the first lesson."""
-    first = next(iter(sorted((HERE / "notebooks").glob("*.ipynb"))), HERE / "notebooks")
-    quiet = [
-        "--LabApp.news_url=None",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-        f"--ServerApp.root_dir={HERE}",
-    ]
-    return run(PYTHON, "-m", "jupyterlab", *quiet, *options, first)
+    """Open JupyterLab on a lesson: the first one, or the one that is named."""
+    # without this file JupyterLab asks, in a box over the lesson, whether it may fetch news
+    news = HOME / "lab-settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    if not news.exists():
+        news.parent.mkdir(parents=True, exist_ok=True)
+        news.write_text('{"fetchNews": "false", "checkForUpdates": false}\n', encoding="utf-8")
+    named = [each for each in options if each.endswith(".ipynb")]
+    first = named or sorted((HERE / "notebooks").glob("*.ipynb"))[:1]
+    flags = [each for each in options if each not in named]
+    return run(PYTHON, "-m", "jupyterlab", f"--ServerApp.root_dir={HERE}", *flags, *first)
 
 
 def main(arguments: list[str]) -> int:
     """Set up, then do what was asked."""
     cpu = "--cpu" in arguments
     command, *options = [word for word in arguments if word != "--cpu"] or ["help"]
-    if command not in ("dry-run", "test", "lab", "notebooks"):
+    if command not in ("dry-run", "test", "lab", "notebooks", "exercises"):
         say((__doc__ or "").strip())
         return 0 if command in ("help", "-h", "--help") else 2
-    if options and command in ("test", "notebooks"):
+    if options and command in ("test", "notebooks", "exercises"):
         say(f"course.py {command} takes no options, got {' '.join(options)}")
         return 2
     try:
@@ -190,7 +198,8 @@ def main(arguments: list[str]) -> int:
         return 130
     if command == "dry-run":
         return run(PYTHON, "-m", "tinyomni.cli", "dry-run", *options)
-    return {"test": test, "notebooks": notebooks, "lab": lambda: lab(options)}[command]()
+    without_options = {"test": test, "notebooks": notebooks, "exercises": exercises}
+    return lab(options) if command == "lab" else without_options[command]()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,698 @@
+"""The graders are graded: for every exercise the right answers pass, every mutant fails and is told which one it is."""
+
+import functools
+import inspect
+import json
+import os
+import re
+import sys
+import time
+import typing
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tinyomni import attention, cli, dry_run, layers
+from tinyomni.axes import ShapeError
+from tinyomni.grade import build as builder
+from tinyomni.grade import check, progress, swap
+from tinyomni.grade.build import STUB, build, cut, solutions
+from tinyomni.grade.catalogue import find, lessons
+from tinyomni.grade.compare import difference
+from tinyomni.grade.exercise import AnswerError, Exercise, Part, borrow, exercise, fill
+from tinyomni.grade.judge import EMPTY, FAILED, PASSED, Verdict, judge
+from tinyomni.grade.notebook import lesson_of, run
+from tinyomni.grade.swapping import locate, replaced
+from tinyomni.tracing import annotations
+
+TOP = Path(__file__).resolve().parent.parent
+EXERCISES = [each for lesson in lessons() for each in lesson.exercises]
+BOOKS = [lesson.book for lesson in lessons()]
+each_exercise = pytest.mark.parametrize("one", EXERCISES, ids=lambda one: one.name)
+each_book = pytest.mark.parametrize("book", BOOKS)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nobody's progress is touched."""
+    monkeypatch.setenv("TINYOMNI_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def code_of(folder: str, book: str) -> list[str]:
+    """The code cells of a notebook."""
+    cells = nbformat.read(TOP / folder / f"{book}.ipynb", as_version=4).cells
+    return [cell.source for cell in cells if cell.cell_type == "code"]
+
+
+@functools.cache
+def names_of(folder: str, book: str) -> dict[str, Any]:
+    """What a notebook defines; the cells that check or swap are left out."""
+    names: dict[str, Any] = {"display": lambda *shown, **more: None}
+    for source in code_of(folder, book):
+        if not re.search(r"^\s*(check\.|with swap)", source, re.MULTILINE):
+            exec(compile(source, f"<{book}>", "exec", dont_inherit=True), names)
+    return names
+
+
+# ---- every exercise -------------------------------------------------------------------------------------------------
+
+
+@each_exercise
+def test_the_solution_passes(one: Exercise) -> None:
+    verdict = judge(one, names_of("solutions", one.book)[one.answer])
+    assert verdict.status == PASSED, verdict
+
+
+@each_exercise
+def test_right_answers_that_are_written_differently_pass(one: Exercise) -> None:
+    assert one.rights
+    for right in one.rights:
+        verdict = judge(one, right)
+        assert verdict.status == PASSED, verdict
+
+
+@each_exercise
+def test_the_stub_is_not_attempted_yet(one: Exercise) -> None:
+    verdict = judge(one, names_of("exercises", one.book)[one.answer])
+    assert verdict.status == EMPTY, verdict
+
+
+@functools.cache
+def verdicts_on_mutants(one: Exercise) -> list[Verdict]:
+    """Each mutant, judged once for the whole run."""
+    return [judge(one, mutant.function) for mutant in one.mutants]
+
+
+@each_exercise
+def test_every_mutant_fails_and_is_told_which_mistake_it_is(one: Exercise) -> None:
+    assert len(one.mutants) >= 3
+    for mutant, verdict in zip(one.mutants, verdicts_on_mutants(one), strict=True):
+        assert verdict.status == FAILED, f"survives: {mutant.why}"
+        assert mutant.why in verdict.diagnosis and verdict.see == mutant.see, f"not told apart: {mutant.why}\n{verdict}"
+
+
+def test_how_many_mutants_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    verdicts = [verdict for one in EXERCISES for verdict in verdicts_on_mutants(one)]
+    caught = sum(verdict.status == FAILED for verdict in verdicts)
+    told = sum(bool(verdict.diagnosis) for verdict in verdicts)
+    share = f"{caught / len(verdicts):.0%} caught, {told / len(verdicts):.0%} diagnosed"
+    with capsys.disabled():
+        print(f"\n{len(EXERCISES)} exercises in {len(BOOKS)} lessons, {len(verdicts)} mutants: {share}")
+    assert caught == told == len(verdicts)
+
+
+@each_exercise
+def test_the_cases_are_what_catches_mistakes(one: Exercise) -> None:
+    cases = one.all_cases
+    first = cases[0].inputs
+    sizes: dict[str, set[int]] = {}
+    for case in cases:
+        for name, value in case.inputs.items():
+            if isinstance(value, Tensor):
+                for axis in annotations.axes(annotations.choose(one.hint(name), value), tuple(value.shape)):
+                    sizes.setdefault(axis.name, set()).add(axis.size)
+    named = {}
+    for name, value in first.items():
+        if isinstance(value, Tensor):
+            axes = annotations.axes(annotations.choose(one.hint(name), value), tuple(value.shape))
+            named |= {axis.name: axis.size for axis in axes if axis.name and not is_loose(one.hint(name), axis.name)}
+    assert all(size > 1 for size in named.values()), named
+    assert len(set(named.values())) == len(named), f"two axes of the first case have the same size: {named}"
+    for axis in {"batch", "tokens", "queries", "text_tokens"} & set(named):
+        assert 1 in sizes[axis], f"no case with {axis} 1"
+    for name, parameter in one.signature.parameters.items():
+        if parameter.default is not inspect.Parameter.empty:
+            given = [case.inputs[name] for case in cases if name in case.inputs]
+            assert any(value is not None and difference(parameter.default, value) for value in given), name
+
+
+def is_loose(hint: Any, name: str) -> bool:
+    """An axis that may be 1, or is made from others."""
+    return any(f"#{name}" in leaf.dim_str.split() for leaf in annotations.leaves(hint))
+
+
+@each_exercise
+def test_the_oracle_is_annotated_and_keeps_to_it(one: Exercise) -> None:
+    for case in one.all_cases:
+        if case.due.error is None:
+            wrong = annotations.misfit({**case.inputs, "return": case.due.value}, one.hints)
+            assert wrong is None, f"{wrong} in the case “{case.what}”"
+    for name in one.signature.parameters:
+        assert name in one.hints, f"{name} has no annotation"
+
+
+@each_exercise
+def test_the_stub_has_the_oracles_signature(one: Exercise) -> None:
+    stub = names_of("exercises", one.book)[one.answer]
+    if inspect.isclass(stub):
+        assert annotations.leaves(typing.get_type_hints(stub.forward)["return"]) is not None
+        return
+    mine = inspect.signature(stub)
+    assert list(mine.parameters) == list(one.signature.parameters)
+    for name, parameter in mine.parameters.items():
+        assert parameter.default == one.signature.parameters[name].default
+    hints = annotations.hints_of(stub)
+    assert {name: annotations.show(hint) for name, hint in hints.items()} == {
+        name: annotations.show(hint) for name, hint in one.hints.items()
+    }
+
+
+# ---- the notebooks --------------------------------------------------------------------------------------------------
+
+
+@each_book
+def test_exercises_are_made_from_solutions(book: str) -> None:
+    file = TOP / "exercises" / f"{book}.ipynb"
+    assert file.read_text(encoding="utf-8") == build(TOP / "solutions" / file.name), "run: python3 course.py exercises"
+
+
+def test_every_lessons_exercises_have_their_two_notebooks() -> None:
+    for folder in ("solutions", "exercises"):
+        assert sorted(path.stem for path in (TOP / folder).glob("*.ipynb")) == BOOKS
+
+
+@each_book
+def test_no_solution_is_left_in_the_exercises(book: str) -> None:
+    left = "\n".join(code_of("exercises", book))
+    assert "SOLUTION" not in left
+    bodies = [body for source in code_of("solutions", book) for body in solutions(source)]
+    stubs = len(re.findall(rf"^ *{STUB}$", left, re.MULTILINE))
+    mended = sum("### BEGIN STUB" in source for source in code_of("solutions", book))
+    assert len(bodies) == stubs + mended and len(bodies) >= len([one for one in EXERCISES if one.book == book])
+    kept = {line.strip() for source in code_of("solutions", book) for line in cut(source).splitlines()}
+    for line in {line.strip() for body in bodies for line in body.splitlines()} - kept:
+        assert line not in left.splitlines() and (len(line) < 8 or f" {line}\n" not in left), line
+
+
+@each_book
+def test_exercises_run_from_top_to_bottom_with_empty_stubs(book: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {"display": lambda *shown, **more: None}
+    monkeypatch.chdir(TOP / "exercises")
+    for source in code_of("exercises", book):
+        exec(compile(source, f"<{book}>", "exec", dont_inherit=True), names)
+    assert not progress.load()
+
+
+@each_book
+def test_each_exercise_has_head_hints_stub_and_its_check_right_under_it(book: str) -> None:
+    cells = nbformat.read(TOP / "exercises" / f"{book}.ipynb", as_version=4).cells
+    mine = [one for one in EXERCISES if one.book == book]
+    assert cells[0].source.startswith(f"# {book[:2]} · Exercises")
+    checks = [re.match(r"check\.(\w+)\((\w+)\)$", cell.source) for cell in cells]
+    found = [(at, match[1], match[2]) for at, match in enumerate(checks) if match]
+    assert [(name, answer) for _, name, answer in found] == [(one.name, one.answer) for one in mine]
+    for number, ((at, _, _), one) in enumerate(zip(found, mine, strict=True), 1):
+        text, stub = cells[at - 2].source, cells[at - 1].source
+        level = "●" * one.level + "○" * (3 - one.level)
+        assert text.startswith(f"## {number}. {one.title}\n\n`{one.name}` · {one.minutes} minutes · {level}\n\n")
+        assert 2 <= text.count("<details><summary>") == text.count("</details>") <= 3
+        assert re.search(rf"^(def|class) {one.answer}\b", stub, re.MULTILINE)
+
+
+@each_book
+def test_the_mutants_places_are_in_the_lesson(book: str) -> None:
+    lesson = TOP / "notebooks" / f"{book}.ipynb"
+    if not lesson.exists():
+        pytest.skip("this lesson is not there yet")
+    text = "\n".join(cell.source for cell in nbformat.read(lesson, as_version=4).cells if cell.cell_type == "markdown")
+    headings = set(re.findall(r"^## (.+)$", text, re.MULTILINE))
+    wanted = {mutant.see for one in EXERCISES if one.book == book for mutant in one.mutants}
+    assert wanted <= headings, wanted - headings
+
+
+# ---- the verdict ----------------------------------------------------------------------------------------------------
+
+
+def scores(q: Tensor, k: Tensor) -> Tensor:
+    return q @ k.mT / q.shape[-1] ** 0.5
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "a number where a tensor is due": (lambda q, k: 3.0, "a tensor is due, a float came"),
+    "a scalar that would broadcast": (lambda q, k: torch.zeros(()), "0 axes instead of 4"),
+    "a row that would broadcast": (lambda q, k: scores(q, k)[..., :1], r"keys is 1 instead of \d"),
+    "axes in another order": (lambda q, k: scores(q, k).mT, "the sizes are right, their order is not"),
+    "a list of tensors": (lambda q, k: list(scores(q, k)), "a tensor is due, a list came"),
+    "float64 made float32": (lambda q, k: scores(q, k).float(), "float64 is due, float32 came"),
+    "half precision": (lambda q, k: scores(q, k).half(), "dtype"),
+    "NaN": (lambda q, k: scores(q, k) * torch.nan, "nan came"),
+    "an input changed in place": (lambda q, k: q.mul_(q.shape[-1] ** -0.5) @ k.mT, "q was changed in place"),
+    "an error": (lambda q, k: q @ k, "RuntimeError"),
+    "its result instead of itself": (torch.zeros(2), "the answer itself is due"),
+    "another number of arguments": (lambda q: q, "TypeError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_answers_hear_what_is_wrong(kind: str) -> None:
+    answer, words = WRONG[kind]
+    verdict = check.attention_scores(answer)
+    assert not verdict and verdict.status == FAILED and re.search(words, repr(verdict)), verdict
+
+
+def test_the_first_difference_is_named_by_its_axes() -> None:
+    def answer(q: Tensor, k: Tensor) -> Tensor:
+        found = scores(q, k)
+        found[:, -1, -1, -1] += 1
+        return found
+
+    verdict = check.attention_scores(answer)
+    assert re.search(
+        r"first at batch 0, heads \d, queries \d, keys \d: \S+ is due, \S+ came \(\d+ of \d+", repr(verdict)
+    )
+    assert not verdict.diagnosis  # nobody's known mistake
+
+
+@pytest.mark.parametrize("nothing", [None, ..., lambda q, k: None, lambda q, k: ...])
+def test_nothing_is_not_attempted(nothing: Any) -> None:
+    verdict = check.attention_scores(nothing)
+    assert verdict.status == EMPTY and "not attempted yet" in repr(verdict)
+
+
+def test_an_answer_that_calls_an_empty_stub_is_told_which() -> None:
+    def share_heads(x: Tensor, heads: int) -> Tensor:
+        raise NotImplementedError
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Any = None) -> Tensor:
+        return share_heads(k, q.shape[1])
+
+    verdict = check.attention(attention)
+    assert verdict.status == EMPTY and "`share_heads`, which it calls, is empty" in repr(verdict)
+
+
+def test_a_diagnosis_says_what_happens_and_where_to_read() -> None:
+    verdict = check.attention_weights(lambda scores, mask=None: (
+        scores if mask is None else scores.masked_fill(~mask[:, None], -torch.inf)).softmax(-2).nan_to_num(0.0)
+    )  # fmt: skip
+    assert verdict.diagnosis == "This is what happens when the softmax runs over queries instead of keys."
+    assert verdict.link == "../notebooks/03_attention.ipynb#8.-Three-bugs-that-keep-the-shape"
+    html = verdict._repr_html_()
+    assert f"href='{verdict.link}'" in html and html.count("<tr>") == len(verdict.lines) >= 4
+
+
+def test_what_is_shown_in_html_is_escaped() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            return "<script>"
+
+    html = check.attention_scores(Odd())._repr_html_()
+    assert "<script>" not in html and "&lt;script&gt;" in html
+
+
+def test_a_view_that_only_works_on_some_memory_still_gets_its_diagnosis() -> None:
+    verdict = check.merge_heads(lambda x: x.view(x.shape[0], x.shape[2], -1))
+    assert "tokens get mixed" in verdict.diagnosis
+
+
+def test_an_unknown_exercise_names_the_nearest() -> None:
+    with pytest.raises(AttributeError, match="is it 'attention_scores'"):
+        check.attention_score  # noqa: B018
+    assert "split_heads" in dir(check) and "split_heads" in repr(check)
+
+
+def test_two_mutants_that_behave_alike_give_no_diagnosis() -> None:
+    @exercise("Twice", minutes=1, level=1)
+    def twice(x: float) -> float:
+        """Double."""
+        return 2 * x
+
+    twice.cases(lambda draw: [("three", {"x": 3.0})])
+    for why in ("one", "the other"):
+        twice.mutant(why, "here")(lambda x: x)
+    assert judge(twice, lambda x: x).status == FAILED and not judge(twice, lambda x: x).diagnosis
+    assert judge(twice, lambda x: x + x)
+
+
+def test_errors_can_be_due() -> None:
+    @exercise("Root", minutes=1, level=1, raises=(ValueError,))
+    def root(x: float) -> float:
+        """Of what is not negative."""
+        if x < 0:
+            raise ValueError("negative")
+        return x**0.5
+
+    root.cases(lambda draw: [("four", {"x": 4.0}), ("less than nothing", {"x": -1.0})])
+    assert judge(root, root.oracle)
+    for answer, words in ((abs, "the result is not right"), (lambda x: abs(x) ** 0.5, "ValueError should be raised")):
+        assert words in repr(judge(root, answer))
+
+    @exercise("Careless", minutes=1, level=1)
+    def careless(x: float) -> float:
+        """An oracle that fails is a fault of the exercise."""
+        raise ValueError("negative")
+
+    careless.cases(lambda draw: [("four", {"x": 4.0})])
+    with pytest.raises(ValueError, match="the oracle fails in the case “four”"):
+        judge(careless, abs)
+
+
+def test_a_program_to_mend_is_not_attempted_until_it_is_changed() -> None:
+    @exercise("Mend", minutes=1, level=1, given=lambda x: x - 1)
+    def mend(x: float) -> float:
+        """One more."""
+        return x + 1
+
+    mend.cases(lambda draw: [("one", {"x": 1.0}), ("two", {"x": 2.0})])
+    assert judge(mend, lambda x: -1 + x).status == EMPTY
+    assert judge(mend, lambda x: x).status == FAILED and judge(mend, lambda x: 1 + x).status == PASSED
+
+
+@pytest.mark.parametrize(
+    ("due", "came"),
+    [(1, True), (True, 1), (1.0, True), (2, 2.0), ([1], (1,)), ("a", 1), ({1: 2}, {1: 3}), ({1: 2}, {2: 2}),
+     ([1, 2], [1]), ((1, torch.zeros(2)), (1, torch.zeros(3))), (torch.tensor(1.0), 1.0), (1.0, torch.tensor(1.0)),
+     (torch.zeros(2), torch.zeros(2, 1)), (torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int32)),
+     (torch.tensor([1.0, torch.inf]), torch.tensor([1.0, torch.nan])), (None, 0)],
+)  # fmt: skip
+def test_things_that_differ(due: Any, came: Any) -> None:
+    assert difference(due, came) is not None
+
+
+@pytest.mark.parametrize(
+    ("due", "came"),
+    [(1.0, 1), (1.0, 1.0000001), ([1, "a"], [1, "a"]), ({1: 2, 3: 4}, {3: 4, 1: 2}), (None, None),
+     (torch.nan, torch.nan), (torch.tensor([torch.nan, -torch.inf]), torch.tensor([torch.nan, -torch.inf])),
+     (True, True)],
+)  # fmt: skip
+def test_things_that_are_the_same(due: Any, came: Any) -> None:
+    assert difference(due, came) is None
+
+
+def test_the_type_goes_before_values_in_a_tuple() -> None:
+    found = difference((torch.zeros(2), torch.zeros(3)), (torch.ones(2), 1.0))
+    assert found and found.kind == "type" and "item 1" in found.text
+
+
+# ---- progress -------------------------------------------------------------------------------------------------------
+
+
+def test_what_has_passed_stays_passed_and_the_next_one_is_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = EXERCISES[:2]
+    assert cli.main(["progress"]) == 0
+    assert f"Next: {first.name} " in capsys.readouterr().out
+    getattr(check, first.name)(first.rights[0])
+    getattr(check, first.name)(first.mutants[0].function)
+    getattr(check, second.name)(second.mutants[0].function)
+    assert progress.load() == {first.name: "passed", second.name: "failed"}
+    assert [path.name for path in home.iterdir()] == ["progress.json"]
+    assert cli.main(["progress"]) == 0
+    said = capsys.readouterr().out
+    assert f"Next: {second.name} " in said and " 1 of " in said and "1 begun" in said
+    (home / "progress.json").write_text(json.dumps({each.name: "passed" for each in EXERCISES}))
+    assert "All exercises are done." in progress.table()
+
+
+def test_a_damaged_file_is_named_and_left_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home.mkdir()
+    for damage in ("{", "[]", '{"a": 1}'):
+        (home / "progress.json").write_text(damage)
+        verdict = check.causal_mask(find("causal_mask").rights[0])
+        assert verdict and "This was not kept" in repr(verdict)
+        assert (home / "progress.json").read_text() == damage
+        assert cli.main(["progress"]) == 2
+        assert "Move it away" in capsys.readouterr().err
+
+
+# ---- grading a notebook ---------------------------------------------------------------------------------------------
+
+
+def notebook(path: Path, *sources: str) -> Path:
+    """A notebook of these cells."""
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_a_notebook_is_graded_in_another_process(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = "import torch\ndef merge_heads(x):\n    return x.transpose(1, 2).flatten(2)"
+    wrong = "def causal_mask(queries, keys):\n    return torch.ones(queries, keys, dtype=torch.bool).tril()"
+    path = notebook(tmp_path / "mine.ipynb", "%matplotlib inline", right, wrong, "check.merge_heads(merge_heads)",
+                    "from pathlib import Path; Path('mine.ipynb').write_text('gone')",
+                    "import os; os._exit(3)", "def attention(*inputs): pass")  # fmt: skip
+    before = path.read_bytes()
+    status = cli.main(["grade", str(path), "--json", str(tmp_path / "out.json")])
+    result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    states = {each["exercise"]: each["status"] for each in result["exercises"]}
+    assert status == 1 and path.read_bytes() == before and not home.exists()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.ipynb", "out.json"]
+    assert states["merge_heads"] == "passed" and states["causal_mask"] == "failed"
+    assert result["lesson"] == "03_attention" and result["passed"] == 1 and result["of"] == len(states)
+    # a process that dies takes away only what came behind it
+    assert states["attention"] == states["split_heads"] == "no result" and "status 3" in result["ended"]
+    assert any("NameError" in each["error"] for each in result["errors"])
+    said = capsys.readouterr().out
+    assert "✔ merge_heads" in said and "aligned at the top left" in said
+
+
+def test_an_endless_loop_ends_at_the_time_limit_with_its_children(tmp_path: Path) -> None:
+    child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(tmp_path / 'alive')!r}).touch()"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])\nwhile True: pass"
+    start = time.monotonic()
+    assert run([sys.executable, "-c", code], tmp_path, dict(os.environ), 1.5) == "the time limit of 1.5 s was reached"
+    assert time.monotonic() - start < 3
+    time.sleep(2.5)
+    assert not (tmp_path / "alive").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "there is no file"), ("{", "is no notebook"), ('{"cells": 3}', "is no notebook"), ("[]", "is no notebook"),
+     ('{"cells": []}', "has no checks of any exercise")],
+)  # fmt: skip
+def test_what_cannot_be_graded_is_named(
+    content: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.ipynb"
+    if content is not None:
+        path.write_text(content)
+    assert cli.main(["grade", str(path)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_lesson_is_known_by_the_file_name_or_by_the_checks(tmp_path: Path) -> None:
+    assert lesson_of(Path("03_attention (1).ipynb"), []) == "03_attention"
+    assert lesson_of(Path("mine.ipynb"), ["check.embed(embed)", "check.merge_pair(f)"]) == "01_tokens"
+
+
+# ---- in the library's place -----------------------------------------------------------------------------------------
+
+
+def parts_of(names: dict[str, Any], book: str) -> dict[str, Any]:
+    """The answers of a lesson that stand for something in the library."""
+    return {one.name: names[one.answer] for one in EXERCISES if one.book == book and one.parts}
+
+
+def library() -> dict[tuple[str, str], Any]:
+    """Everything that the rooms of the library hold, and the forward of every class."""
+    rooms = {name: room for name, room in sys.modules.items() if re.match(r"tinyomni\.(?!grade|tracing)", name)}
+    held = {(name, key): value for name, room in rooms.items() for key, value in vars(room).items()}
+    classes = {key: value for key, value in held.items() if inspect.isclass(value)}
+    return held | {(*key, "forward"): vars(kind).get("forward") for key, kind in classes.items()}
+
+
+def is_back(held: dict[tuple[str, str], Any]) -> bool:
+    """All is as it was, and no stand-in is left in rooms that were loaded meanwhile."""
+    now = library()
+    functions = [inspect.unwrap(each) for each in now.values() if inspect.isfunction(each)]
+    left = [each for each in functions if each.__code__.co_filename == "<string>"]
+    return not left and all(now[key] is value for key, value in held.items())
+
+
+def test_the_dry_run_goes_through_the_learners_parts_and_back() -> None:
+    omni, given = dry_run.build(), dry_run.default_inputs()
+    ids = torch.tensor([[1, 300, 400, 500]])
+    logits, held = omni.thinker(ids), library()
+    parts: dict[str, Any] = {}
+    for book in BOOKS:
+        parts |= parts_of(names_of("solutions", book), book)
+    calls: list[str] = []
+    parts = {name: counted(name, part, calls) for name, part in parts.items()}
+    with swap(**parts):
+        calls.clear()
+        after = dry_run.run("text", omni, given)
+        torch.testing.assert_close(omni.thinker(ids), logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(dry_run.build().thinker(ids), logits, rtol=1e-4, atol=1e-4)
+    assert after.ok and len(after.lines) > 12
+    assert {"split_heads", "merge_heads", "attention", "apply_rope", "rope_angles"} <= set(calls)
+    assert is_back(held)
+    calls.clear()
+    assert torch.equal(omni.thinker(ids), logits) and not calls
+
+
+def counted(name: str, part: Any, calls: list[str]) -> Any:
+    """The part, which leaves its name when it is called."""
+    if inspect.isclass(part):
+        forward = part.forward
+
+        def counting(self: Any, *inputs: Any, **more: Any) -> Any:
+            calls.append(name)
+            return forward(self, *inputs, **more)
+
+        return type(part.__name__, (part,), {"forward": functools.wraps(forward)(counting)})
+
+    def called(*inputs: Any, **more: Any) -> Any:
+        calls.append(name)
+        return part(*inputs, **more)
+
+    return called
+
+
+def test_a_part_that_does_not_pass_is_not_let_in() -> None:
+    held = library()
+    for name, answer in (("merge_heads", find("merge_heads").mutants[0].function), ("split_heads", None)):
+        with pytest.raises(ValueError, match=f"swap: {name} has to pass its check first"), swap(**{name: answer}):
+            raise AssertionError("it was let in")
+    with (
+        pytest.raises(ValueError, match=r"embed stands for nothing .*split_heads"),
+        swap(embed=1),
+    ):
+        pass
+    with pytest.raises(AttributeError, match="is it 'split_heads'"), swap(split_head=1):
+        pass
+    assert is_back(held)
+
+
+def test_the_library_comes_back_after_an_error_and_is_met_by_late_imports() -> None:
+    held, right = library(), find("merge_heads").rights[0]
+    with pytest.raises(KeyError), swap(merge_heads=right):
+        from tinyomni.attention import merge_heads as mine
+
+        late = sys.modules["tinyomni.config"]
+        late.merge_heads = mine  # type: ignore[attr-defined]
+        raise KeyError
+    assert late.merge_heads is attention.merge_heads  # type: ignore[attr-defined]
+    del late.merge_heads  # type: ignore[attr-defined]
+    assert is_back(held)
+
+
+def test_a_part_is_held_against_the_librarys_shapes_at_every_call() -> None:
+    def merge_heads(x: Tensor) -> Tensor:
+        right = x.transpose(1, 2).flatten(2)
+        return right if x.shape[3] < 64 else right[:, 0]  # right in every case of the check
+
+    with (
+        swap(merge_heads=merge_heads),
+        pytest.raises(ShapeError, match=r"merge_heads: the result should be \(batch"),
+    ):
+        attention.merge_heads(torch.zeros(1, 2, 3, 64))
+
+
+def test_a_class_hands_its_calls_to_the_learners_layer_with_the_same_weights() -> None:
+    class Mine(torch.nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(width))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x - self.weight
+
+    part = Part("tinyomni.layers.RMSNorm", lambda answer, old: borrow(answer(old.weight.shape[0]), old))
+    norm, x = layers.RMSNorm(4), torch.randn(2, 3, 4)
+    before = norm(x)
+    with replaced(part, Mine):
+        assert torch.equal(norm(x), x - 1)
+        norm.weight.data.fill_(2)
+        assert torch.equal(norm(x), x - 2) and torch.equal(layers.RMSNorm(4)(x), x - 1)
+    assert torch.equal(norm(x), 2 * before) and list(norm.state_dict()) == ["weight"]
+    with pytest.raises(AnswerError, match=r"should be weight; these are bias, weight"):
+        borrow(torch.nn.LayerNorm(4), norm)
+    other = borrow(layers.RMSNorm(4), norm)
+    assert other.weight is norm.weight
+
+
+def test_a_learners_layer_need_not_know_of_what_is_not_used() -> None:
+    class Mine(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1
+
+    block, x = layers.DecoderBlock(8, 2, 16, positions=6), torch.zeros(1, 3, 8)
+    with replaced(Part("tinyomni.layers.DecoderBlock", lambda answer, old: answer()), Mine):
+        assert torch.equal(block(x), x + 1) and torch.equal(block(x, layer=0), x + 1)
+        with pytest.raises(TypeError, match="layer"):
+            block(x, layer=1)
+
+
+def test_a_class_is_used_as_its_exercise_says() -> None:
+    @exercise("Scale", minutes=1, level=1, answer="Scale")
+    def scale(x: Float[Tensor, "batch features"], weight: Float[Tensor, "features"]) -> Float[Tensor, "batch features"]:
+        """Each number by its own weight."""
+        return torch.stack([row * weight for row in x])
+
+    scale.cases(lambda draw: [("all sizes different", {"x": draw(2, 3), "weight": draw(3)})])
+    scale.use(lambda answer, x, weight: fill(answer(x.shape[-1]), weight=weight)(x))
+
+    class Scale(torch.nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            setattr(self, self.name, torch.nn.Parameter(torch.ones(width)))
+
+        name = "weight"
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * getattr(self, self.name)
+
+    class Empty(torch.nn.Module):
+        def __init__(self, width: int) -> None:
+            raise NotImplementedError
+
+    assert judge(scale, Scale) and judge(scale, Empty).status == EMPTY
+    Scale.name = "w"
+    assert "the parameters should be weight; these are w" in repr(judge(scale, Scale))
+
+
+def test_weights_are_filled_in_by_name() -> None:
+    layer = fill(torch.nn.Linear(2, 3), weight=torch.ones(3, 2), bias=torch.zeros(3))
+    assert layer(torch.ones(1, 2)).tolist() == [[2.0, 2.0, 2.0]]
+    with pytest.raises(AnswerError, match=r"should be weight; these are bias, weight"):
+        fill(torch.nn.Linear(2, 3), weight=torch.ones(3, 2))
+    with pytest.raises(AnswerError, match=r"weight should be \(2, 3\); this is \(3, 2\)"):
+        fill(torch.nn.Linear(2, 3), weight=torch.ones(2, 3), bias=torch.zeros(3))
+
+
+# ---- the builder ----------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_program_takes_the_place_of_its_mending() -> None:
+    source = "def f(x):\n    ### BEGIN SOLUTION\n    return x\n    ### END SOLUTION\n"
+    assert cut(source) == "def f(x):\n    raise NotImplementedError\n"
+    assert cut(source.rstrip()) == "def f(x):\n    raise NotImplementedError"
+    broken = source + "    ### BEGIN STUB\n    # if x:\n    #     return -x\n    ### END STUB\n"
+    assert cut(broken) == "def f(x):\n    if x:\n        return -x\n"
+    for wrong in (source.replace("END", "AND"), source.replace("BEGIN", "BEGINNING OF"), source + "### BEGIN STUB\n"):
+        with pytest.raises(ValueError, match="a mark without its partner"):
+            cut(wrong)
+
+
+def test_answers_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "solutions").mkdir()
+    name = f"{BOOKS[0]}.ipynb"
+    (tmp_path / "solutions" / name).write_bytes((TOP / "solutions" / name).read_bytes())
+    made = tmp_path / "exercises" / name
+    assert builder.main(tmp_path) == 0
+    book = nbformat.read(made, as_version=4)
+    book.cells[1].outputs = [nbformat.v4.new_output("stream", text="some output")]
+    nbformat.write(book, made)
+    # outputs are no answers
+    assert builder.main(tmp_path) == 0 and "some output" not in made.read_text(encoding="utf-8")
+    book.cells[1].source += "\nx = 1"
+    nbformat.write(book, made)
+    before = made.read_bytes()
+    assert builder.main(tmp_path) == 1 and made.read_bytes() == before
+    assert f"{name} has answers in it" in capsys.readouterr().out
+    made.write_text("{}")
+    assert builder.main(tmp_path) == 1 and made.read_text() == "{}"
+
+
+def test_every_place_of_a_part_is_there() -> None:
+    for one in EXERCISES:
+        for part in one.parts:
+            holder, name = locate(part.path)
+            assert name in vars(holder), part.path
