@@ -1,5 +1,6 @@
 """The Thinker's training: the right tokens are predicted, and the floor is the grammar's."""
 
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from tinyomni.data.samples import Lines
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BOS, EOS, PAD, BPETokenizer
 from tinyomni.training.engine import Settings
-from tinyomni.training.recipe import Job, Place
+from tinyomni.training.recipe import Job, Place, train
 from tinyomni.training.thinker import ThinkerStage, collate, next_token_loss, surprises
 
 ENCODE = BPETokenizer().encode
@@ -110,3 +111,13 @@ def test_the_train_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ):
         assert main(["train", *wrong, "--preset", "smoke", "--out", str(tmp_path / "new")]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_the_same_command_trains_the_same_weights(tmp_path: Path) -> None:
+    losses = []
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        changes = {"steps": "2", "batch_size": "2", "warmup": "0", "seed": seed}
+        train("thinker", Place(tmp_path / name, "smoke", changes=changes))
+        log = (tmp_path / name / "thinker" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        losses.append([json.loads(line)["loss"] for line in log if "loss" in json.loads(line)])
+    assert losses[0] == losses[1] != losses[2]

@@ -1,12 +1,14 @@
 """The `tinyomni` command. Wrong input: one clear message and exit status 2; --debug shows where it was raised."""
 
 import argparse
+import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 # what wrong input raises; anything else is a fault of ours and keeps its traceback
 INPUT_ERRORS = (ValueError, TypeError, IndexError, OSError)
@@ -73,7 +75,11 @@ def report(args: argparse.Namespace) -> int:
     from tinyomni.training.recipe import Place
     from tinyomni.training.report import report as measure
 
-    folder = Path(args.folder or f"runs/{args.preset}")
+    folder = Path(args.folder or ("runs/shipped" if args.weights else f"runs/{args.preset}"))
+    if args.weights:
+        from tinyomni.training.export import unpack
+
+        unpack(None if args.weights == "shipped" else Path(args.weights), folder, args.preset)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}. First: tinyomni train all --preset {args.preset}")
     found = measure(Place(folder, args.preset), args.n, args.only)
@@ -171,6 +177,139 @@ def data(args: argparse.Namespace) -> int:
     return 0 if not found.bad else 1
 
 
+def grade(args: argparse.Namespace) -> int:
+    """Grade a learner's notebook; 1 unless every exercise passed."""
+    import json
+
+    from tinyomni.grade.notebook import grade as run
+    from tinyomni.grade.notebook import report
+
+    result = run(Path(args.notebook), args.timeout)
+    say(report(result))
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0 if result["passed"] == result["of"] else 1
+
+
+def progress(args: argparse.Namespace) -> int:
+    """What is done, and the one thing to do next."""
+    from tinyomni.grade.progress import table
+
+    say(table())
+    return 0
+
+
+# ---- talking to it --------------------------------------------------------------------------------------------------
+
+
+def stream(text: str) -> None:
+    """Print a piece of a line at once, as far as the console has its letters."""
+    encoding = sys.stdout.encoding or "ascii"
+    sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
+    sys.stdout.flush()
+
+
+def talk(args: argparse.Namespace) -> int:
+    """ask, transcribe, caption, speak: one run."""
+    from tinyomni.chat import Talk
+    from tinyomni.omni import Omni
+
+    its = Talk(Omni.from_pretrained(args.weights), stream, args.trace, getattr(args, "voice", 1) - 1)
+    its.image = getattr(args, "image", None)
+    if args.command == "ask":
+        its.ask(args.question, args.audio, args.speak)
+    elif args.command == "caption":
+        its.caption(args.speak)
+    elif args.command == "transcribe":
+        its.transcribe(args.audio)
+    else:
+        its.speak(args.text, args.out)
+    return 0
+
+
+def chat(args: argparse.Namespace) -> int:
+    """A conversation; without a terminal, one line of the input after the other."""
+    from tinyomni.chat import HELP, Talk
+    from tinyomni.omni import Omni
+
+    its = Talk(Omni.from_pretrained(args.weights), stream, args.trace, args.voice - 1)
+
+    def lines() -> Iterator[str]:
+        with contextlib.suppress(EOFError):
+            while True:
+                yield input("> " if sys.stdin.isatty() else "")
+
+    if sys.stdin.isatty():
+        say(HELP)
+    its.chat(lines())
+    return 0
+
+
+def demo(args: argparse.Namespace) -> int:
+    """A page in the browser, from this machine only."""
+    from tinyomni.demo import main as run
+
+    run(args.weights, args.port, not args.no_browser, say)
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """Make one file of a trained run; 1 if it misses a limit."""
+    from tinyomni.pretrained import SHIPPED
+    from tinyomni.training.export import CARD
+    from tinyomni.training.export import export as run
+    from tinyomni.training.recipe import Place
+
+    out, folder = Path(args.out or SHIPPED), Path(args.folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}. First: tinyomni train all --preset {args.preset}")
+    measured = Path(args.report) if args.report else None
+    found = run(Place(folder, args.preset), out, args.n, args.hardware, args.commit, measured)
+    say(f"{found}\n\n{out}: {out.stat().st_size / 1e6:.1f} MB; {out.parent / CARD}")
+    return 0 if found.good else 1
+
+
+def talking(commands: Any) -> list[argparse.ArgumentParser]:
+    """The commands that use trained weights, and the one that makes them."""
+    ask = commands.add_parser("ask", help="a question, typed or spoken, about a picture or none")
+    ask.add_argument("question", nargs="?", metavar="QUESTION")
+    transcribe = commands.add_parser("transcribe", help="write down what is said in a recording")
+    transcribe.add_argument("audio", metavar="SPEECH.wav")
+    caption = commands.add_parser("caption", help="describe a picture")
+    caption.add_argument("image", metavar="SCENE.png")
+    speak = commands.add_parser("speak", help="say a text")
+    speak.add_argument("text", metavar="TEXT")
+    speak.add_argument("-o", "--out", default="speech.wav", metavar="FILE", help="default speech.wav")
+    talks = commands.add_parser("chat", help="a conversation: /image /audio /caption /speak /trace /help /quit")
+    page = commands.add_parser("demo", help="a page in the browser to draw, ask and listen")
+    page.add_argument("--port", type=int, default=7860)
+    page.add_argument("--no-browser", action="store_true", help="do not open one")
+    ask.add_argument("--image", metavar="FILE", help="a picture (PNG, JPEG, …)")
+    ask.add_argument("--audio", metavar="FILE", help="a spoken question, or speech to repeat (WAV, FLAC, OGG)")
+    for each in (ask, caption):
+        each.add_argument("--speak", metavar="FILE", help="speak the answer into this WAV file")
+    for each in (ask, caption, speak, talks):
+        each.add_argument("--voice", type=int, choices=[1, 2], default=1)
+    for each in (ask, transcribe, caption, speak, talks):
+        each.add_argument("--trace", action="store_true", help="show the shape of every call of this run")
+        each.set_defaults(run=talk)
+    talks.set_defaults(run=chat)
+    page.set_defaults(run=demo)
+    for each in (ask, transcribe, caption, speak, talks, page):
+        each.add_argument("--weights", metavar="FILE", help="other weights than those that ship")
+
+    out = commands.add_parser("export", help="make one weights file and a model card of a trained run")
+    out.add_argument("folder", metavar="RUNS", help="such as runs/gpu, with all seven stages")
+    out.add_argument("-o", "--out", metavar="FILE", help="default: where the package keeps its weights")
+    out.add_argument("--preset", choices=["laptop", "gpu", "smoke"], default="gpu", help="what it was trained with")
+    out.add_argument("--report", metavar="FILE", help="figures of these weights, by `tinyomni report --json`")
+    out.add_argument("--n", type=int, default=300, help="samples for each figure (default 300)")
+    out.add_argument("--hardware", default="", help="for the card: what it was trained on")
+    out.add_argument("--commit", default="", help="for the card, where it is not that of this checkout")
+    out.set_defaults(run=export)
+    return [ask, transcribe, caption, speak, talks, page, out]
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(prog="tinyomni", description="An omni model from nothing, with every shape checked.")
@@ -237,9 +376,20 @@ def parser() -> argparse.ArgumentParser:
     eight.add_argument("--only", nargs="+", default=[], metavar="PART", help="text eye ear codec voice ears questions")
     eight.add_argument("--json", metavar="FILE", help="write the figures there as well")
     eight.add_argument("--picture", metavar="FILE", help="draw them")
+    eight.add_argument("--weights", nargs="?", const="shipped", metavar="FILE", help="measure a weights file instead "
+                       "(without FILE: the one that ships), unpacked into runs/shipped")  # fmt: skip
     eight.set_defaults(run=report)
 
-    for each in (one, two, three, four, five, six, seven, eight):
+    grading = commands.add_parser("grade", help="grade an exercise notebook; a copy of it is run")
+    grading.add_argument("notebook", metavar="NOTEBOOK", help="such as exercises/03_attention.ipynb")
+    grading.add_argument("--json", metavar="FILE", help="write the verdicts there as well")
+    grading.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds for all of it (120)")
+    grading.set_defaults(run=grade)
+
+    onward = commands.add_parser("progress", help="which exercises are done, and which one is next")
+    onward.set_defaults(run=progress)
+
+    for each in (one, two, three, four, five, six, seven, eight, grading, onward, *talking(commands)):
         # after the command as well as before it
         each.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return top

@@ -9,38 +9,38 @@ Order in the sequence: picture (1 token), sound (25 a second), text (BOS first).
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tinyomni import config
-from tinyomni.audio import AudioEncoderTiny, CTCHead, MelFrontend, audio_token_count
+from tinyomni import config, pretrained
+from tinyomni.audio import AudioEncoderTiny, CTCHead, MelFrontend, audio_token_count, ctc_greedy
 from tinyomni.codec import RVQ, SpeechCodec
 from tinyomni.config import TINY, OmniConfig
 from tinyomni.files import check_not_silent, load_audio, load_image
 from tinyomni.generation import BOS, EOS, stream
-from tinyomni.talker import TalkerTiny, generate_codes, max_frames
+from tinyomni.talker import TalkerTiny, generate_codes, max_frames, voice_token
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BPETokenizer
 from tinyomni.vision import ViTTiny
 from tinyomni.vocoder import GriffinLimVocoder
 
-FORMAT = "tinyomni 1"
-SHIPPED = Path(__file__).parent / "assets" / "omni.safetensors"
+DESCRIBE = "Describe the image."
+VOICES = 2  # that the Talker learns
 
 
 class Omni(nn.Module):
     """Sees, hears, reads, answers, speaks. `Omni(TINY)` has fresh weights, `from_pretrained(path)` trained ones."""
 
-    def __init__(self, cfg: OmniConfig = TINY) -> None:
+    def __init__(self, cfg: OmniConfig = TINY, tokenizer: BPETokenizer | None = None) -> None:
         super().__init__()
         self.cfg = cfg
-        self.tokenizer = BPETokenizer()
+        self.tokenizer = tokenizer or BPETokenizer()
+        self.limits: dict[str, float] = {}  # certainty below which an answer is called unsure; measured, not guessed
         self.thinker = ThinkerLM(cfg.thinker)
         self.vision = ViTTiny(cfg.vision)
         self.mel = MelFrontend(cfg.audio.hop, cfg=cfg.audio)
@@ -134,6 +134,33 @@ class Omni(nn.Module):
 
     # -- think ---------------------------------------------------------------------------------------------------
 
+    def reply(
+        self,
+        text: Any = None,
+        image: Any = None,
+        audio: Any = None,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> "Reply":
+        """The answer while it is written: an iterator of its pieces, which then knows how certain they were.
+
+        It is asked as it was trained: the text part starts with BOS even where it is empty. A spoken question is
+        written down first and then answered, in one go. Raises what `embed` raises, and ValueError when prompt +
+        max_new_tokens > ctx_len.
+        """
+        if text is None and image is None and audio is None:
+            raise ValueError("Omni.embed: give at least one of text=, image=, audio=")
+        with torch.no_grad():
+            prompt = self.embed([BOS] if text is None else text, image, audio)
+        ids = stream(
+            self.thinker, embeddings=prompt, max_new_tokens=max_new_tokens, allowed=self.tokenizer.n_pieces,
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+        )  # fmt: skip
+        return Reply(self, prompt, ids, spoken=audio is not None)
+
     def generate(
         self,
         text: Any = None,
@@ -148,42 +175,41 @@ class Omni(nn.Module):
     ) -> str | Iterator[str]:
         """The answer as a string, or with `stream=True` as an iterator of its pieces. It ends at EOS by itself.
 
-        Raises what `embed` raises, and ValueError when prompt + max_new_tokens > ctx_len.
+        Raises what `reply` raises.
         """
-        with torch.no_grad():
-            prompt = self.embed(text, image, audio)
-        pieces = self._pieces(prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        pieces = self.reply(text, image, audio, max_new_tokens, temperature, top_k, top_p, seed)
         return pieces if stream else "".join(pieces)
 
-    def _pieces(self, prompt: Float[Tensor, "1 total d_model"], max_new_tokens: int, **how: Any) -> Iterator[str]:
-        ids: list[int] = []
-        said = ""
-        for new in stream(
-            self.thinker,
-            embeddings=prompt,
-            max_new_tokens=max_new_tokens,
-            allowed=self.tokenizer.n_pieces,
-            **how,
-        ):
-            if int(new[0]) == EOS:
-                break
-            ids.append(int(new[0]))
-            text = self.tokenizer.decode(ids)
-            # a character may need several byte pieces: wait until it is whole
-            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-                yield text[len(said) :]
-                said = text
-        text = self.tokenizer.decode(ids)
-        if text != said:
-            yield text[len(said) :]
+    @torch.no_grad()
+    def log_probs(
+        self, prompt: Float[Tensor, "1 total d_model"], ids: Int[Tensor, "1 new_tokens"]
+    ) -> Float[Tensor, "1 new_tokens"]:
+        """Log-probability of each of the ids, one after the other behind the prompt: one pass over all of it."""
+        x = torch.cat([prompt, self.embed_text(ids[:, :-1])], dim=1)
+        logits = self.thinker(embeddings=x)[:, prompt.shape[1] - 1 :, : self.tokenizer.n_pieces]
+        return logits.float().log_softmax(dim=-1).gather(-1, ids[..., None]).squeeze(-1)
+
+    # -- hear ----------------------------------------------------------------------------------------------------
+
+    def transcribe(self, audio: Any) -> "Transcript":
+        """What is said in a recording, by the ear alone: an iterator of pieces of text.
+
+        The ear has learned on sentences; a recording longer than the Thinker could hear is cut where it is quietest.
+        audio: path, or (samples, rate). Raises ValueError for silence, and what reading the recording raises.
+        """
+        wav = load_audio(audio)
+        check_not_silent(wav)
+        return Transcript(self, wav)
 
     # -- say -----------------------------------------------------------------------------------------------------
 
-    def speech_ids(self, text: str) -> Int[Tensor, "1 text_tokens"]:
-        """The text as the Talker reads it: without BOS."""
+    def speech_ids(self, text: str, voice: int = 0) -> Int[Tensor, "1 text_tokens"]:
+        """The text as the Talker reads it: without BOS, the voice in front."""
         if not text.strip():
             raise ValueError("Omni.speak: the text is empty: there is nothing to say")
-        ids = torch.tensor([self.tokenizer.encode(text)], device=self.device)
+        if voice not in range(VOICES):
+            raise ValueError(f"Omni.speak: the voices are 0 … {VOICES - 1}, got {voice!r}")
+        ids = torch.tensor([[*voice_token(voice), *self.tokenizer.encode(text)]], device=self.device)
         if ids.shape[1] > self.cfg.talker.max_text:
             raise ValueError(
                 f"Omni.speak: the text has {ids.shape[1]} tokens > {self.cfg.talker.max_text}, all that the Talker "
@@ -192,62 +218,156 @@ class Omni(nn.Module):
         return ids
 
     @torch.no_grad()
-    def speak(self, text: str) -> Float[Tensor, "samples"]:
-        """Text → float32 samples at 16 kHz, (frames × 1280,). It ends by itself, at the latest after `max_frames`."""
-        ids = self.speech_ids(text)
-        codes = generate_codes(self.talker, ids, max_frames(ids.shape[1]))
-        return self.codec.decode(codes[:, 1:])[0].cpu()
+    def speech_codes(self, text: str, voice: int = 0) -> Int[Tensor, "1 frames codebooks"]:
+        """What the Talker writes for a text. It ends by itself, at the latest after `max_frames`."""
+        ids = self.speech_ids(text, voice)
+        return generate_codes(self.talker, ids, max_frames(ids.shape[1]))[:, 1:]
+
+    @torch.no_grad()
+    def speak(self, text: str, voice: int = 0) -> Float[Tensor, "samples"]:
+        """Text → float32 samples at 16 kHz, (frames × 1280,)."""
+        return self.codec.decode(self.speech_codes(text, voice))[0].cpu()
 
     # -- keep ----------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> None:
-        """Write weights, sizes and the tokenizer's fingerprint to one safetensors file, in half precision."""
-        weights = {name: tensor.half().contiguous().cpu() for name, tensor in self.state_dict().items()}
-        about = {
-            "format": FORMAT,
-            "config": json.dumps(asdict(self.cfg)),
-            "tokenizer": self.tokenizer.fingerprint,
-        }
-        save_file(weights, path, metadata=about)
+    def save(self, path: str | Path, **more: Any) -> None:
+        """Write weights, sizes, tokenizer and limits to one safetensors file, in half precision; see `pretrained`."""
+        pretrained.write(path, self.state_dict(), asdict(self.cfg), self.tokenizer, limits=self.limits, **more)
 
     @classmethod
     def from_pretrained(cls, path: str | Path | None = None) -> "Omni":
-        """Read what `save` wrote; without a path, the weights that ship with the package.
+        """Read what `save` wrote, as float32; without a path, the weights that ship with the package.
 
-        Raises FileNotFoundError, and ValueError for a damaged file, one of another kind, or another tokenizer.
+        Raises FileNotFoundError, and ValueError for a file that is damaged, of another format or does not fit.
         """
-        source = Path(path) if path is not None else SHIPPED
-        if not source.is_file():
-            fix = (
-                "No trained weights ship with this version: use Omni(TINY) for fresh ones."
-                if path is None
-                else "Is the path right?"
-            )
-            raise FileNotFoundError(f"Omni.from_pretrained: there is no file {source.name}. {fix}")
+        tensors, about = pretrained.read(path)
+        name = Path(path).name if path is not None else pretrained.SHIPPED.name
         try:
-            with safe_open(source, framework="pt") as file:
-                about = file.metadata() or {}
-                weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
+            omni = cls(read_config(json.loads(about["config"])), pretrained.tokenizer_of(about))
+            omni.limits = json.loads(about["limits"])
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{pretrained.STEP}: {name} has sizes of another version ({error!r})") from error
+        if omni.tokenizer.n_pieces > omni.cfg.thinker.vocab:
             raise ValueError(
-                f"Omni.from_pretrained: {source.name} is damaged or no safetensors file ({error})"
-            ) from error
-        if about.get("format") != FORMAT:
-            raise ValueError(
-                f"Omni.from_pretrained: {source.name} is of the format {about.get('format')!r}, expected {FORMAT!r}"
-            )
-        omni = cls(read_config(json.loads(about["config"])))
-        if about["tokenizer"] != omni.tokenizer.fingerprint:
-            raise ValueError(
-                f"Omni.from_pretrained: {source.name} was trained with another tokenizer than the one that ships here"
+                f"{pretrained.STEP}: the tokenizer in {name} has {omni.tokenizer.n_pieces} pieces, its Thinker only "
+                f"{omni.cfg.thinker.vocab} rows"
             )
         try:
-            omni.load_state_dict(weights)
+            omni.load_state_dict({key: tensor for key, tensor in tensors.items() if not key.startswith("eye.")})
         except RuntimeError as error:
             raise ValueError(
-                f"Omni.from_pretrained: {source.name} does not hold the weights of this model: {error}"
+                f"{pretrained.STEP}: {name} does not hold the weights of a model of its sizes: {error}"
             ) from error
         return omni
+
+
+class Reply(Iterator[str]):
+    """An answer: its pieces one by one; then `text`, and how certain each token was, from the model's probabilities."""
+
+    def __init__(
+        self, omni: Omni, prompt: Float[Tensor, "1 total d_model"], new: Iterator[Int[Tensor, "1"]], spoken: bool
+    ) -> None:
+        self.omni, self.prompt, self.spoken = omni, prompt, spoken
+        self.ids: list[int] = []  # with EOS, where it came
+        self.text = ""
+        self._pieces = self._write(new)
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def _write(self, new: Iterator[Int[Tensor, "1"]]) -> Iterator[str]:
+        for number in new:
+            self.ids.append(int(number[0]))
+            if self.ended:
+                break
+            text = self.omni.tokenizer.decode(self.ids)
+            # a character may need several byte pieces: wait until it is whole
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                piece, self.text = text[len(self.text) :], text
+                yield piece
+        text = self.omni.tokenizer.decode(self.ids)
+        if text != self.text:
+            piece, self.text = text[len(self.text) :], text
+            yield piece
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ended by itself, not because it had no more room."""
+        return self.ids[-1:] == [EOS]
+
+    @property
+    def heard(self) -> str | None:
+        """What was written down of a spoken question; None where nothing was spoken."""
+        if not self.spoken:
+            return None
+        question, mark, _ = self.text.rpartition("? ")
+        return question + mark.strip() if mark else self.text
+
+    @property
+    def answer(self) -> str:
+        """The text without the question."""
+        return self.text.rpartition("? ")[2] if self.spoken else self.text
+
+    @cached_property
+    def certainty(self) -> float:
+        """Mean log-probability of the tokens said: 0 is certain, -0.7 an even bet at each. Only once it is over."""
+        ids = torch.tensor([self.ids], device=self.prompt.device)
+        return float(self.omni.log_probs(self.prompt, ids).mean())
+
+    @property
+    def unsure(self) -> bool | None:
+        """Less certain than all but a few right answers to validation questions were; None where nobody measured."""
+        return below(self.certainty, self.omni.limits.get("heard" if self.spoken else "read"))
+
+
+class Transcript(Iterator[str]):
+    """What the ear writes: a piece of text for each part of the recording; then `text`, and how certain it was."""
+
+    def __init__(self, omni: Omni, wav: Float[Tensor, "samples"]) -> None:
+        self.omni, self.text = omni, ""
+        self.scores: list[Tensor] = []
+        self._pieces = self._write(wav)
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def _write(self, wav: Float[Tensor, "samples"]) -> Iterator[str]:
+        omni = self.omni
+        for part in cut(wav, omni.cfg.audio_limit * 4 * omni.mel.hop):
+            with torch.no_grad():
+                log_probs = omni.ctc(omni.audio(omni.mel(part[None].to(omni.device))))
+            self.scores.append(log_probs.max(dim=-1).values.mean())
+            piece = ctc_greedy(log_probs)[0].strip()
+            piece = f" {piece}" if self.text and piece else piece
+            self.text += piece
+            yield piece
+
+    @property
+    def certainty(self) -> float:
+        """Mean log-probability of the likeliest character at each moment: 0 is certain."""
+        return float(torch.stack(self.scores).mean())
+
+    @property
+    def unsure(self) -> bool | None:
+        """As that of `Reply`."""
+        return below(self.certainty, self.omni.limits.get("ear"))
+
+
+def below(certainty: float, limit: float | None) -> bool | None:
+    """Whether it is too low, where there is a limit."""
+    return None if limit is None else certainty < limit
+
+
+def cut(wav: Float[Tensor, "samples"], most: int, window: int = 1600) -> Iterator[Float[Tensor, "_"]]:
+    """Parts of at most `most` samples; each ends at the quietest tenth of a second of its second half."""
+    while len(wav) > most:
+        half = wav[most // 2 : most]
+        loud = half[: len(half) // window * window].unflatten(0, (-1, window)).square().mean(dim=1)
+        end = most // 2 + (int(loud.argmin()) * 2 + 1) * window // 2
+        yield wav[:end]
+        wav = wav[end:] if len(wav) >= end + window else wav[:0]  # a shorter rest holds no word
+    if len(wav):
+        yield wav
 
 
 def fuse(parts: dict[str, Float[Tensor, "batch _ d_model"]], ctx_len: int) -> Float[Tensor, "batch total d_model"]:

@@ -131,8 +131,9 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     pretrained.write(out, {**omni.state_dict(), **teachers}, asdict(omni.cfg), omni.tokenizer,
                      limits=omni.limits, made=made)  # fmt: skip
-    if out.stat().st_size > MOST_BYTES:
-        raise ValueError(f"Export: {out} has {out.stat().st_size:,} bytes, more than {MOST_BYTES:,}")
+    if (size := out.stat().st_size) > MOST_BYTES:
+        out.unlink()
+        raise ValueError(f"Export: {out} would have {size:,} bytes, more than {MOST_BYTES:,}")
     shipped = unpack(out, place.folder / "shipped", place.preset)
     found = load_report(measured) if measured else report(shipped, n)
     found = replace(found, figures=(*found.figures, *more_figures(Omni.from_pretrained(out), shipped, n)))

@@ -20,7 +20,7 @@ from tinyomni.data.corpora import open_data
 from tinyomni.data.manifests import ManifestError
 from tinyomni.tokenizer import BPETokenizer
 from tinyomni.training import checkpoint, distributed
-from tinyomni.training.engine import Result, Settings, Stage, fit
+from tinyomni.training.engine import Result, Settings, Stage, fit, seed_everything
 
 PRESETS = ("smoke", "laptop", "gpu")
 STAGES = ("tokenizer", "thinker", "vision", "audio", "codec", "talker", "omni")  # each needs some of those before it
@@ -120,6 +120,7 @@ def train(stage: str, place: Place) -> Result | None:
         chosen = {name: read(name, place.changes[name], bool) for name in switches}
         changes = {name: text for name, text in place.changes.items() if name not in switches}
         place = dataclasses.replace(place, changes=changes)
+        seed_everything(place.settings(recipe.SETTINGS).seed)  # the first weights come from the seed too
         return recipe.job(place, **chosen).run(place)
     world = distributed.start()
     if world.first:

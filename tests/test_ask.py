@@ -1,0 +1,288 @@
+"""Asking, transcribing, captioning, speaking: as it was trained, streamed, with an honest word on certainty."""
+
+import io
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tinyomni import Omni, chat, cli
+from tinyomni.chat import Talk, sentences, with_pauses
+from tinyomni.data.samples import Scenes, pixels
+from tinyomni.data.speech import STEADY, TALKER_VOICES, SpeechCache
+from tinyomni.dry_run import AUDIO, IMAGE, build
+from tinyomni.files import load_audio, open_image
+from tinyomni.omni import DESCRIBE, VOICES, cut
+from tinyomni.tokenizer import BOS, EOS
+from tinyomni.training import conversation, export
+from tinyomni.training import omni as stage
+from tinyomni.training.audio import AudioStage
+from tinyomni.training.conversation import Turn
+from tinyomni.training.ears import words
+from tinyomni.training.omni import OmniStage, Row
+
+
+def answering(text: str = "Is it? Yes.") -> Omni:
+    """A model that says this to nothing, and what stands behind a "?" to every question.
+
+    Its blocks pass their input on, so that each token alone decides on the next one. Of speech it makes 2 frames.
+    """
+    omni = build(seed=1)
+    ids = [BOS, *omni.tokenizer.encode(text), EOS]
+    with torch.no_grad():
+        for block in omni.thinker.blocks:
+            block.attn.o_proj.weight.zero_()
+            block.mlp.down.weight.zero_()
+        omni.thinker.lm_head.weight.zero_()
+        for now, after in itertools.pairwise(ids):  # a score of about 15; all others have about 0
+            omni.thinker.lm_head.weight[after] = 0.06 * omni.thinker.norm(omni.thinker.tok_emb.weight[now])
+        omni.talker.end.weight.zero_()
+        omni.talker.end.bias.fill_(9.0)
+    omni.limits = {"read": -0.5, "heard": -0.5, "ear": -0.01}
+    return omni
+
+
+@pytest.fixture(scope="module")
+def omni() -> Omni:
+    return answering()
+
+
+@pytest.fixture(scope="module")
+def weights(omni: Omni, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("weights") / "omni.safetensors"
+    omni.save(path)
+    return str(path)
+
+
+# ---- replies --------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_asked_as_it_was_trained() -> None:
+    omni = build(seed=1)
+    taught = OmniStage()
+    for name in ("thinker", "vision", "audio", "proj_v", "proj_a"):
+        getattr(taught, name).load_state_dict(getattr(omni, name).state_dict())
+    taught.eval()
+    picture, sound = pixels(open_image(IMAGE).convert("RGB")), load_audio(AUDIO)
+    question = [BOS, *omni.tokenizer.encode("What colour is the circle?")]
+    rows = [Row(question, [], picture), Row([BOS], [], picture, sound), Row([BOS], [], None, sound)]
+    asked = [omni.generate("What colour is the circle?", IMAGE, max_new_tokens=6),
+             omni.generate(image=IMAGE, audio=AUDIO, max_new_tokens=6),
+             omni.generate(audio=AUDIO, max_new_tokens=6)]  # fmt: skip
+    assert asked == stage.say(taught, rows, omni.tokenizer, most=6)
+
+
+def test_the_words_that_are_shared_are_the_same() -> None:
+    assert DESCRIBE in stage.DESCRIBE and len(TALKER_VOICES) == VOICES
+
+
+def test_a_reply_streams_and_parts_question_from_answer(omni: Omni) -> None:
+    reply = omni.reply("What is it?", IMAGE)
+    pieces = list(reply)
+    assert len(pieces) > 1 and "".join(pieces) == reply.text == reply.answer == "Yes."
+    assert reply.heard is None and reply.ended
+    reply = omni.reply(image=IMAGE, audio=AUDIO)
+    assert "".join(reply) == "Is it? Yes." and (reply.heard, reply.answer) == ("Is it?", "Yes.")
+    assert not answering().reply("What?", IMAGE, max_new_tokens=1).ended
+
+
+def test_certainty_is_the_mean_log_probability_and_nothing_else(omni: Omni) -> None:
+    reply = omni.reply("What is it?", IMAGE)
+    assert next(reply) == "Yes" and list(reply) == ["."]
+    ids = [BOS, *omni.tokenizer.encode("What is it?"), *reply.ids]
+    with torch.no_grad():  # the picture changes nothing here: each token alone decides
+        logits = omni.thinker(torch.tensor([ids]))[0, -1 - len(reply.ids) : -1, : omni.tokenizer.n_pieces]
+    want = sum(float(row.double().softmax(0)[number].log()) for row, number in zip(logits, reply.ids, strict=True))
+    assert reply.certainty == pytest.approx(want / len(reply.ids), abs=1e-5) and reply.unsure is False
+    lost = omni.reply("red", max_new_tokens=1)
+    "".join(lost)
+    assert lost.certainty < -4 and lost.unsure is True and not lost.ended
+    assert "not sure of this: certainty -5" in chat.doubts(lost) and chat.doubts(reply) == ""
+    bare = build(seed=1).reply("red", max_new_tokens=1)
+    "".join(bare)
+    assert bare.unsure is None and chat.doubts(bare) == ""
+
+
+# ---- the ear --------------------------------------------------------------------------------------------------------
+
+
+def test_transcripts_are_those_of_the_trained_ear(omni: Omni) -> None:
+    ear = AudioStage()
+    ear.encoder.load_state_dict(omni.audio.state_dict())
+    ear.head.load_state_dict(omni.ctc.state_dict())
+    ear.eval()
+    transcript = omni.transcribe(AUDIO)
+    assert "".join(transcript) == transcript.text == ear.transcribe([load_audio(AUDIO)])[0].strip()
+    with torch.no_grad():
+        log_probs = ear.log_probs(load_audio(AUDIO)[None], torch.tensor([16_000]))[0]
+    assert transcript.certainty == pytest.approx(float(log_probs.max(-1).values.mean()), abs=1e-4)
+    assert transcript.unsure is True
+
+
+def test_long_recordings_are_cut_where_it_is_quiet() -> None:
+    wav = torch.rand(40_000) - 0.5
+    wav[11_000:14_000] *= 1e-3
+    parts = list(cut(wav, 16_000))
+    assert torch.equal(torch.cat(parts), wav) and all(len(part) <= 16_000 for part in parts)
+    assert 11_000 < len(parts[0]) < 14_000
+    assert [len(part) for part in cut(wav[:16_000], 16_000)] == [16_000]
+    assert sum(map(len, cut(torch.rand(16_001) - 0.5, 16_000))) >= 16_001 - 1600
+
+
+def test_voices_and_sentences(omni: Omni) -> None:
+    assert sentences(" Is it? Yes.  It is! ") == ["Is it?", "Yes.", "It is!"] and sentences("red") == ["red"]
+    one, two = torch.ones(10), torch.ones(20)
+    assert len(with_pauses([one, two])) == 30 + chat.PAUSE and torch.equal(with_pauses([one]), one)
+    first, second = omni.speech_ids("Yes."), omni.speech_ids("Yes.", voice=1)
+    assert second.shape[1] == first.shape[1] + 1 and torch.equal(second[:, 1:], first)
+    with pytest.raises(ValueError, match=r"voices are 0 … 1, got 2"):
+        omni.speak("Yes.", voice=2)
+
+
+# ---- commands -------------------------------------------------------------------------------------------------------
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = cli.main(list(arguments))
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_ask_by_text_and_by_voice(capsys: pytest.CaptureFixture[str], weights: str, tmp_path: Path) -> None:
+    more = ["--image", str(IMAGE), "--weights", weights]
+    assert run(capsys, "ask", "What is it?", *more) == (0, "Yes.\n", "")
+    status, out, _ = run(capsys, "ask", "--audio", str(AUDIO), "--speak", str(tmp_path / "a.wav"), *more)
+    assert status == 0 and out.splitlines() == ["Is it? Yes.", f"{tmp_path / 'a.wav'}: 0.08 s"]
+    wave, rate = soundfile.read(tmp_path / "a.wav")
+    assert (len(wave), rate) == (1280, 16_000)
+    assert run(capsys, "caption", str(IMAGE), "--weights", weights)[0] == 0
+    assert run(capsys, "transcribe", str(AUDIO), "--weights", weights)[0] == 0
+
+
+def test_speak_says_each_sentence(capsys: pytest.CaptureFixture[str], weights: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.wav"
+    assert run(capsys, "speak", "Is it? Yes.", "-o", str(out), "--voice", "2", "--weights", weights)[0] == 0
+    assert len(soundfile.read(out)[0]) == 2 * 1280 + chat.PAUSE
+
+
+def test_trace_shows_that_very_run(capsys: pytest.CaptureFixture[str], weights: str) -> None:
+    status, out, _ = run(capsys, "ask", "What is it?", "--image", str(IMAGE), "--weights", weights, "--trace")
+    assert status == 0 and out.startswith("Yes.\n")
+    assert "ViTTiny.forward" in out and "(batch 1, channels 3, height 224, width 224)" in out
+    assert "tokens: image 1 + text 5 = 6 of 512" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ask", "--image", str(IMAGE)], "Asking: there is no question. Type one, or give --audio"),
+        (["ask", "What?", "--image", "nowhere.png"], "Reading the picture: there is no file nowhere.png"),
+        (["ask", "What?", "--image", str(AUDIO)], "speech.wav is no picture that can be decoded"),
+        (["ask", "--audio", str(IMAGE)], "scene.png is no recording that can be decoded"),
+        (["ask", "--audio", "SILENCE"], "silent (no sample is louder than 1e-05). Was the microphone on?"),
+        (["ask", "--audio", "LONG"], "5.12 s fit: cut the recording"),
+        (["ask", "red " * 600], "tokens > ctx_len = 512. Shorten the text"),
+        (["caption", "nowhere.png"], "Reading the picture: there is no file"),
+        (["transcribe", "nowhere.wav"], "Reading the recording: there is no file"),
+        (["transcribe", "SILENCE"], "silent"),
+        (["speak", " "], "Speaking: there is nothing to say"),
+        (["speak", "red " * 600], "600 tokens > 512, all that the Talker reads at once. Speak it sentence by"),
+        (["speak", "Yes.", "-o", "out.mp3"], "Writing the sound: out.mp3 should end in .wav"),
+        (["ask", "What?", "--speak", "out.mp3"], "Writing the sound: out.mp3 should end in .wav"),
+        (["speak", "Yes.", "-o", "nowhere/out.wav"], "Writing the sound: there is no folder nowhere"),
+        (["speak", "Yes.", "--weights", "nowhere"], "Omni.from_pretrained: there is no file nowhere"),
+        (["export", "nowhere"], "there is no folder nowhere. First: tinyomni train all"),
+    ],
+)
+def test_bad_input_names_the_step_and_the_fix(
+    capsys: pytest.CaptureFixture[str], weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    omni: Omni, arguments: list[str], words: str
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Omni, "from_pretrained", classmethod(lambda _, path, old=Omni.from_pretrained: omni
+                                                             if path is None else old(path)))  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("SILENCE.wav", torch.zeros(16_000).numpy(), 16_000)
+    soundfile.write("LONG.wav", (torch.rand(100_000) - 0.5).numpy(), 16_000)
+    files = {"SILENCE": "SILENCE.wav", "LONG": "LONG.wav"}
+    status, out, err = run(capsys, *(files.get(each, each) for each in arguments))
+    assert status == 2 and words in err and err.startswith(f"tinyomni {arguments[0]}: ")
+    assert not out and "Traceback" not in err
+
+
+def test_a_conversation(
+    capsys: pytest.CaptureFixture[str], weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["/speak", f"/image {tmp_path}/no.png", f'/image "{IMAGE}"', "What is it?", f"/audio {AUDIO}",
+             f"/speak {tmp_path}/a.wav", "/trace", "What is it?", "/trace", "/sing", "", "/caption", "/image",
+             "/caption", "/help", "/quit", "never read"]  # fmt: skip
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    status, out, err = run(capsys, "chat", "--weights", weights)
+    assert status == 0 and not err
+    order = ["/speak: there is no answer yet", "there is no file", "looking at", "Yes.\n", "Is it? Yes.\n",
+             "a.wav: 0.08 s", "shape tables: on", "ViTTiny.forward", "tokens: image 1", "shape tables: off",
+             "/sing: no such command; /help lists them", "no picture", "Captioning: there is no picture",
+             "/image FILE"]  # fmt: skip
+    places = [out.index(words) for words in order]
+    assert places == sorted(places) and (tmp_path / "a.wav").is_file()
+
+
+def test_a_conversation_ends_with_its_input(weights: str, capsys: pytest.CaptureFixture[str],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is it?\n"))
+    assert run(capsys, "chat", "--weights", weights)[:2] == (0, "Yes.\n")
+
+
+def test_text_is_written_as_it_comes(omni: Omni) -> None:
+    written: list[str] = []
+    Talk(omni, written.append).ask("What is it?")
+    assert written == ["Yes", ".", "\n"]
+
+
+# ---- from spoken question to spoken answer --------------------------------------------------------------------------
+
+
+def test_parts_and_whole_of_a_conversation(omni: Omni) -> None:
+    reply = conversation.asked(omni, (load_audio(AUDIO), 16_000), IMAGE)
+    found = [Turn("Is it?", "yes.", reply, "Yes.", ["yes"]), Turn("Is he?", "no.", reply, "yes", ["no"])]
+    assert {name: rate.parts for name, rate in conversation.rates(found).items()} == {
+        "right, own ear": (1, 0), "heard right": (1, 0), "answered right": (1, 0), "spoken right, own ear": (1, 1),
+        "answers exchanged": (0, 1), "right, other ears": (1, 1)}  # fmt: skip
+    deaf = [replace(each, other=None) for each in found]
+    assert "right, other ears" not in conversation.rates(deaf)
+
+
+def test_other_ears_tell_answers_apart() -> None:
+    listen = conversation.other_ears()
+    if listen is None:
+        pytest.skip("independent ears need pocketsphinx")
+    for text in ("Red.", "Three.", "On the left.", "A triangle.", "Yes."):
+        assert listen(SpeechCache(None).utter(text, TALKER_VOICES[0], *STEADY)) == words(text)
+
+
+def test_questions_go_through_to_the_end(omni: Omni, tmp_path: Path) -> None:
+    (turn,) = conversation.turns(omni, 1, str(tmp_path))
+    assert turn.reply.text == "Is it? Yes." and not turn.heard and isinstance(turn.own, str)
+
+
+def test_what_lies_outside_is_asked_and_counted() -> None:
+    knows, does_not = answering(), answering("Is it? I do not know.")
+    knows.limits, does_not.limits = {"read": 0.0, "heard": 0.0}, {}  # for the first nothing is certain enough
+    for omni, says in ((knows, 0.0), (does_not, 1.0)):
+        rates = {kind: (one.rate, either.rate) for kind, one, either in conversation.outside(omni, 1)}
+        assert set(rates.values()) == {(says, 1.0)} and len(rates) == 6
+    right, wrong = conversation.unsure(knows, 4)
+    assert right.n + wrong.n == 4 and set((*right.parts, *wrong.parts)) == {1}
+
+
+def test_limits_are_what_right_answers_reach(tmp_path: Path) -> None:
+    samples = [Scenes("validation", 6, speech=False)[index] for index in range(6)]
+    common = max(samples, key=lambda each: [other.answer for other in samples].count(each.answer)).answer
+    omni = answering(f"Is it? {common}")
+    right = [conversation.asked(omni, each.question, each.picture).certainty for each in samples
+             if each.answer == common]  # fmt: skip
+    limits = export.limits(omni, 6, str(tmp_path))
+    assert limits["read"] == pytest.approx(np.quantile(right, 0.02), abs=1e-6) and "ear" not in limits

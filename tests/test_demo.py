@@ -1,0 +1,241 @@
+"""The page in a real browser: Debian's Chromium, headless, with a recording for a microphone.
+
+Screenshots of each state go to the folder that TINYOMNI_SCREENSHOTS names.
+"""
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from tinyomni.data.pictures import BACKGROUNDS
+from tinyomni.dry_run import AUDIO, IMAGE
+from tinyomni.tracing import trace
+
+pytest.importorskip("gradio", reason="the demo's page needs gradio: pip install 'tinyomni[demo]'")
+from test_ask import answering
+
+from tinyomni import demo
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning",
+                                        "ignore::pytest.PytestUnraisableExceptionWarning")  # fmt: skip
+
+
+# ---- without a browser ----------------------------------------------------------------------------------------------
+
+
+def test_a_drawing_lies_on_the_ground_of_the_scenes() -> None:
+    empty = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    assert demo.drawn(None) is demo.drawn({"composite": None}) is demo.drawn({"composite": empty}) is None
+    empty.putpixel((3, 4), (255, 0, 0, 255))
+    picture = demo.drawn({"composite": empty})
+    assert picture.getpixel((3, 4)) == (255, 0, 0) and picture.getpixel((0, 0)) == BACKGROUNDS[0]
+
+
+def test_recordings_come_with_their_channels_last() -> None:
+    assert demo.samples(None) is None
+    wave, rate = demo.samples((48_000, np.zeros((100, 2), dtype=np.int16)))
+    assert wave.shape == (2, 100) and rate == 48_000
+
+
+def test_a_run_shows_text_as_it_comes_then_sound_pictures_and_shapes() -> None:
+    model = demo.Model(answering())
+    shown = list(model.ask(Image.open(IMAGE), "What is it?", None, True, 0))
+    assert [each.answer for each in shown] == ["Yes", "Yes.", "Yes.", "Yes.", "Yes."]
+    assert shown[-2].sound is not None and shown[-2].sound[1].shape == (1280,) and not shown[-2].shapes
+    last = shown[-1]
+    assert "ViTTiny.forward" in last.shapes and "TalkerTiny.predict" in last.shapes and last.figure.width > 400
+    with trace("free"):  # nothing is left running
+        pass
+    for arguments, words in [((None, " ", None, True, 0), "there is no question"),
+                             ((None, "What?", (np.ones(9), 16_000), True, 0), "there are two questions")]:  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            list(model.ask(*arguments))
+    with pytest.raises(ValueError, match="silent"):
+        list(model.transcribe((np.zeros(16_000, dtype=np.float32), 16_000)))
+    with pytest.raises(ValueError, match="at least one frame"):
+        list(model.transcribe((np.ones(20, dtype=np.float32), 16_000)))
+    assert list(model.transcribe((np.ones(1600, dtype=np.float32), 16_000)))[-1].shapes
+
+
+# ---- in the browser -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The open page; `page.outside` are requests to other machines, of the browser and of the server."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("the browser test needs Chromium: apt install chromium")
+    outside: list[str] = []
+    connect = socket.socket.connect
+
+    def watched(self: socket.socket, address: Any) -> Any:
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            outside.append(f"server: {address}")
+        return connect(self, address)
+
+    socket.socket.connect = watched  # type: ignore[method-assign]
+    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
+    blocks, how = demo.build(answering())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    blocks.launch(server_port=port, prevent_thread_lock=True, **how)
+    flags = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
+             f"--use-file-for-fake-audio-capture={AUDIO}", "--autoplay-policy=no-user-gesture-required"]  # fmt: skip
+    flags += ["--no-sandbox"] * (hasattr(os, "geteuid") and os.geteuid() == 0)
+    with playwright.sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=flags)
+        opened = browser.new_page(viewport={"width": 1280, "height": 1400})
+        opened.set_default_timeout(90_000)
+        opened.outside = outside
+        opened.on("request", lambda request: outside.append(request.url) if not re.match(
+            rf"(http|ws)://(127\.0\.0\.1|localhost):{port}/|(data|blob):", request.url) else None)  # fmt: skip
+        opened.goto(f"http://127.0.0.1:{port}/")
+        opened.get_by_role("button", name="Ask", exact=True).wait_for()
+        yield opened
+        browser.close()
+    blocks.close()
+    socket.socket.connect = connect  # type: ignore[method-assign]
+
+
+def shot(page: Any, name: str) -> None:
+    if folder := os.environ.get("TINYOMNI_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
+def answer(page: Any) -> Any:
+    return page.locator("#answer textarea")
+
+
+def press(page: Any, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def value_is(page: Any, text: str) -> None:
+    page.wait_for_function("text => document.querySelector('#answer textarea').value == text", arg=text)
+
+
+def shapes_with(page: Any, words: str) -> None:
+    page.wait_for_function("words => document.querySelector('#shapes').textContent.includes(words)", arg=words)
+
+
+def error(page: Any, words: str) -> None:
+    toast = page.locator(".toast-body", has_text=words)
+    toast.wait_for()
+    toast.get_by_test_id("toast-close").click()
+    toast.wait_for(state="detached")
+
+
+def test_ask_by_text_about_a_random_scene(page: Any) -> None:
+    press(page, "Random scene")
+    page.locator("#picture canvas").first.wait_for()
+    page.wait_for_timeout(1500)
+    page.locator("#question textarea, #question input").first.fill("What is it?")
+    press(page, "Ask")
+    value_is(page, "Yes.")
+    shapes_with(page, "ViTTiny.forward")
+    shapes_with(page, "TalkerTiny.predict")
+    page.locator("#figure img").wait_for()
+    shot(page, "text")
+
+
+def test_the_answer_can_be_played(page: Any) -> None:
+    seconds = page.evaluate("""async () => {
+        const find = root => [...root.querySelectorAll('*')].flatMap(e =>
+            e.tagName == 'AUDIO' ? [e] : e.shadowRoot ? find(e.shadowRoot) : []);
+        const source = find(document.querySelector('#sound')).map(e => e.src).find(s => s)
+            ?? document.querySelector('#sound a[href]').href;
+        const sound = new Audio(source);
+        await sound.play();
+        await new Promise(done => sound.onended = done);
+        return sound.currentTime;
+    }""")
+    assert seconds == pytest.approx(0.08, abs=0.03)
+
+
+def test_a_drawing_is_seen(page: Any) -> None:
+    page.locator("#picture").get_by_role("button", name="Clear canvas").click()
+    page.locator("#picture").get_by_role("button", name="Brush").click()
+    box = page.locator("#picture canvas").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 + 40, box["y"] + box["height"] / 2 + 20, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(1000)
+    press(page, "Describe the picture")
+    shapes_with(page, "Describe the image.")
+    shapes_with(page, "ViTTiny.forward")
+    shot(page, "drawing")
+
+
+def test_ask_by_the_microphone(page: Any) -> None:
+    page.locator("#question textarea, #question input").first.fill("")
+    page.locator("#recording").get_by_role("button", name="Record", exact=True).click()
+    page.wait_for_timeout(1500)
+    page.locator("#recording").get_by_role("button", name="Stop", exact=True).first.click()
+    page.locator("#recording").get_by_role("button", name="Clear").wait_for()
+    page.wait_for_timeout(1500)
+    press(page, "Ask")
+    value_is(page, "Is it? Yes.")
+    shapes_with(page, "AudioEncoderTiny.forward")
+    shot(page, "microphone")
+    page.locator("#recording").get_by_role("button", name="Clear").click()
+
+
+def test_ask_by_a_file_and_write_it_down(page: Any) -> None:
+    choose(page, AUDIO)
+    press(page, "Ask")
+    value_is(page, "Is it? Yes.")
+    press(page, "Write down the speech")
+    shapes_with(page, "CTCHead.forward")
+    shot(page, "file")
+
+
+def choose(page: Any, path: Path) -> None:
+    """Put a sound file into the upload input."""
+    clear = page.locator("#recording").get_by_role("button", name="Clear")
+    if clear.count():
+        clear.click()
+    page.locator("#recording").get_by_role("button", name="Upload file").click()
+    page.locator("#recording input[type=file]").set_input_files(path)
+    clear.wait_for()
+    page.wait_for_timeout(1000)
+
+
+def test_what_is_wrong_is_shown(page: Any, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "silence.wav", torch.zeros(16_000).numpy(), 16_000)
+    soundfile.write(tmp_path / "long.wav", (torch.rand(100_000) - 0.5).numpy(), 16_000)
+    choose(page, tmp_path / "silence.wav")
+    press(page, "Ask")
+    error(page, "Was the microphone on?")
+    choose(page, tmp_path / "long.wav")
+    press(page, "Ask")
+    page.locator(".toast-body", has_text="cut the recording").first.wait_for()
+    shot(page, "error")
+    error(page, "5.12 s fit: cut the recording")
+    page.locator("#question textarea, #question input").first.fill("What?")
+    press(page, "Ask")
+    error(page, "there are two questions")
+    page.locator("#recording").get_by_role("button", name="Clear").click()
+    page.locator("#question textarea, #question input").first.fill("red " * 600)
+    press(page, "Ask")
+    error(page, "tokens > ctx_len = 512")
+    page.locator("#question textarea, #question input").first.fill("")
+    press(page, "Ask")
+    error(page, "there is no question")
+
+
+def test_nothing_is_asked_of_other_machines(page: Any) -> None:
+    assert page.outside == []

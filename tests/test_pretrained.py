@@ -1,0 +1,227 @@
+"""Weights in one file: what is wrong with a file is said; from stages to a file and back; what ships works."""
+
+import json
+import tomllib
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tinyomni import TINY, BPETokenizer, Omni, pretrained
+from tinyomni.dry_run import AUDIO, IMAGE, build
+from tinyomni.tokenizer import train_tokenizer
+from tinyomni.training import checkpoint, export
+from tinyomni.training.measures import share
+from tinyomni.training.omni import OmniStage
+from tinyomni.training.recipe import Place
+from tinyomni.training.report import Report, figure
+
+TOP = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    omni = build(seed=1)
+    omni.limits = {"read": -0.25}
+    path = tmp_path_factory.mktemp("weights") / "omni.safetensors"
+    omni.save(path, made={"preset": "smoke"})
+    return path
+
+
+# ---- the file -------------------------------------------------------------------------------------------------------
+
+
+def test_everything_comes_back(weights: Path) -> None:
+    omni, again = build(seed=1), Omni.from_pretrained(weights)
+    assert again.limits == {"read": -0.25} and again.cfg == TINY and not again.training
+    assert {each.dtype for each in again.state_dict().values()} == {torch.float32}
+    for name, tensor in omni.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor.half().float(), rtol=0, atol=0)
+    tensors, about = pretrained.read(weights)
+    assert json.loads(about["made"]) == {"preset": "smoke"} and len(tensors) == len(omni.state_dict())
+
+
+def test_the_tokenizer_travels_with_the_weights(tmp_path: Path) -> None:
+    own = train_tokenizer(["a red circle", "a blue ring"] * 50, tmp_path / "own.model", vocab=300)
+    assert own.fingerprint != BPETokenizer().fingerprint
+    Omni(tokenizer=own).save(tmp_path / "own.safetensors")
+    (tmp_path / "own.model").unlink()
+    again = Omni.from_pretrained(tmp_path / "own.safetensors").tokenizer
+    assert again.fingerprint == own.fingerprint and again.encode("a red ring") == own.encode("a red ring")
+
+
+@pytest.mark.parametrize("place", [0.3, 0.7, 0.999])
+def test_one_changed_bit_is_noticed(weights: Path, tmp_path: Path, place: float) -> None:
+    data = bytearray(weights.read_bytes())
+    data[int(len(data) * place)] ^= 1
+    (tmp_path / "bit").write_bytes(data)
+    with pytest.raises(ValueError, match=r"bit is damaged: its checksum is another one. Copy or download it again"):
+        Omni.from_pretrained(tmp_path / "bit")
+
+
+def test_changed_words_are_noticed_too(weights: Path, tmp_path: Path) -> None:
+    data = weights.read_bytes()
+    (tmp_path / "limits").write_bytes(data.replace(b"-0.25", b"-9.25"))
+    with pytest.raises(ValueError, match="checksum"):
+        Omni.from_pretrained(tmp_path / "limits")
+
+
+def test_foreign_older_and_missing_files_are_told_apart(weights: Path, tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(2)}, tmp_path / "foreign")
+    (tmp_path / "older").write_bytes(weights.read_bytes().replace(b"tinyomni 1", b"tinyomni 0"))
+    torch.save({"x": torch.zeros(2)}, tmp_path / "pickle")
+    for name, words in [
+        ("foreign", r"foreign is not a file of tinyomni's: no format, expected 'tinyomni 1'"),
+        ("older", r"older is of the format 'tinyomni 0', expected 'tinyomni 1'.*take both from one version"),
+        ("pickle", r"pickle is damaged or no safetensors file"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            Omni.from_pretrained(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere. Is the path right\?"):
+        Omni.from_pretrained(tmp_path / "nowhere")
+
+
+def test_sizes_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
+    omni = build(seed=1)
+    bigger = replace(TINY, thinker=replace(TINY.thinker, layers=5))
+    small = replace(TINY, thinker=replace(TINY.thinker, vocab=100))
+    later = asdict(TINY) | {"memory": {}}
+    later["thinker"] = later["thinker"] | {"experts": 8}
+    for config, words in [
+        (asdict(bigger), "does not hold the weights of a model of its sizes"),
+        (asdict(small), r"pieces, its Thinker only 100 rows"),
+        (later, "sizes of another version"),
+    ]:
+        pretrained.write(tmp_path / "x", omni.state_dict(), config, omni.tokenizer, limits={})
+        with pytest.raises(ValueError, match=words):
+            Omni.from_pretrained(tmp_path / "x")
+
+
+def test_weights_that_half_precision_cannot_hold_are_not_written(tmp_path: Path) -> None:
+    omni = build(seed=1)
+    for bad in (1e6, torch.nan):
+        with torch.no_grad():
+            omni.proj_v.bias[3] = bad
+        with pytest.raises(ValueError, match=r"proj_v\.bias holds NaN, infinity or a number above 65504"):
+            omni.save(tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_without_shipped_weights_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pretrained, "SHIPPED", tmp_path / "omni.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"No trained weights ship with this version.*tinyomni train all"):
+        Omni.from_pretrained()
+
+
+def test_the_package_takes_its_weights_along() -> None:
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "weights/*" in project["tool"]["setuptools"]["package-data"]["tinyomni"]
+    assert pretrained.SHIPPED.parent == TOP / "tinyomni" / "weights"
+
+
+# ---- stages → file → stages -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A run folder with untrained stages: eye and ear of the stage omni are those of their own stages."""
+    place = Place(tmp_path_factory.mktemp("runs"), "smoke")
+    torch.manual_seed(0)
+    stages = {name: export.stage_of(name, place) for name in export.PARTS}
+    stages["omni"].vision.load_state_dict(stages["vision"].vision.state_dict())
+    stages["omni"].audio.load_state_dict(stages["audio"].encoder.state_dict())
+    for name, stage in stages.items():
+        keep(place, name, stage)
+    return place
+
+
+def keep(place: Place, name: str, stage: torch.nn.Module) -> None:
+    settings = {"steps": 3, "batch_size": 2, "lr": 0.5}
+    result = {"stage": name, "steps": 3, "best_step": 3, "seconds": 90.0, "samples": 6, "skipped": 0,
+              "peak_memory": 2**20, "device": "cpu", "precision": "fp32", "settings": settings}  # fmt: skip
+    path = checkpoint.save(place.of(name), 3, {f"model.{key}": each for key, each in stage.state_dict().items()}, {})
+    checkpoint.point(place.of(name), "best", path)
+    (place.of(name) / "result.json").write_text(json.dumps(result))
+
+
+def test_a_run_becomes_one_model_and_that_a_run_again(
+    runs: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate = share([1, 1, 0, 1])
+    measured = Report("smoke", (figure("typed questions: all", rate, "laptop", 0.25),), {}, ())
+    measured.save(tmp_path / "report.json")
+    monkeypatch.setattr(export, "limits", lambda *_: {"read": -0.125})
+    monkeypatch.setattr(export, "more_figures", lambda *_: iter([figure("outside: a photograph", rate, "smoke")]))
+    out = tmp_path / "w" / "omni.safetensors"
+    export.export(runs, out, 4, hardware="one abacus", commit="c0ffee", measured=tmp_path / "report.json")
+    assert out.stat().st_size < 30_000_000
+    omni = Omni.from_pretrained(out)
+    assert omni.limits == {"read": -0.125}
+    again = export.unpack(out, tmp_path / "again", "smoke")
+    for name in export.PARTS:
+        one, other = (place.trained(export.stage_of(name, place)).state_dict() for place in (runs, again))
+        whole = {key: each.half().float() for key, each in one.items() if key != "used"}
+        if name == "thinker":  # what ships is that of the stage omni
+            stage = runs.trained(OmniStage()).state_dict()
+            whole = {key: stage[key].half().float() for key in whole}
+        pieces = again.tokenizer().n_pieces
+        for key, tensor in whole.items():
+            if key == "text.tok_emb.weight":
+                assert not other[key][pieces:].any()
+                tensor = torch.cat([tensor[:pieces], other[key][pieces:]])
+            assert torch.equal(other[key], tensor), f"{name} {key}"
+    card = (out.parent / export.CARD).read_text(encoding="utf-8")
+    for words in ("| commit | c0ffee |", "| hardware | one abacus |", "time | 9 minutes", "lr=0.5",
+                  "| typed questions: all | 75.00% |", "≥ 97.0% **missed** | 25.0% | 4 |", "outside: a photograph",
+                  "tinyomni train STAGE --preset smoke", "can not do"):  # fmt: skip
+        assert words in card, words
+
+
+def test_stages_that_were_not_trained_together_are_refused(runs: Place, tmp_path: Path) -> None:
+    other = Place(tmp_path, "smoke")
+    for name in export.PARTS:
+        (tmp_path / name).symlink_to(runs.of(name))
+    (tmp_path / "audio").unlink()
+    with pytest.raises(FileNotFoundError, match="tinyomni train audio"):
+        export.assemble(other)
+    keep(other, "audio", export.stage_of("audio", other))
+    with pytest.raises(ValueError, match=r"omni was trained with another audio than the one in .*tinyomni train omni"):
+        export.assemble(other)
+
+
+def test_weights_that_do_not_say_how_they_were_made_cannot_be_unpacked(tmp_path: Path) -> None:
+    build(seed=1).save(tmp_path / "x")
+    with pytest.raises(ValueError, match="do not say how they were made"):
+        export.unpack(tmp_path / "x", tmp_path / "runs")
+
+
+def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('{"preset": "gpu"}')
+    with pytest.raises(ValueError, match=r"no report of `tinyomni report --json`"):
+        export.load_report(tmp_path / "r.json")
+
+
+# ---- what ships -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not pretrained.SHIPPED.is_file(), reason="no trained weights ship yet")
+def test_what_ships_sees_hears_and_speaks() -> None:
+    folder = pretrained.SHIPPED.parent
+    assert sum(each.stat().st_size for each in folder.iterdir()) <= 30_000_000
+    omni = Omni.from_pretrained()
+    assert set(omni.limits) == {"read", "heard", "ear"}
+    for question, answer in [("What colour is the circle?", "Red."), ("How many things are there?", "Three."),
+                             ("Where is the star?", "At the top.")]:  # fmt: skip
+        assert omni.generate(question, IMAGE) == answer
+    assert omni.transcribe(AUDIO).text == "" and "".join(omni.transcribe(AUDIO))
+    said = omni.speak("There are two red circles.")
+    assert "".join(omni.transcribe((said, 16_000))) == "There are two red circles."
+    card = (folder / export.CARD).read_text(encoding="utf-8")
+    assert "| commit |" in card and "can not do" in card and "spoken questions: heard" in card
+
+
+def test_tensors_are_float16_and_no_pickle(weights: Path) -> None:
+    assert {each.dtype for each in load_file(weights).values()} == {torch.float16}
+    assert b"pickle" not in weights.read_bytes()[:100_000]
