@@ -1,6 +1,7 @@
 """Errors that teach: which call, what was due, what came, where from, and the line or layer to look at."""
 
 import re
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Float, Int, TypeCheckError
 from torch import Tensor, nn
 
 from tinyomni.axes import ShapeError
-from tinyomni.tracing import Trace, trace
+from tinyomni.tracing import Trace, explain, trace
 from tinyomni.tracing.checks import checked
 
 
@@ -67,6 +68,25 @@ def test_your_own_glossary_explains_your_own_axes() -> None:
 
     text, *_ = fail(lambda: pair(torch.ones(3), torch.ones(5)), {"genes": "columns of the table"})
     assert "genes (columns of the table) is 3 in `a`, 5 came" in text
+
+
+def reads(
+    ids: Int[Tensor, "batch tokens"] | None = None, *, vectors: Float[Tensor, "batch tokens 4"] | None = None
+) -> None:
+    """Ids, or what they stand for."""
+
+
+def test_what_fits_another_argument_is_sent_there() -> None:
+    hints = get_type_hints(reads, include_extras=True)
+    for value, words in (
+        (torch.ones(2, 3, 4), "Is it meant for `vectors=`?"),
+        (torch.ones(2, 3, 4).long(), "One at a time"),  # the dtype is right: only an axis is too many
+        (torch.ones(2, 3, 4, 5), "4 axes came, 2 expected."),
+    ):
+        name, text = explain.misfit("reads", "ids", {"ids": value}, hints)
+        assert name == "ids" and words in text
+    given = {"ids": torch.ones(2, 3, 4), "vectors": torch.ones(2, 3, 4)}
+    assert "meant for" not in explain.misfit("reads", "ids", given, hints)[1]
 
 
 def takes(

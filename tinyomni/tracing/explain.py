@@ -66,6 +66,8 @@ def misfit(
             due, fix = difference(other, tensor, leaf, sizes, known)
             if not due:
                 continue
+            if meant := elsewhere(other, tensor, leaf, values, hints):
+                fix = f"Is it meant for `{meant}=`?"
             axis = next((word for word in sizes if due.startswith(f"{known.axis(word)} is ")), None)
             blamed = other
             if axis is not None and known.usual.get(axis):
@@ -83,6 +85,19 @@ def expected(call: str, name: str, values: Mapping[str, Any], hints: Mapping[str
     """The first sentence: what was due, and what came."""
     what = "the result" if name == "return" else name
     return f"{call}: {what} should be {annotations.show(hints[name])}; got {came(name, values[name])}."
+
+
+def elsewhere(name: str, value: Tensor, leaf: Any, values: Mapping[str, Any], hints: Mapping[str, Any]) -> str:
+    """Another argument, not given, that takes a tensor of this dtype and this many axes, where `name` does not."""
+    if isinstance(value, leaf.dtype[leaf.array_type, "..."]):
+        return ""
+    for other, hint in hints.items():
+        if other not in (name, "return") and values.get(other) is None:
+            for each in annotations.leaves(hint):
+                kind = isinstance(value, each.dtype[each.array_type, "..."])
+                if kind and len(annotations.words(each.dim_str)) == value.ndim:
+                    return other
+    return ""
 
 
 def pairs(value: Any, hint: Any) -> Iterable[tuple[Any, Any]]:
