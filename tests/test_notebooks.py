@@ -10,7 +10,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-LESSONS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+TOP = Path(__file__).resolve().parent.parent
+LESSONS = sorted((TOP / "notebooks").glob("*.ipynb"))
+TABLE = re.compile(r"(<!-- lessons: .*? -->\n).*?(<!-- end of lessons -->)", re.DOTALL)
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
 
@@ -19,8 +21,46 @@ def cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
 
 
-def test_there_are_lessons() -> None:
-    assert LESSONS
+def text_of(path: Path) -> str:
+    """All that is written in a lesson, code too."""
+    return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+
+
+def minutes(path: Path) -> int:
+    """How long a lesson takes to read and try, by its head."""
+    head = nbformat.read(path, as_version=4).cells[0].source
+    found = re.search(r"Reading and trying:\s+about\s+(\d+)\s+minutes", head)
+    assert found, f"{path.name}: its head should say **Time** … Reading and trying: about 40 minutes, an estimate."
+    return int(found[1])
+
+
+def lesson_table() -> str:
+    """The table of the README: a row for each lesson, and the sum."""
+    rows = ["", "| | lesson | minutes |", "|---|---|---|"]
+    for path in LESSONS:
+        number, title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0][2:].split(" · ", 1)
+        rows.append(f"| {number} | [{title}](notebooks/{path.name}) | {minutes(path)} |")
+    hours = sum(map(minutes, LESSONS)) / 60
+    return "\n".join([*rows, f"| | all of them | {hours:.0f} hours |", "", ""])
+
+
+def test_there_are_twenty_lessons() -> None:
+    assert [path.stem[:3] for path in LESSONS] == [f"{number:02}_" for number in range(20)]
+
+
+def test_the_readme_has_the_lessons_and_their_minutes() -> None:
+    page = (TOP / "README.md").read_text(encoding="utf-8")
+    written = TABLE.search(page)
+    assert written and TABLE.sub(rf"\1{lesson_table()}\2", page) == page, "run `python tests/test_notebooks.py`"
+
+
+def test_what_the_dry_run_says_is_taught_where_the_table_says() -> None:
+    page = (TOP / "docs" / "where.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| (\d\d) \| `(.+?)` \|$", page, re.MULTILINE)
+    texts = {path.stem[:2]: text_of(path).lower() for path in LESSONS}
+    assert len(rows) == sum(line.startswith("| ") and "| lesson |" not in line for line in page.splitlines())
+    missing = [f"{what}: {word!r} in {lesson}" for what, lesson, word in rows if word.lower() not in texts[lesson]]
+    assert not missing, "\n".join(missing)
 
 
 @each_lesson
@@ -79,3 +119,9 @@ def test_a_stored_output_that_is_wrong_fails(tmp_path: Path) -> None:
     env = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # the others take longer to load than the lesson runs
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    readme = TOP / "README.md"
+    page = readme.read_text(encoding="utf-8")
+    readme.write_text(TABLE.sub(rf"\1{lesson_table()}\2", page), encoding="utf-8")

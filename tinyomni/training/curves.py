@@ -115,7 +115,7 @@ def draw(runs: Sequence[Path]) -> "Figure":
             above.plot(skipped, [0.98] * len(skipped), "x", color=colour, transform=top, label=f"{run.name}: skipped")
         below.plot(at, [entry["lr"] for entry in steps], style, color=colour)
     above.set_ylabel("loss")
-    above.legend()
+    above.legend(loc="upper right", bbox_to_anchor=(1, 0.93))  # below the crosses
     below.set(ylabel="learning rate", xlabel="step", ylim=(0, None))
     for axes in (above, below):
         axes.grid(alpha=0.3)

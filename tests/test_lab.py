@@ -1,0 +1,152 @@
+"""`course.py lab` in a real browser: it opens lesson 00 and asks nothing, and a lesson without outputs runs there.
+
+Needs Chromium and the package playwright, see CONTRIBUTING.md. `LESSONS="1*" python -m pytest tests/test_lab.py` takes
+other lessons than 00; `SCREENSHOT=FILE` keeps a picture of the last one, at its last figure.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+TOP = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP))
+import course  # noqa: E402
+
+LESSONS = sorted((TOP / "notebooks").glob(os.environ.get("LESSONS", "00*") + ".ipynb"))
+OUTPUT = ".jp-OutputArea-output"
+ASKING = ".jp-Dialog, .Toastify__toast"
+START = """
+import sys
+from pathlib import Path
+import course
+course.HERE, course.HOME, course.PYTHON = Path(sys.argv[1]), Path(sys.argv[1]) / "home", sys.executable
+sys.exit(course.lab(sys.argv[2:]))
+"""
+SECONDS = 90_000  # the longest wait for anything, in ms: a busy machine starts a kernel slowly
+
+
+def code(path: Path) -> list[nbformat.NotebookNode]:
+    """The code cells of a lesson."""
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """What `course.py lab` gives the browser to open. Its lessons are copies without outputs, its settings are new."""
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "notebooks").mkdir()
+    for path in (TOP / "notebooks").glob("*.ipynb"):
+        book = nbformat.read(path, as_version=4)
+        for cell in book.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        nbformat.write(book, folder / "notebooks" / path.name)
+    opened, log = folder / "opened", folder / "log"
+    browser = folder / "browser"  # keeps the address that it is called with
+    browser.write_text(f'#!/bin/sh\necho "$1" > "{opened}"\n')
+    browser.chmod(0o700)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = ["--allow-root"] if hasattr(os, "getuid") and os.getuid() == 0 else []
+    command = [sys.executable, "-c", START, str(folder), f"--port={port}", *root]
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command, cwd=TOP, env=os.environ | {"BROWSER": f"{browser} %s"}, stdout=output, stderr=output,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + SECONDS / 1000
+        while not (opened.exists() and opened.read_text().strip()):
+            assert server.poll() is None and time.monotonic() < end, log.read_text(errors="replace")[-2000:]
+            time.sleep(0.2)
+        yield opened.read_text().strip()
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def page(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page that the browser shows."""
+    browsers = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
+    with browsers.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(SECONDS)
+        page.goto(request.getfixturevalue("address"))
+        yield page
+        chromium.close()
+
+
+def ready(page: Any, path: Path) -> None:
+    """Wait until the lesson and its kernel are there."""
+    page.wait_for_function(f"document.title.startsWith({path.stem[:8]!r})")
+    count = len(nbformat.read(path, as_version=4).cells)
+    page.wait_for_function(f"document.querySelectorAll('.jp-Notebook .jp-Cell').length === {count}")
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+
+
+@pytest.mark.parametrize("named", [[], ["notebooks/03_attention.ipynb"]])
+def test_the_command_opens_lesson_00_or_the_one_that_is_named(
+    named: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(course, "HOME", tmp_path)
+    monkeypatch.setattr(course, "run", lambda *command, **_: commands.append([str(part) for part in command]) or 0)
+    monkeypatch.setattr(course, "set_up", lambda cpu: None)
+    assert course.main(["lab", "--no-browser", *named]) == 0
+    assert "--no-browser" in commands[0] and commands[0][-1].endswith(named[0] if named else "00_start_here.ipynb")
+    (settings,) = tmp_path.rglob("*.jupyterlab-settings")
+    settings.write_text("{}")  # what a person has chosen stays
+    course.lab([])
+    assert settings.read_text() == "{}"
+
+
+def test_it_opens_the_first_lesson_and_asks_nothing(page: Any) -> None:
+    ready(page, sorted((TOP / "notebooks").glob("*.ipynb"))[0])
+    assert "/lab/tree/notebooks/00_start_here.ipynb" in page.url
+    page.wait_for_timeout(8000)  # JupyterLab asks for news some seconds after the rest is there
+    assert page.locator(ASKING).all_text_contents() == []
+    assert page.get_by_role("heading", name="· Start here").is_visible()
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_without_outputs_runs_from_top_to_bottom(page: Any, path: Path) -> None:
+    if f"/{path.name}" not in page.url:
+        page.goto(page.url.rsplit("/lab/", 1)[0] + f"/lab/tree/notebooks/{path.name}")
+    ready(page, path)
+    assert page.locator(OUTPUT).count() == 0
+    page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    stored = code(path)
+    done = f"[...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')].map(each => each.textContent.trim())\
+        .join() === {','.join(f'[{number}]:' for number in range(1, len(stored) + 1))!r}"
+    page.wait_for_function(done)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    for cell, shown in zip(stored, page.locator(".jp-CodeCell").all(), strict=True):
+        outputs = [output for output in cell.outputs if output.output_type != "stream"]
+        pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+        assert shown.locator(f"{OUTPUT} img").count() == len(pictures)
+        assert shown.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+        if "nbval-ignore-output" not in cell.metadata.get("tags", []):
+            printed = "".join(shown.locator("[data-mime-type='application/vnd.jupyter.stdout']").all_text_contents())
+            assert printed == "".join(each.text for each in cell.outputs if each.output_type == "stream")
+    assert page.locator(ASKING).all_text_contents() == []
+    if "SCREENSHOT" in os.environ:
+        page.keyboard.press("Control+b")  # without the list of files
+        page.locator(f"{OUTPUT} img").last.scroll_into_view_if_needed()
+        page.screenshot(path=os.environ["SCREENSHOT"])
