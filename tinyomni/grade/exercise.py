@@ -115,6 +115,7 @@ class Exercise:
         atol: float = 1e-5,
         float64: bool = True,
         given: Answer | None = None,
+        taught: str = "",
     ) -> None:
         self.oracle, self.name = oracle, oracle.__name__
         self.title, self.minutes, self.level = title, minutes, level
@@ -126,8 +127,14 @@ class Exercise:
         self.rights: list[Answer] = []
         self.parts: list[Part] = []
         self.book = ""  # the lesson's file name, set when the lesson is found
+        self._taught = taught
         self._cases: Callable[[Draw], Iterable[tuple[str, dict[str, Any]]]] | None = None
         self._use: Callable[..., Any] | None = None
+
+    @property
+    def taught(self) -> str:
+        """The lesson that explains it, by its file name."""
+        return self._taught or self.book
 
     # -- how a lesson's file describes it ------------------------------------------------------------------------
 
@@ -247,7 +254,7 @@ def exercise(title: str, minutes: int, level: int, **more: Any) -> Callable[[Ans
 
     `answer`: the name that the learner defines, where it is another one (a class). `raises`: the errors that are due in
     some cases. `rtol`, `atol`: how near is near enough. `float64=False`: no case in double precision. `given`: the
-    broken program of the stub, where there is something to mend.
+    broken program of the stub, where there is something to mend. `taught`: the lesson that explains it, if another one.
     """
     return lambda oracle: Exercise(oracle, title, minutes, level, **more)
 

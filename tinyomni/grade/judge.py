@@ -72,7 +72,7 @@ def judge(exercise: Exercise, answer: Any) -> Verdict:
 
     def verdict(status: str, head: str, *lines: tuple[str, str], mutant: Mutant | None = None) -> Verdict:
         why = f"This is what happens when {mutant.why}." if mutant else ""
-        return Verdict(exercise.name, status, head, lines, why, mutant.see if mutant else "", exercise.book)
+        return Verdict(exercise.name, status, head, lines, why, mutant.see if mutant else "", exercise.taught)
 
     if answer is None or answer is ...:
         return verdict(EMPTY, "not attempted yet")

@@ -18,7 +18,7 @@ PATCHES = "3. Patches"
 VECTOR = "4. From patch to vector"
 CLS = "5. CLS: one token for the whole"
 PLACES = "6. Positions"
-OUT = "8. CLS out, and the grid"
+GAME = "1. A game: which caption belongs to which picture?"  # of lesson 14
 
 
 # ---- pixels ---------------------------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ def _(answer):
 # ---- which caption belongs to which picture -------------------------------------------------------------------------
 
 
-@exercise("Which caption belongs? InfoNCE", minutes=20, level=3)
+@exercise("Which caption belongs? InfoNCE", minutes=20, level=3, taught="14_training_the_eye")
 def info_nce(
     pictures: Float[Tensor, "batch features"], texts: Float[Tensor, "batch features"], temperature: float = 0.07
 ) -> Float[Tensor, ""]:
@@ -334,54 +334,54 @@ def contrast(pictures, texts, temperature=0.07, *, unit=lambda x: F.normalize(x,
     return both(F.cross_entropy(logits, right), F.cross_entropy(logits.T, right))
 
 
-@info_nce.mutant("the vectors are not brought to length 1: the longest wins, not the most alike", OUT)
+@info_nce.mutant("the vectors are not brought to length 1: the longest wins, not the most alike", GAME)
 def _(*inputs, **more):
     return contrast(*inputs, **more, unit=lambda x: x)
 
 
-@info_nce.mutant("vectors are normalised over the batch instead of over their features", OUT)
+@info_nce.mutant("vectors are normalised over the batch instead of over their features", GAME)
 def _(*inputs, **more):
     return contrast(*inputs, **more, unit=lambda x: F.normalize(x, dim=0))
 
 
-@info_nce.mutant("only the pictures choose: the captions are never asked", OUT)
+@info_nce.mutant("only the pictures choose: the captions are never asked", GAME)
 def _(*inputs, **more):
     return contrast(*inputs, **more, both=lambda one, other: one)
 
 
-@info_nce.mutant("only the captions choose: the pictures are never asked", OUT)
+@info_nce.mutant("only the captions choose: the pictures are never asked", GAME)
 def _(*inputs, **more):
     return contrast(*inputs, **more, both=lambda one, other: other)
 
 
-@info_nce.mutant("the two directions are added up: the mean of them is due", OUT)
+@info_nce.mutant("the two directions are added up: the mean of them is due", GAME)
 def _(*inputs, **more):
     return contrast(*inputs, **more, both=torch.add)
 
 
-@info_nce.mutant("the likenesses are multiplied by the temperature instead of divided", OUT)
+@info_nce.mutant("the likenesses are multiplied by the temperature instead of divided", GAME)
 def _(*inputs, **more):
     return contrast(*inputs, **more, scale=lambda z, t: z * t)
 
 
-@info_nce.mutant("the temperature that was handed over is not used", OUT)
+@info_nce.mutant("the temperature that was handed over is not used", GAME)
 def _(pictures, texts, temperature=0.07):
     return contrast(pictures, texts)
 
 
-@info_nce.mutant("caption 0 is due for every picture: the right one for picture i is i", OUT)
+@info_nce.mutant("caption 0 is due for every picture: the right one for picture i is i", GAME)
 def _(pictures, texts, temperature=0.07):
     logits = F.normalize(pictures, dim=-1) @ F.normalize(texts, dim=-1).T / temperature
     zero = torch.zeros(len(logits), dtype=torch.long)
     return (F.cross_entropy(logits, zero) + F.cross_entropy(logits.T, zero)) / 2
 
 
-@info_nce.mutant("pictures choose among pictures, where each is most like itself", OUT)
+@info_nce.mutant("pictures choose among pictures, where each is most like itself", GAME)
 def _(pictures, texts, temperature=0.07):
     return contrast(pictures, pictures, temperature)
 
 
-@info_nce.mutant("the right caption is left out of the sum below the fraction", OUT)
+@info_nce.mutant("the right caption is left out of the sum below the fraction", GAME)
 def _(pictures, texts, temperature=0.07):
     logits = F.normalize(pictures, dim=-1) @ F.normalize(texts, dim=-1).T / temperature
     others = logits.masked_fill(torch.eye(len(logits), dtype=torch.bool), -torch.inf)
