@@ -66,7 +66,7 @@ def train(args: argparse.Namespace) -> int:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in result.validation.items()) if result else ""
         done = f"{result.steps} steps, {result.seconds:.0f} s, validation: {figures or 'none'}" if result else "done"
         if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
-            say(f"{place.of(stage)}: {done}")
+            say(f"{place.of(result.stage if result else stage)}: {done}")
     return 0
 
 

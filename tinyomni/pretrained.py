@@ -51,7 +51,7 @@ def write(path: str | Path, tensors: Tensors, config: dict[str, Any], tokenizer:
         "version": version("tinyomni"),
         "config": json.dumps(config),
         "fingerprint": tokenizer.fingerprint,
-        "tokenizer": base64.b64encode(tokenizer._model).decode(),
+        "tokenizer": base64.b64encode(tokenizer.model).decode(),
         **{name: json.dumps(value) for name, value in more.items()},
     }
     save_file(half, path, metadata=about | {"sha256": digest(half, about)})

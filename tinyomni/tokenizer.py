@@ -26,13 +26,13 @@ class BPETokenizer:
         source = Path(path) if path is not None else SHIPPED
         if not source.is_file():
             raise FileNotFoundError(f"BPETokenizer: there is no file {source}. Train one: tinyomni train tokenizer")
-        self._model = source.read_bytes()
+        self.model = source.read_bytes()
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
-            loaded = self._pieces.LoadFromSerializedProto(self._model)
+            loaded = self._pieces.LoadFromSerializedProto(self.model)
         except RuntimeError as error:
             raise ValueError(f"BPETokenizer: {source} is no SentencePiece model, or it is damaged") from error
-        if not loaded or not self._model:
+        if not loaded or not self.model:
             raise ValueError(f"BPETokenizer: {source} is no SentencePiece model, or it is damaged")
         marks = (self._pieces.pad_id(), self._pieces.bos_id(), self._pieces.eos_id(), self._pieces.unk_id())
         if marks != (PAD, BOS, EOS, UNK):
@@ -48,7 +48,7 @@ class BPETokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the model file."""
-        return hashlib.sha256(self._model).hexdigest()
+        return hashlib.sha256(self.model).hexdigest()
 
     @cached_property
     def _bytes(self) -> list[int]:

@@ -162,6 +162,11 @@ def description(things: list[Thing]) -> str:
     return f"There is {parts[0]}." if len(parts) == 1 else f"There is {', '.join(parts[:-1])} and {parts[-1]}."
 
 
+def in_order(things: Iterable[Thing]) -> str:
+    """The same, its things always in the order of PLACES: then only one description is right."""
+    return description(sorted(things, key=lambda thing: PLACES.index(thing.place)))
+
+
 def questions(things: list[Thing]) -> Iterator[tuple[str, str]]:
     """Questions about the scene that have one right answer, each with it."""
     for thing in things:

@@ -32,7 +32,6 @@ from tinyomni.training.audio import AudioStage
 from tinyomni.training.codec import CodecStage
 from tinyomni.training.engine import Settings, Stage
 from tinyomni.training.measures import Rate, cer
-from tinyomni.training.omni import in_order
 from tinyomni.training.recipe import Job, Place
 
 SETTINGS = {
@@ -75,7 +74,7 @@ class Sayings(Dataset[Saying]):
         things = world.draw_scene(self.split, index)
         if kind < 0.23:
             return world.ask(things, rng)[1].capitalize()
-        return in_order(things) if kind < 0.28 else rng.choice(strange.ANSWERS)
+        return world.in_order(things) if kind < 0.28 else rng.choice(strange.ANSWERS)
 
     def wave(self, index: int) -> Float[Tensor, "samples"]:
         """How eSpeak says it."""
