@@ -4,11 +4,13 @@ import json
 import math
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
+from nbclient import NotebookClient
 from PIL import Image
 
-from tinyomni.training.curves import Log, curves, draw, read, running_mean
+from tinyomni.training.curves import Log, curves, draw, live, read, running_mean
 
 
 @pytest.fixture
@@ -82,3 +84,35 @@ def test_the_running_mean_is_a_slow_loop() -> None:
     want = [np.mean(values[max(0, end - 5) : end]) for end in range(1, 21)]
     np.testing.assert_allclose(running_mean(values, 5), want)
     np.testing.assert_allclose(running_mean(values, 1), values)
+
+
+def test_in_a_notebook_the_curve_is_drawn_while_it_grows(tmp_path: Path) -> None:
+    """A second picture comes before the body ends; one stays, and it says in words what it is."""
+    book = nbformat.v4.new_notebook()
+    book.cells = [
+        nbformat.v4.new_code_cell(f"""
+import time
+from pathlib import Path
+from tinyomni.training import curves
+run, drawn, draw = Path({str(tmp_path)!r}), [], curves.draw
+curves.draw = lambda runs: drawn.append(len(curves.read(run / "log.jsonl"))) or draw(runs)
+try:
+    with curves.live(run, every=0.1), curves.Log(run, "run", 0, 9, True) as log:
+        for step in range(1, 9):
+            log.write(step=step, loss=1 / step, lr=0.1)
+            while len(drawn) < min(step, 2):
+                time.sleep(0.01)
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    pass
+assert drawn[:2] == [1, 2] and drawn[-1] == 8, drawn""")
+    ]
+    NotebookClient(book, timeout=120).execute()
+    (output,) = book.cells[0].outputs
+    assert "image/png" in output.data and "over the steps" in output.metadata["image/png"]["alt"]
+
+
+def test_elsewhere_nothing_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with live(tmp_path):
+        pass
+    assert capsys.readouterr() == ("", "")

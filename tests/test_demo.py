@@ -96,7 +96,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
              f"--use-file-for-fake-audio-capture={AUDIO}", "--autoplay-policy=no-user-gesture-required"]  # fmt: skip
     flags += ["--no-sandbox"] * (hasattr(os, "geteuid") and os.geteuid() == 0)
     with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=flags)
+        home = os.environ | {"HOME": str(tmp_path_factory.mktemp("home"))}
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=flags, env=home)
         opened = browser.new_page(viewport={"width": 1280, "height": 1400})
         opened.set_default_timeout(90_000)
         opened.outside = outside
@@ -209,7 +210,9 @@ def choose(page: Any, path: Path) -> None:
     if clear.count():
         clear.click()
     page.locator("#recording").get_by_role("button", name="Upload file").click()
-    page.locator("#recording input[type=file]").set_input_files(path)
+    with page.expect_response(re.compile("/upload")) as sent:  # before that, the page still asks with the old sound
+        page.locator("#recording input[type=file]").set_input_files(path)
+    sent.value.finished()
     clear.wait_for()
     page.wait_for_timeout(1000)
 

@@ -63,9 +63,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = free.getsockname()[1]
     root = ["--allow-root"] if hasattr(os, "getuid") and os.getuid() == 0 else []
     command = [sys.executable, "-c", START, str(folder), f"--port={port}", *root]
+    home = {"HOME": str(folder), "BROWSER": f"{browser} %s"}  # what the server leaves behind lies there
     with log.open("w") as output:
         server = subprocess.Popen(
-            command, cwd=TOP, env=os.environ | {"BROWSER": f"{browser} %s"}, stdout=output, stderr=output,
+            command, cwd=TOP, env=os.environ | home, stdout=output, stderr=output,
             start_new_session=True,
         )  # fmt: skip
     try:
@@ -80,11 +81,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(request: pytest.FixtureRequest) -> Iterator[Any]:
+def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The page that the browser shows."""
     browsers = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
     with browsers.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"],
+                                        env=os.environ | {"HOME": str(tmp_path_factory.mktemp("home"))})  # fmt: skip
         page = chromium.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(SECONDS)
         page.goto(request.getfixturevalue("address"))

@@ -206,14 +206,14 @@ def test_it_learns_a_few_scenes_by_heart() -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert all(float(last[name]) < 0.5 * first[name] for name in ("slots", "patches")), (first, last)
+    assert all(float(last[name]) < 0.5 * first[name] for name in ("slots", "patches", "words")), (first, last)
 
 
 def test_a_smoke_run_trains_and_its_weights_come_back(tmp_path: Path) -> None:
     place = Place(tmp_path, "smoke")
     job = vision.job(place)
     result = job.run(place)
-    assert result.steps == 4 and set(result.validation) == {"loss", "captions", "slots", "patches"}
+    assert result.steps == 4 and set(result.validation) == {"loss", "captions", "slots", "patches", "words"}
     assert result.validation["loss"] == result.validation["slots"]
     lines = [json.loads(line) for line in (tmp_path / "vision" / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
@@ -242,6 +242,6 @@ def test_a_perfect_stage_measures_1(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = VisionStage().eval()
     captions = partial(torch.nn.functional.one_hot, num_classes=16)
     monkeypatch.setattr(stage, "pictures", lambda cls: captions(torch.arange(len(cls))).float())
-    monkeypatch.setattr(stage, "captions", lambda ids, lengths: captions(torch.arange(len(ids))).float())
+    monkeypatch.setattr(stage, "captions", lambda read: captions(torch.arange(len(read))).float())
     found = retrieval(stage, groups=2, among=16, swaps=False)
     assert all(rate.rate == 1 and rate.n == 32 for rate in found.values())

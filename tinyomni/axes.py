@@ -40,6 +40,17 @@ AXES: dict[str, str] = {
     "codebooks": "codes for each frame: base and residual (2)",
     "codebook_size": "entries of one codebook (128)",
     "talker_dim": "width of the Talker (192)",
+    "image_tokens": "positions that hold a picture (1)",
+    "new_tokens": "tokens that were written, one after the other",
+    "positions": "places in a sequence that have room, used or not",
+    "layers": "blocks, one after the other",
+    "frequencies": "rows of a spectrum, from 0 Hz to half the sample rate",
+    "pairs": "numbers that RoPE turns together, two by two",
+    "pictures": "pictures, each to be held against all captions",
+    "captions": "captions, each to be held against all pictures",
+    "places": "where things stand in a scene (5)",
+    "fields": "colour, shape and size of a thing (3)",
+    "choices": "scores for every value of every field (13 + 9 + 3 = 25)",
 }
 
 

@@ -252,8 +252,10 @@ class Omni(nn.Module):
                 f"{pretrained.STEP}: the tokenizer in {name} has {omni.tokenizer.n_pieces} pieces, its Thinker only "
                 f"{omni.cfg.thinker.vocab} rows"
             )
+        own = omni.state_dict()
         try:
-            omni.load_state_dict({key: tensor for key, tensor in tensors.items() if not key.startswith("eye.")})
+            omni.load_state_dict({key: pretrained.fill(key, tensor, own.get(key, tensor))
+                                  for key, tensor in tensors.items() if not key.startswith("eye.")})  # fmt: skip
         except RuntimeError as error:
             raise ValueError(
                 f"{pretrained.STEP}: {name} does not hold the weights of a model of its sizes: {error}"

@@ -25,6 +25,8 @@ from tinyomni.tokenizer import BPETokenizer
 FORMAT = "tinyomni 1"
 SHIPPED = Path(__file__).parent / "weights" / "omni.safetensors"
 STEP = "Omni.from_pretrained"
+TABLES = ("thinker.tok_emb.weight", "talker.text_emb.weight", "eye.text.tok_emb.weight")
+"""Embeddings. A row that belongs to no piece of the tokenizer is never looked up, and does not ship."""
 
 Tensors = dict[str, Shaped[Tensor, "..."]]
 
@@ -91,6 +93,11 @@ def read(path: str | Path | None = None) -> tuple[Tensors, dict[str, str]]:
     if digest(tensors, {name: text for name, text in about.items() if name != "sha256"}) != about.get("sha256"):
         raise ValueError(f"{STEP}: {source.name} is damaged: its checksum is another one. {again}.")
     return {name: tensor.float() for name, tensor in tensors.items()}, about
+
+
+def fill(name: str, tensor: Shaped[Tensor, "..."], like: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """An embedding with zeros for the rows that did not ship; every other tensor as it is."""
+    return torch.cat([tensor, torch.zeros_like(like[len(tensor) :])]) if name in TABLES else tensor
 
 
 def base64_sha(text: str) -> str:

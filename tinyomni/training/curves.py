@@ -1,8 +1,11 @@
 """The log of a run, and its picture."""
 
+import io
 import json
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +123,44 @@ def draw(runs: Sequence[Path]) -> "Figure":
     for axes in (above, below):
         axes.grid(alpha=0.3)
     return figure
+
+
+@contextmanager
+def live(run: Path, every: float = 2.0) -> Iterator[None]:
+    """In a notebook, while the body trains: the curves so far, drawn anew every few seconds; the last ones stay.
+
+        with live(place.of("thinker")):
+            job.run(place)
+
+    Elsewhere it does nothing.
+    """
+    try:
+        from IPython import get_ipython
+        from IPython.display import Image, display
+    except ImportError:
+        get_ipython = None
+    if get_ipython is None or get_ipython() is None:
+        yield
+        return
+    slot, over = display("The curve comes with the first steps.", display_id=True), threading.Event()
+
+    def show() -> None:
+        if any(entry.get("loss") is not None for entry in read(run / "log.jsonl")):
+            draw([run]).savefig(file := io.BytesIO(), dpi=80, format="png")
+            slot.update(Image(file.getvalue(), alt="Loss and learning rate over the steps of this run"))
+
+    def watch() -> None:
+        while not over.wait(every):
+            show()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        show()
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:

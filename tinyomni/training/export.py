@@ -1,11 +1,12 @@
-"""From seven trained stages to one file, and from that file to stages again.
+"""From trained stages to one file, and from that file to stages again.
 
     assemble   a run folder → Omni, and what taught its eye
     limits     how certain right answers are: validation questions decide when the interface says that it is unsure
     export     both → weights and a model card
     unpack     weights → a run folder, so that `report` measures what ships, and training can go on from it
 
-The thinker that ships is that of the omni stage. Eye and ear must be those that the omni stage was trained with.
+The Thinker is that of the omni stage; the stage thinker is not in the file. Eye and ear must be those that the omni
+stage was trained with.
 """
 
 import base64
@@ -35,14 +36,12 @@ from tinyomni.training.omni import OmniStage
 from tinyomni.training.recipe import Place
 from tinyomni.training.report import Figure, Report, figure, report
 from tinyomni.training.talker import TalkerStage
-from tinyomni.training.thinker import ThinkerStage
 from tinyomni.training.vision import VisionStage
 
 LOW = 0.02  # share of right answers that may be called unsure
 MOST_BYTES = 30_000_000
 CARD = "MODEL_CARD.md"
 PARTS = {
-    "thinker": {"thinker": "thinker"},
     "vision": {"vision": "vision"},
     "audio": {"audio": "encoder", "ctc": "head"},
     "codec": {"codec": "codec"},
@@ -50,18 +49,15 @@ PARTS = {
     "omni": {name: name for name in ("thinker", "vision", "audio", "proj_v", "proj_a")},
 }
 """Of each stage, what in `Omni` is what in the stage."""
-TEACHERS = ("text", "picture_out", "text_out", "slots")  # of the vision stage: kept for the report
-TABLE = "eye.text.tok_emb.weight"  # kept without the rows that no piece of text uses
+TEACHERS = ("text", "picture_out", "text_out", "slots", "text_slots")  # of the vision stage: kept for the report
 
 Tensors = dict[str, Shaped[Tensor, "..."]]
 
 
-def stage_of(name: str, place: Place) -> Stage:
+def stage_of(name: str) -> Stage:
     """An untrained stage."""
-    if name == "thinker":
-        return ThinkerStage(place.tokenizer().encode)
     kinds: list[Callable[[], Stage]] = [VisionStage, AudioStage, CodecStage, TalkerStage, OmniStage]
-    return dict(zip(list(PARTS)[1:], kinds, strict=True))[name]()
+    return dict(zip(PARTS, kinds, strict=True))[name]()
 
 
 # ---- one model ------------------------------------------------------------------------------------------------------
@@ -72,7 +68,7 @@ def assemble(place: Place) -> tuple[Omni, Tensors]:
     ValueError for stages that were not trained together.
     """
     omni = Omni(tokenizer=place.tokenizer())
-    stages = {name: place.trained(stage_of(name, place)) for name in PARTS}
+    stages = {name: place.trained(stage_of(name)) for name in PARTS}
     for name, parts in PARTS.items():
         for here, there in parts.items():
             weights = getattr(stages[name], there).state_dict()
@@ -122,21 +118,20 @@ def export(
     very weights; without it everything is measured here, from the file that was written.
     """
     omni, teachers = assemble(place)
-    pieces = omni.tokenizer.n_pieces
-    teachers = {name: tensor[:pieces] if name == TABLE else tensor for name, tensor in teachers.items()}
+    weights = {name: tensor[: omni.tokenizer.n_pieces] if name in pretrained.TABLES else tensor
+               for name, tensor in {**omni.state_dict(), **teachers}.items()}  # fmt: skip
     omni.limits = limits(omni, n, str(place.folder / "speech"))
     results = {name: json.loads((place.of(name) / "result.json").read_text(encoding="utf-8")) for name in PARTS}
     made = {"preset": place.preset, "commit": commit or head(), "hardware": hardware or "not said",
             "date": datetime.now(UTC).date().isoformat(), "stages": results}  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
-    pretrained.write(out, {**omni.state_dict(), **teachers}, asdict(omni.cfg), omni.tokenizer,
-                     limits=omni.limits, made=made)  # fmt: skip
+    pretrained.write(out, weights, asdict(omni.cfg), omni.tokenizer, limits=omni.limits, made=made)
     if (size := out.stat().st_size) > MOST_BYTES:
         out.unlink()
         raise ValueError(f"Export: {out} would have {size:,} bytes, more than {MOST_BYTES:,}")
-    shipped = unpack(out, place.folder / "shipped", place.preset)
-    found = load_report(measured) if measured else report(shipped, n)
-    found = replace(found, figures=(*found.figures, *more_figures(Omni.from_pretrained(out), shipped, n)))
+    again = unpack(out, place.folder / "shipped", place.preset)
+    found = load_report(measured) if measured else report(again, n)
+    found = replace(found, figures=(*found.figures, *more_figures(Omni.from_pretrained(out), again, n)))
     (out.parent / CARD).write_text(card(out, found, made, omni.limits), encoding="utf-8")
     return found
 
@@ -195,14 +190,12 @@ def unpack(weights: Path | None, folder: Path, preset: str = "gpu") -> Place:
     tokenizer.write_bytes(base64.b64decode(about["tokenizer"]))
     place = Place(folder, preset)
     for name, parts in PARTS.items():
-        stage = stage_of(name, place)
+        stage = stage_of(name)
         weights_of = stage.state_dict()
         for here, there in parts.items():
-            found = {key.removeprefix(f"{here}."): each for key, each in tensors.items() if key.startswith(f"{here}.")}
-            weights_of |= {f"{there}.{key}": each for key, each in found.items()}
+            weights_of |= shipped(f"{here}.", f"{there}.", tensors, weights_of)
         if name == "vision":
-            taught = {key.removeprefix("eye."): each for key, each in tensors.items() if key.startswith("eye.")}
-            weights_of |= {key: fill(each, weights_of[key]) for key, each in taught.items()}
+            weights_of |= shipped("eye.", "", tensors, weights_of)
         stage.load_state_dict(weights_of)
         result = made["stages"][name]
         for old in checkpoint.steps(place.of(name)):
@@ -214,9 +207,10 @@ def unpack(weights: Path | None, folder: Path, preset: str = "gpu") -> Place:
     return place
 
 
-def fill(tensor: Shaped[Tensor, "..."], like: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """A table with zeros for the rows that were left out."""
-    return tensor if tensor.shape == like.shape else torch.cat([tensor, torch.zeros_like(like[len(tensor) :])])
+def shipped(here: str, there: str, tensors: Tensors, weights: Tensors) -> Tensors:
+    """What the file calls `here…`, by the names that it has in a stage, in the sizes of the stage's weights."""
+    found = {there + key.removeprefix(here): (key, each) for key, each in tensors.items() if key.startswith(here)}
+    return {name: pretrained.fill(key, each, weights[name]) for name, (key, each) in found.items()}
 
 
 # ---- the card -------------------------------------------------------------------------------------------------------
@@ -276,7 +270,7 @@ def card(out: Path, found: Report, made: dict[str, Any], limits: dict[str, float
         "|---|--:|---|---|--:|--:|",
         *map(row, found.figures),
         "",
-        *([f"Not measured, because not trained: {', '.join(found.missing)}.", ""] if found.missing else []),
+        *([f"Not in this file, so not measured: {', '.join(found.missing)}.", ""] if found.missing else []),
         "Limits of certainty (mean log-probability): "
         + (", ".join(f"{name} {value:.3f}" for name, value in limits.items()) or "none, nothing was answered right")
         + ".",

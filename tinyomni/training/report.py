@@ -176,7 +176,7 @@ def questions(place: Place, n: int) -> Iterator[Figure]:
     yield figure("typed questions: worst kind", kinds[worst], place.preset, omni.by_kind(guesses)[worst])
     unseen = omni.typed(stage, tokenizer, "compositional", n)
     yield figure("typed questions: unseen pairs", right(unseen), place.preset, right(omni.best_guess(unseen)))
-    for which in omni.SPOKEN:
+    for which in omni.ASKED:
         answers, written = omni.spoken(stage, tokenizer, which, n, str(place.folder / "speech"))
         yield figure(f"spoken questions: {which}", right(answers), place.preset, right(omni.best_guess(answers)))
         yield figure(f"spoken questions: {which}, written down", written, place.preset)
