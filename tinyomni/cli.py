@@ -299,7 +299,7 @@ def talking(commands: Any) -> list[argparse.ArgumentParser]:
         each.add_argument("--weights", metavar="FILE", help="other weights than those that ship")
 
     out = commands.add_parser("export", help="make one weights file and a model card of a trained run")
-    out.add_argument("folder", metavar="RUNS", help="such as runs/gpu, with all seven stages")
+    out.add_argument("folder", metavar="RUNS", help="such as runs/laptop, with vision, audio, codec, talker and omni")
     out.add_argument("-o", "--out", metavar="FILE", help="default: where the package keeps its weights")
     out.add_argument("--preset", choices=["laptop", "gpu", "smoke"], default="gpu", help="what it was trained with")
     out.add_argument("--report", metavar="FILE", help="figures of these weights, by `tinyomni report --json`")
