@@ -60,7 +60,7 @@ def test_the_glossarys_sizes_are_not_given_away(capsys: pytest.CaptureFixture[st
 
 
 def test_a_word_outside_the_glossary_is_named_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, (4,), "pairs", torch.zeros(3)) == "✘ pairs is not 4 here.\n"
+    assert said(capsys, (4,), "apples", torch.zeros(3)) == "✘ apples is not 4 here.\n"
 
 
 @pytest.mark.parametrize("guess", [5, "2, 3", (2.0, 3), (True, 3), {2}])
