@@ -272,7 +272,7 @@ def test_what_is_kept_is_made_once() -> None:
     made = []
     data = Mix(TOKENIZER.encode, Scenes("train", 2, speech=False), 6, keep=lambda each: made.append(1) or each)
     for index in range(6):
-        data.once("seen", index % 2)
+        data.once(data.scenes, index % 2)
     assert len(made) == 2
 
 

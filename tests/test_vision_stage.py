@@ -201,6 +201,10 @@ def test_it_learns_a_few_scenes_by_heart() -> None:
     stage.losses(batch)["captions"].backward()
     for part in (stage.vision.proj, stage.text.tok_emb, stage.picture_out, stage.text_out):
         assert part.weight.grad is not None and part.weight.grad.abs().sum() > 0
+    stage.zero_grad()
+    stage.losses(batch)["words"].backward()  # asked of the caption, not of the picture
+    assert stage.text.tok_emb.weight.grad.abs().sum() > 0
+    assert all(each.grad is None or not each.grad.any() for each in stage.vision.parameters())
     for _ in range(15):
         loss, last = stage(batch)
         optimiser.zero_grad()

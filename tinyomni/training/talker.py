@@ -36,7 +36,7 @@ from tinyomni.training.recipe import Job, Place
 
 SETTINGS = {
     "smoke": Settings(steps=4, batch_size=4, warmup=2, validate_freq=4),
-    "laptop": Settings(steps=4800, batch_size=32, lr=1e-3, warmup=100, validate_freq=200, checkpoint_freq=200),
+    "laptop": Settings(steps=2400, batch_size=32, lr=1e-3, warmup=100, validate_freq=200, checkpoint_freq=200),
     "gpu": Settings(steps=10_000, batch_size=64, lr=1e-3, warmup=300, validate_freq=1000),
 }
 UTTERANCES = {"smoke": 16, "laptop": 10_000, "gpu": 40_000}

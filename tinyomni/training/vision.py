@@ -133,8 +133,9 @@ def caption_of(sample: Sample | Item) -> str:
 class TextTower(nn.Module):
     """A caption → one vector of the ViT's width: a small causal transformer, read at EOS, as CLIP's is.
 
-    It has RoPE. Which words belong together is a matter of their distance: with learned positions, and every token
-    looking at every other, 1000 steps were not enough to read two things off a caption; with RoPE 300 were.
+    It has RoPE. Which words belong together is a matter of their distance. Measured once, on captions alone, asked for
+    the slots: two blocks with learned positions, in which every token looks at every other, read 10% of the captions of
+    two things without a fault after 1000 steps of 28; two of these blocks 84% after 600, three 96%.
     """
 
     def __init__(self, width: int = TINY.vision.vision_dim, layers: int = 3, longest: int = 128) -> None:
@@ -181,7 +182,7 @@ def at_end(
     return x[torch.arange(len(x), device=x.device), lengths - 1]
 
 
-# ---- the objectives -------------------------------------------------------------------------------------------
+# ---- the objectives -------------------------------------------------------------------------------------------------
 
 
 def info_nce(
