@@ -16,7 +16,7 @@ from tinyomni.data.samples import Scenes, pixels
 from tinyomni.data.speech import STEADY, TALKER_VOICES, SpeechCache
 from tinyomni.dry_run import AUDIO, IMAGE, build
 from tinyomni.files import load_audio, open_image
-from tinyomni.omni import DESCRIBE, VOICES, cut
+from tinyomni.omni import DESCRIBE, VOICES, cut, take_apart
 from tinyomni.tokenizer import BOS, EOS
 from tinyomni.training import conversation, export
 from tinyomni.training import omni as stage
@@ -88,6 +88,28 @@ def test_a_reply_streams_and_parts_question_from_answer(omni: Omni) -> None:
     reply = omni.reply(image=IMAGE, audio=AUDIO)
     assert "".join(reply) == "Is it? Yes." and (reply.heard, reply.answer) == ("Is it?", "Yes.")
     assert not answering().reply("What?", IMAGE, max_new_tokens=1).ended
+
+
+@pytest.mark.parametrize(("text", "spoken", "parts"), [
+    ("What is it? There is a star: Red.", True, ("What is it?", "There is a star", "Red.")),
+    ("What is it? Red.", True, ("What is it?", None, "Red.")),
+    ("I heard nothing.", True, ("I heard nothing.", None, "I heard nothing.")),
+    ("I can see nothing: I do not know.", False, (None, "I can see nothing", "I do not know.")),
+    ("There is a star.", False, (None, None, "There is a star.")),
+])  # fmt: skip
+def test_a_reply_is_taken_apart(text: str, spoken: bool, parts: tuple[str | None, str | None, str]) -> None:
+    assert take_apart(text, spoken) == parts
+
+
+def test_what_is_seen_stands_before_the_answer() -> None:
+    omni = answering("Is it? There: Yes.")
+    reply = omni.reply("What is it?", IMAGE).whole()
+    assert (reply.text, reply.heard, reply.seen, reply.answer) == ("There: Yes.", None, "There", "Yes.")
+    assert omni.generate("What is it?", IMAGE) == "Yes." == omni.generate(image=IMAGE, audio=AUDIO)
+    assert "".join(omni.generate("What is it?", IMAGE, stream=True)) == "There: Yes."
+    written: list[str] = []
+    Talk(omni, written.append).ask("What is it?")
+    assert "".join(written) == "There:\nYes.\n"
 
 
 def test_certainty_is_the_mean_log_probability_and_nothing_else(omni: Omni) -> None:

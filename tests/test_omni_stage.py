@@ -15,7 +15,7 @@ from tinyomni.data import strange, world
 from tinyomni.data.manifests import ManifestError
 from tinyomni.data.pictures import picture
 from tinyomni.data.samples import Scenes, Speech, pixels
-from tinyomni.omni import Omni
+from tinyomni.omni import Omni, take_apart
 from tinyomni.tokenizer import BOS, EOS, BPETokenizer
 from tinyomni.training import audio, omni, thinker, vision
 from tinyomni.training.omni import (
@@ -199,12 +199,18 @@ def test_every_row_of_an_item_is_true(tmp_path: Path) -> None:
     def true_of(things: list[world.Thing]) -> set[tuple[str, str]]:
         return {pair for halves in world.askable(things).values() for half in halves for pair in half}
 
+    def parted(each: Row, things: list[world.Thing]) -> tuple[str, str]:
+        """Question and answer; between them stands what is seen."""
+        text = f"{TOKENIZER.decode(each.prompt)} {TOKENIZER.decode(each.answer)}".strip()
+        heard, seen, answer = take_apart(text, spoken=True)
+        assert f"{seen}." == world.in_order(things)
+        return str(heard), answer.lower()
+
     heard: list[str] = []
     for index in (0, 1, 2, 3, 21, 25):
         typed, (caption, sounding, text, odd) = data[index][: omni.TYPED], data[index][omni.TYPED :]
         for number, each in enumerate(typed, omni.TYPED * index):
-            pair = TOKENIZER.decode(each.prompt), TOKENIZER.decode(each.answer).lower()
-            assert pair in true_of(scenes.things(number % 12)) and each.sound is None
+            assert parted(each, scenes.things(number % 12)) in true_of(scenes.things(number % 12)) and not each.sound
             assert torch.equal(each.picture, pixels(scenes[number % 12].picture))
         things, seen = scenes.things(omni.TYPED * index % 12), TOKENIZER.decode(caption.answer)
         places = [seen.index(place) for place in world.PLACES if place in seen]
@@ -212,9 +218,9 @@ def test_every_row_of_an_item_is_true(tmp_path: Path) -> None:
         assert all(str(thing) in seen for thing in things) and TOKENIZER.decode(caption.prompt) in omni.DESCRIBE
         said, prompt = TOKENIZER.decode(sounding.answer), TOKENIZER.decode(sounding.prompt)
         if index % 2 == 0:
-            question, _, answer = said.partition("? ")
-            assert sounding.prompt == [BOS] and world.heard(question + "?")
-            assert (question + "?", answer.lower()) in true_of(asked.things(index // 2 % 2))
+            things = asked.things(index // 2 % 2)
+            question, answer = parted(sounding, things)
+            assert sounding.prompt == [BOS] and world.heard(question) and (question, answer) in true_of(things)
             assert torch.equal(sounding.sound, asked[index // 2 % 2].question_wave)
             assert torch.equal(sounding.picture, pixels(asked[index // 2 % 2].picture))
         else:
@@ -225,7 +231,8 @@ def test_every_row_of_an_item_is_true(tmp_path: Path) -> None:
             assert said == (f"{seen} {utterance.text}" if both else utterance.text)
             assert sounding.picture is (caption.picture if both else None) and (both or prompt in omni.REPEAT)
         assert text.picture is None and text.sound is None and text.prompt[0] == BOS and text.answer[-1] == EOS
-        assert TOKENIZER.decode(odd.answer) in (strange.DO_NOT_KNOW, strange.SEE_NOTHING, strange.HEARD_NOTHING)
+        answer = take_apart(TOKENIZER.decode(odd.answer), spoken=False).answer
+        assert answer in (strange.DO_NOT_KNOW, strange.SEE_NOTHING, strange.HEARD_NOTHING)
     assert len(set(heard)) > 1
     first, again = ([each.prompt for each in data[index][: omni.TYPED]] for index in (0, 3))
     assert first != again and torch.equal(data[0][0].picture, data[3][0].picture)  # the same scene, other questions
@@ -244,10 +251,10 @@ def test_what_cannot_be_known_is_said_in_the_worlds_own_words() -> None:
         elif odd.picture is data[index][0].picture or (odd.picture == data[index][0].picture).all():
             said["question"] += 1  # nothing that could be asked of the scene
             right = {pair[0] for halves in world.askable(things).values() for half in halves for pair in half}
-            assert prompt not in right and answer == strange.DO_NOT_KNOW
+            assert prompt not in right and answer == omni.noted(world.in_order(things), strange.DO_NOT_KNOW)
         else:
             said["picture"] += 1
-            assert answer == (strange.SEE_NOTHING if prompt in omni.DESCRIBE else strange.DO_NOT_KNOW)
+            assert answer == ("I can see nothing." if prompt in omni.DESCRIBE else "I can see nothing: I do not know.")
         prompt, answer = TOKENIZER.decode(text.prompt), TOKENIZER.decode(text.answer)
         assert not prompt or omni.REPLIES.get(prompt, strange.CANNOT_SEE) == answer
         assert prompt or "? " not in answer  # no guess at a picture that is not there
@@ -363,7 +370,7 @@ def test_spoken_questions_are_judged_by_what_follows_the_question(
     stage: OmniStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = Scenes("test", 3, heard=True)
-    texts = [f"{data[i].question} {data[i].answer}" for i in range(2)] + ["What? Nothing."]
+    texts = [f"{data[i].question} There is a star: {data[i].answer}" for i in range(2)] + ["What? Nothing."]
     monkeypatch.setattr(omni, "say", lambda *_: texts)
     answers, written = spoken(stage, TOKENIZER, n=3, cache=str(tmp_path))
     assert [each.right for each in answers] == [True, True, False] and written.parts == (1, 1, 0)
@@ -374,7 +381,7 @@ def test_what_nobody_can_know_is_asked_in_four_ways(stage: OmniStage, monkeypatc
 
     def knows_nothing(_: OmniStage, rows: list[Row], tokenizer: BPETokenizer) -> list[str]:
         seen.extend(rows)
-        return [strange.DO_NOT_KNOW] * len(rows)
+        return [f"I can see nothing: {strange.DO_NOT_KNOW}"] * len(rows)
 
     monkeypatch.setattr(omni, "say", knows_nothing)
     found = omni.unknowable(stage, TOKENIZER, n=4)

@@ -67,15 +67,15 @@ def test_info_nce_prefers_the_right_pairs() -> None:
     assert float(info_nce(50 * torch.eye(4).flip(0))) > 10
 
 
-def test_slots_say_what_stands_where() -> None:
+def test_slots_say_what_is_there_in_the_order_of_the_places() -> None:
     slots = slots_of(SCENE)
-    assert slots.tolist() == [[1, 1, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0], [12, 8, 2]]
+    assert slots.tolist() == [[1, 1, 1, 1], [12, 8, 2, 5], [0, 0, 0, 0]]
     assert torch.equal(slots_of(SCENE[::-1]), slots)  # the order of the words does not matter
 
 
 def test_patches_know_what_they_show() -> None:
     shown = shown_by_patches(SCENE).view(14, 14)
-    left, middle = world.PLACES.index("on the left"), world.PLACES.index("in the middle")
+    left, middle = 0, 1  # the first thing and the second
     # a patch is 16 pixels: the left thing is drawn around pixel 45 of row 112, the middle one around 112
     assert (shown[6:8, 2:4] == left).all() and (shown[6:8, 6:8] == middle).all()
     assert (shown == left).sum() > (shown == middle).sum()  # it is big
@@ -96,17 +96,16 @@ def test_what_patches_show_is_where_the_pictures_differ() -> None:
 
 
 def test_patches_loss_is_a_slow_loop() -> None:
-    slots, shown = torch.stack([slots_of(SCENE)] * 2), torch.tensor([[0, 4, NOTHING, UNCLEAR], [NOTHING, 0, 0, 4]])
-    logits = torch.randn(2, 4, 5, sum(CHOICES))
+    slots, shown = torch.stack([slots_of(SCENE)] * 2), torch.tensor([[0, 1, NOTHING, UNCLEAR], [NOTHING, 0, 0, 1]])
+    logits = torch.randn(2, 4, sum(CHOICES))
     costs: dict[bool, list[float]] = {True: [], False: []}
     for b in range(2):
         for n in range(4):
             if shown[b, n] == UNCLEAR:
                 continue
-            for place in range(5):
-                due = slots[b, place].tolist() if shown[b, n] == place else [0, 0, 0]
-                parts = logits[b, n, place].split(CHOICES)
-                costs[due[0] > 0].append(-sum(float(p.log_softmax(0)[d]) for p, d in zip(parts, due, strict=True)))
+            due = slots[b, shown[b, n]].tolist() if shown[b, n] != NOTHING else [0, 0, 0, 0]
+            parts = logits[b, n].split(CHOICES)
+            costs[due[0] > 0].append(-sum(float(p.log_softmax(0)[d]) for p, d in zip(parts, due, strict=True)))
     want = sum(sum(each) / len(each) for each in costs.values())
     assert float(patches_loss(logits, slots, shown)) == pytest.approx(want, abs=1e-4)
 

@@ -48,9 +48,9 @@ AXES: dict[str, str] = {
     "pairs": "numbers that RoPE turns together, two by two",
     "pictures": "pictures, each to be held against all captions",
     "captions": "captions, each to be held against all pictures",
-    "places": "where things stand in a scene (5)",
-    "fields": "colour, shape and size of a thing (3)",
-    "choices": "scores for every value of every field (13 + 9 + 3 = 25)",
+    "things": "what a scene holds, in the order of `PLACES` (3)",
+    "fields": "colour, shape, size and place of a thing (4)",
+    "choices": "scores for every value of every field (13 + 9 + 3 + 6 = 31)",
 }
 
 

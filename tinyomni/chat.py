@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tinyomni.files import SAMPLE_RATE
-from tinyomni.omni import DESCRIBE, Omni, Reply, Transcript
+from tinyomni.omni import DESCRIBE, NOTED, Omni, Reply, Transcript
 from tinyomni.talker import max_frames
 
 PAUSE = SAMPLE_RATE // 5  # between sentences
@@ -87,11 +87,13 @@ class Talk:
         self.write(f"\n{seen}\n")
 
     def show(self, pieces: Reply | Transcript) -> None:
-        """Text as it comes, and then what there is to doubt."""
-        empty = True
+        """Text as it comes, the answer on a line of its own, and then what there is to doubt."""
+        empty = line_starts = True
         for piece in pieces:
-            self.write(piece)
+            self.write(piece.lstrip() if line_starts else piece)
             empty = empty and not piece.strip()
+            if line_starts := isinstance(pieces, Reply) and pieces.text.endswith(NOTED.strip()):
+                self.write("\n")
         self.write("(nothing)\n" if empty else "\n")
         if isinstance(pieces, Reply) and not pieces.ended:
             self.write(f"(cut off after {len(pieces.ids)} tokens)\n")

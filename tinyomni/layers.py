@@ -106,13 +106,18 @@ class EncoderBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def init_weights(model: nn.Module, layers: int) -> None:
-    """GPT-2's start: normal with deviation 0.02; what writes into the stream is made smaller by √(2 · layers)."""
+def init_weights(model: nn.Module, layers: int, wide: bool = False) -> None:
+    """GPT-2's start: normal with deviation 0.02; what writes into the stream is made smaller by √(2 · layers).
+
+    `wide` keeps the size of what goes through: deviation 1 / √inputs (LeCun et al., Efficient BackProp, 1998), 1 for
+    embeddings. GPT-2's number fits a width of thousands; at 256 all layers start by saying almost nothing.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             last = name.endswith(("o_proj", "down", "fc2"))
-            nn.init.normal_(module.weight, std=0.02 / (2 * layers) ** 0.5 if last else 0.02)
+            std = module.in_features**-0.5 if wide else 0.02
+            nn.init.normal_(module.weight, std=std / (2 * layers) ** 0.5 if last else std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=1.0 if wide else 0.02)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +30,7 @@ from tinyomni.vision import ViTTiny
 from tinyomni.vocoder import GriffinLimVocoder
 
 DESCRIBE = "Describe the image."
+NOTED = ": "  # between what is seen and the answer; no other text of the world has a colon
 VOICES = 2  # that the Talker learns
 
 
@@ -147,9 +148,9 @@ class Omni(nn.Module):
     ) -> "Reply":
         """The answer while it is written: an iterator of its pieces, which then knows how certain they were.
 
-        It is asked as it was trained: the text part starts with BOS even where it is empty. A spoken question is
-        written down first and then answered, in one go. Raises what `embed` raises, and ValueError when prompt +
-        max_new_tokens > ctx_len.
+        It is asked as it was trained: the text part starts with BOS even where it is empty. What is heard and seen is
+        written down first, and then the answer, in one go: `Reply.heard`, `seen` and `answer`. Raises what `embed`
+        raises, and ValueError when prompt + max_new_tokens > ctx_len.
         """
         if text is None and image is None and audio is None:
             raise ValueError("Omni.embed: give at least one of text=, image=, audio=")
@@ -173,12 +174,12 @@ class Omni(nn.Module):
         top_p: float | None = None,
         seed: int = 0,
     ) -> str | Iterator[str]:
-        """The answer as a string, or with `stream=True` as an iterator of its pieces. It ends at EOS by itself.
+        """The answer as a string, or with `stream=True` an iterator over the pieces of all that is written, `Reply`.
 
-        Raises what `reply` raises.
+        It ends at EOS by itself. Raises what `reply` raises.
         """
-        pieces = self.reply(text, image, audio, max_new_tokens, temperature, top_k, top_p, seed)
-        return pieces if stream else "".join(pieces)
+        reply = self.reply(text, image, audio, max_new_tokens, temperature, top_k, top_p, seed)
+        return reply if stream else reply.whole().answer
 
     @torch.no_grad()
     def log_probs(
@@ -297,18 +298,26 @@ class Reply(Iterator[str]):
         """Whether it ended by itself, not because it had no more room."""
         return self.ids[-1:] == [EOS]
 
+    def whole(self) -> "Reply":
+        """This reply, when it is over."""
+        for _ in self:
+            pass
+        return self
+
     @property
     def heard(self) -> str | None:
         """What was written down of a spoken question; None where nothing was spoken."""
-        if not self.spoken:
-            return None
-        question, mark, _ = self.text.rpartition("? ")
-        return question + mark.strip() if mark else self.text
+        return take_apart(self.text, self.spoken).heard
+
+    @property
+    def seen(self) -> str | None:
+        """What was written down of a picture that is asked about; None where nothing was."""
+        return take_apart(self.text, self.spoken).seen
 
     @property
     def answer(self) -> str:
-        """The text without the question."""
-        return self.text.rpartition("? ")[2] if self.spoken else self.text
+        """The text without what was heard and seen."""
+        return take_apart(self.text, self.spoken).answer
 
     @cached_property
     def certainty(self) -> float:
@@ -320,6 +329,24 @@ class Reply(Iterator[str]):
     def unsure(self) -> bool | None:
         """Less certain than all but a few right answers to validation questions were; None where nobody measured."""
         return below(self.certainty, self.omni.limits.get("heard" if self.spoken else "read"))
+
+
+class Parts(NamedTuple):
+    """The parts of a reply's text."""
+
+    heard: str | None
+    seen: str | None
+    answer: str
+
+
+def take_apart(text: str, spoken: bool) -> Parts:
+    """`What colour is the star? There is a big red star on the left: Red.` → the question, what was seen, `Red.`"""
+    heard, rest = None, text
+    if spoken:
+        question, mark, after = text.partition("? ")
+        heard, rest = (f"{question}?", after) if mark else (text, text)
+    seen, mark, answer = rest.rpartition(NOTED)
+    return Parts(heard, seen if mark else None, answer)
 
 
 class Transcript(Iterator[str]):

@@ -162,9 +162,14 @@ def description(things: list[Thing]) -> str:
     return f"There is {parts[0]}." if len(parts) == 1 else f"There is {', '.join(parts[:-1])} and {parts[-1]}."
 
 
+def sort(things: Iterable[Thing]) -> list[Thing]:
+    """In the order of PLACES."""
+    return sorted(things, key=lambda thing: PLACES.index(thing.place))
+
+
 def in_order(things: Iterable[Thing]) -> str:
-    """The same, its things always in the order of PLACES: then only one description is right."""
-    return description(sorted(things, key=lambda thing: PLACES.index(thing.place)))
+    """The description whose things stand in the order of PLACES: of all descriptions, the one that is asked for."""
+    return description(sort(things))
 
 
 def questions(things: list[Thing]) -> Iterator[tuple[str, str]]:

@@ -32,10 +32,7 @@ UNKNOWN = (strange.DO_NOT_KNOW, strange.SEE_NOTHING, strange.HEARD_NOTHING, stra
 def asked(omni: Omni, question: Any, picture: Any) -> Reply:
     """The whole reply to a question, typed or spoken (samples, rate)."""
     spoken = not isinstance(question, str)
-    reply = omni.reply(None if spoken else question, picture, question if spoken else None, max_new_tokens=40)
-    for _ in reply:
-        pass
-    return reply
+    return omni.reply(None if spoken else question, picture, question if spoken else None).whole()
 
 
 # ---- spoken question → spoken answer --------------------------------------------------------------------------------

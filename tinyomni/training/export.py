@@ -49,7 +49,7 @@ PARTS = {
     "omni": {name: name for name in ("thinker", "vision", "audio", "proj_v", "proj_a")},
 }
 """Of each stage, what in `Omni` is what in the stage."""
-TEACHERS = ("text", "picture_out", "text_out", "slots", "text_slots")  # of the vision stage: kept for the report
+TEACHERS = ("text", "picture_out", "text_out", "slots", "patch_slot", "text_slots")  # of the eye: for the report
 
 Tensors = dict[str, Shaped[Tensor, "..."]]
 

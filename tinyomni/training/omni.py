@@ -6,11 +6,16 @@
 Eye and ear are trained; here they are frozen, and in eval mode, so what they make of a picture or a recording never
 changes and is kept. What is learned are the two projectors, which translate into the Thinker's width, and the Thinker.
 
-A spoken question is written down first and then answered, in one go: its answer then follows from text, which is easy
-once it is known for typed questions. Those keep coming all the while, or they are forgotten.
+What is heard and what is seen is written down first, and then the answer, in one go:
+
+    What colour is the star? There is a big red star on the left and a small grey ring at the top: Red.
+
+The answer then follows from text, by attention to the word that is asked for. Out of one vector it has to be picked in
+a few layers, before a word is said; that is learned so slowly that choosing among three things stays near to guessing.
 
 Sources: Liu et al., LLaVA (2023), arXiv:2304.08485, for a projector into a language model; Xu et al., Qwen2.5-Omni
-(2025), arXiv:2503.20215, for the order of a sequence.
+(2025), arXiv:2503.20215, for the order of a sequence; Nye et al. (2021), arXiv:2112.00114, for writing down before
+answering.
 """
 
 import random
@@ -34,6 +39,8 @@ from tinyomni.data.pictures import picture as draw
 from tinyomni.data.samples import Encode, Lines, Sample, Scenes, Speech, Utterance, pad, pixels
 from tinyomni.data.speech import HELD_OUT_VOICE, VOICES
 from tinyomni.generation import generate
+from tinyomni.layers import init_weights
+from tinyomni.omni import NOTED, take_apart
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BOS, EOS, PAD, BPETokenizer
 from tinyomni.training.audio import AudioStage
@@ -47,7 +54,7 @@ from tinyomni.vision import ViTTiny
 
 SETTINGS = {
     "smoke": Settings(steps=3, batch_size=2, warmup=1, validate_freq=3),
-    "laptop": Settings(steps=3600, batch_size=6, lr=1e-3, warmup=60, validate_freq=200, checkpoint_freq=200),
+    "laptop": Settings(steps=3200, batch_size=6, lr=1e-3, warmup=60, validate_freq=200, checkpoint_freq=200),
     "gpu": Settings(steps=8000, batch_size=32, lr=1e-3, warmup=200, validate_freq=500, workers=12),
 }
 SCENES = {"smoke": 32, "laptop": 24_000, "gpu": 200_000}  # to look at
@@ -272,6 +279,11 @@ class OmniStage(Stage):
 Reader = Callable[[Row], Row]
 
 
+def noted(seen: str, answer: str) -> str:
+    """`There is a big red star on the left: Red.`: the answer behind what it follows from."""
+    return f"{seen.removesuffix('.')}{NOTED}{answer.capitalize()}"
+
+
 class Mix(Dataset[list[Row]]):
     """Typed questions, each about a picture of its own; a caption; a spoken question or something to repeat, in turn;
     text alone; and something that lies outside the closed world (`data/strange.py`).
@@ -311,7 +323,7 @@ class Mix(Dataset[list[Row]]):
         typed = []
         for things, picture in seen:
             question, answer = world.ask(things, rng)
-            typed.append(self.row(question, answer.capitalize(), picture=picture.picture))
+            typed.append(self.row(question, noted(world.in_order(things), answer), picture=picture.picture))
         things, picture = seen[0]
         caption = self.row(rng.choice(DESCRIBE), world.in_order(things), picture=picture.picture)
         sounding = self.sounding(index, caption, rng)
@@ -340,18 +352,22 @@ class Mix(Dataset[list[Row]]):
         return self.row(f"{question}?", strange.CANNOT_SEE) if asks else self.row("", line)
 
     def strange(self, index: int, things: list[world.Thing], seen: Row) -> Row:
-        """A row to which the answer is that one does not know; every other time about the scene itself."""
+        """A row to which the answer is that one does not know; every other time about the scene itself.
+
+        What is seen is written down here too: whether a thing is there is known only then.
+        """
         split = self.scenes.split
         rng = random.Random(f"{split} strange {index}")
         kind = rng.choice(("question", "question", "question", "picture", "picture", "sound"))
         if kind == "question":
-            return self.row(strange.question(things, rng, split), strange.DO_NOT_KNOW, picture=seen.picture)
+            answer = noted(world.in_order(things), strange.DO_NOT_KNOW)
+            return self.row(strange.question(things, rng, split), answer, picture=seen.picture)
         if kind == "sound":
             row = self.row("", strange.HEARD_NOTHING, sound=strange.sound(rng, split))
         else:
             asked = rng.random() < 0.7
             row = self.row(world.ask(things, rng)[0] if asked else rng.choice(DESCRIBE),
-                           strange.DO_NOT_KNOW if asked else strange.SEE_NOTHING,
+                           noted(strange.SEE_NOTHING, strange.DO_NOT_KNOW) if asked else strange.SEE_NOTHING,
                            picture=pixels(strange.picture(rng, split)))  # fmt: skip
         return row if self.keep is None else self.keep(row)
 
@@ -371,7 +387,8 @@ class Mix(Dataset[list[Row]]):
         picture = pixels(record.picture)
         if record.question_wave is None:
             return Row([], [], picture=picture)
-        return self.row("", f"{record.question} {record.answer}", picture=picture, sound=record.question_wave)
+        answer = noted(world.in_order(record.things), record.answer)
+        return self.row("", f"{record.question} {answer}", picture=picture, sound=record.question_wave)
 
 
 class OwnRows(Dataset[list[Row]]):
@@ -404,7 +421,9 @@ def job(place: Place, thaw: bool = False, anew: bool = True) -> Job:
     """
     settings, encode = place.settings(SETTINGS), place.tokenizer().encode
     stage = OmniStage(thaw)
-    if not anew:
+    if anew:
+        init_weights(stage.thinker, TINY.thinker.layers, wide=True)
+    else:
         stage.thinker.load_state_dict(place.trained(ThinkerStage(encode)).thinker.state_dict())
     stage.vision.load_state_dict(place.trained(VisionStage()).vision.state_dict())
     stage.audio.load_state_dict(place.trained(AudioStage()).encoder.state_dict())
@@ -430,8 +449,8 @@ def job(place: Place, thaw: bool = False, anew: bool = True) -> Job:
 
 
 @torch.no_grad()
-def say(stage: OmniStage, rows: Sequence[Row], tokenizer: BPETokenizer, most: int = 40) -> list[str]:
-    """What is answered to each row's prompt, picture and sound. Prompts of one length go together, without padding."""
+def say(stage: OmniStage, rows: Sequence[Row], tokenizer: BPETokenizer, most: int = 64) -> list[str]:
+    """What is written in reply to each row. Prompts of one length go together, without padding."""
     rows = [replace(stage.features(row), answer=[EOS]) for row in rows]
     by_length: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
@@ -447,11 +466,13 @@ def say(stage: OmniStage, rows: Sequence[Row], tokenizer: BPETokenizer, most: in
 
 @dataclass(frozen=True)
 class Answer:
-    """A question, the right answer, and what was said."""
+    """A question, the right answer, and what was said; and where a scene is known, how it looks, and what was seen."""
 
     question: str
     due: str
     said: str
+    scene: str | None = None
+    seen: str | None = None
 
     @property
     def kind(self) -> str:
@@ -497,9 +518,11 @@ def typed(
         image = torch.full((3, SIDE, SIDE), 0.5) if blank else pixels(sample.picture)
         picture = stage.features(Row([], [], image)).picture
         for question, answer in one_of_each_kind(list(sample.things), f"{split} {index}"):
-            asked.append((question, answer))
+            asked.append((question, answer, world.in_order(sample.things).removesuffix(".")))
             rows.append(Row([BOS, *tokenizer.encode(question)], [], picture))
-    return [Answer(*pair, said) for pair, said in zip(asked, say(stage, rows, tokenizer), strict=True)]
+    parts = [take_apart(text, spoken=False) for text in say(stage, rows, tokenizer)]
+    return [Answer(question, answer, said.answer, scene, said.seen)
+            for (question, answer, scene), said in zip(asked, parts, strict=True)]  # fmt: skip
 
 
 def best_guess(asked: Sequence[Answer], seen: int = 5000) -> list[Answer]:
@@ -530,7 +553,8 @@ def unknowable(stage: OmniStage, tokenizer: BPETokenizer, n: int = 200) -> dict[
                 picture = pixels(draw(things, index))
             asked.append((question, due))
             rows.append(stage.features(Row([BOS, *tokenizer.encode(question)], [], picture, sound)))
-        found[kind] = [Answer(*pair, said) for pair, said in zip(asked, say(stage, rows, tokenizer), strict=True)]
+        found[kind] = [Answer(*pair, take_apart(said, kind == "no speech").answer)
+                       for pair, said in zip(asked, say(stage, rows, tokenizer), strict=True)]  # fmt: skip
     return found
 
 
@@ -548,6 +572,6 @@ def spoken(
     data = Scenes("test", n, heard=heard, voices=voices, cache=cache)
     samples = [data[index] for index in range(n)]
     rows = [Row([BOS], [], pixels(each.picture), each.question_wave) for each in samples]
-    said = [text.rpartition("? ") for text in say(stage, rows, tokenizer)]
-    answers = [Answer(each.question, each.answer, answer) for each, (_, _, answer) in zip(samples, said, strict=True)]
-    return answers, share([f"{q}?" == each.question for each, (q, _, _) in zip(samples, said, strict=True)])
+    parts = [take_apart(text, spoken=True) for text in say(stage, rows, tokenizer)]
+    answers = [Answer(each.question, each.answer, said.answer) for each, said in zip(samples, parts, strict=True)]
+    return answers, share([said.heard == each.question for each, said in zip(samples, parts, strict=True)])

@@ -1,15 +1,17 @@
 """The vision stage: one CLS token learns to say what a picture shows.
 
     captions   which of all captions in the batch belongs to a picture, and the other way round
-    slots      colour, shape and size of what stands at each of the five places, or that nothing does: asked of the CLS
-    patches    the same asked of each patch, about the thing that it shows: at its place, and nothing elsewhere
-    words      the same asked of the caption, by a head of its own
+    slots      colour, shape, size and place of the first, the second and the third thing, or that there is none: asked
+               of the CLS
+    patches    the same four asked of each patch, about the thing that it shows
+    words      the slots asked of the caption, by a head of its own
 
 The first is CLIP's objective. Alone it learns colours and little else, even where a batch holds scenes that differ by
 one swap: good enough to tell captions apart, not to answer questions. The slots make the CLS say everything about each
-thing, in the same numbers whatever else is there. The patches are asked through the same head, so that they learn to
-write down what the CLS only has to collect. Who reads the caption must know as much: which colour goes with which
-shape, or a swap can't be told. Pictures of one's own have no slots: then the first objective is all.
+thing. They stand in the order of `world.PLACES`, which is that of a description: who speaks of a picture reads them one
+after the other. The patches learn to write down what the CLS then only has to collect. Who reads the caption must know
+as much: which colour goes with which shape, or a swap can't be told. Pictures of one's own have no slots: then the
+first objective is all.
 
 Sources: Radford et al., CLIP (2021); Yuksekgonul et al. (2022), arXiv:2210.01936, for swaps as hard negatives; Liu et
 al., PatchDropout (2022), arXiv:2208.07220.
@@ -51,32 +53,32 @@ HELD_OUT_PICTURES = {"smoke": 8, "laptop": 256, "gpu": 1024}
 
 # ---- what is to be learned from a scene -----------------------------------------------------------------------------
 
-FIELDS = {"colour": world.COLOURS, "shape": world.SHAPES, "size": world.SIZES}
+FIELDS = {"colour": world.COLOURS, "shape": world.SHAPES, "size": world.SIZES, "place": world.PLACES}
 CHOICES = [1 + len(words) for words in FIELDS.values()]  # 0 means that nothing is there
-NOTHING, UNCLEAR = -1, -2  # what a patch shows, beside the number of a place
+THINGS = 3  # the most that a scene has
+NOTHING, UNCLEAR = -1, -2  # what a patch shows, beside the number of a thing
 STEP = 67  # pixels from the middle to the other places, on average
 
 
-def slots_of(things: Sequence[world.Thing]) -> Int[Tensor, "places fields"]:
-    """(5, 3): colour, shape and size at each of the places, in the order of `world.PLACES`; 0 where nothing stands."""
-    slots = torch.zeros(len(world.PLACES), len(FIELDS), dtype=torch.int64)
-    for thing in things:
-        row = [1 + words.index(getattr(thing, field)) for field, words in FIELDS.items()]
-        slots[world.PLACES.index(thing.place)] = torch.tensor(row)
+def slots_of(things: Sequence[world.Thing]) -> Int[Tensor, "things fields"]:
+    """(3, 4): colour, shape, size and place of each thing, in the order of `world.PLACES`; 0 where there is none."""
+    slots = torch.zeros(THINGS, len(FIELDS), dtype=torch.int64)
+    for number, thing in enumerate(world.sort(things)):
+        slots[number] = torch.tensor([1 + words.index(getattr(thing, field)) for field, words in FIELDS.items()])
     return slots
 
 
 def shown_by_patches(things: Sequence[world.Thing]) -> Int[Tensor, "n_patches"]:
-    """Of each patch, the place whose thing it shows, or NOTHING; UNCLEAR at the edge, since things move when drawn."""
+    """Of each patch, which thing it shows, or NOTHING; UNCLEAR at the edge, since things move when they are drawn."""
     patch = TINY.vision.patch
     middle = torch.arange(SIDE // patch) * patch + patch / 2
     shown = torch.full((len(middle), len(middle)), NOTHING)
-    for thing in things:
+    for number, thing in enumerate(world.sort(things)):
         right, down = (SIDE / 2 + STEP * step for step in STEPS[thing.place])
         distance = torch.hypot(middle[:, None] - down, middle[None] - right)
         edge = distance < RADII[thing.size] + patch
         shown[edge & (shown == NOTHING)] = UNCLEAR
-        shown[distance < 0.85 * RADII[thing.size]] = world.PLACES.index(thing.place)
+        shown[distance < 0.85 * RADII[thing.size]] = number
     return shown.flatten()
 
 
@@ -103,7 +105,7 @@ class Pictures:
     pixels: Float[Tensor, "batch channels height width"]
     caption: Int[Tensor, "batch text_tokens"]
     lengths: Int[Tensor, "batch"]
-    slots: Int[Tensor, "batch places fields"] | None = None
+    slots: Int[Tensor, "batch things fields"] | None = None
     shown: Int[Tensor, "batch n_patches"] | None = None
 
 
@@ -199,36 +201,31 @@ def info_nce(
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def by_place(logits: Float[Tensor, "*tokens slots"]) -> Float[Tensor, "*tokens places choices"]:
-    """125 → (5, 25)."""
-    return logits.unflatten(-1, (len(world.PLACES), sum(CHOICES)))
+def by_thing(logits: Float[Tensor, "*tokens slots"]) -> Float[Tensor, "*tokens things choices"]:
+    """93 → (3, 31)."""
+    return logits.unflatten(-1, (THINGS, sum(CHOICES)))
 
 
 def fields_loss(logits: Float[Tensor, "*slots choices"], due: Int[Tensor, "*slots fields"]) -> Float[Tensor, ""]:
-    """Cross-entropy of colour, shape and size, added up; the mean over all slots."""
+    """Cross-entropy of colour, shape, size and place, added up; the mean over all slots."""
     parts = zip(logits.split(CHOICES, dim=-1), due.unbind(-1), strict=True)
     return torch.stack([F.cross_entropy(each.flatten(0, -2), field.flatten()) for each, field in parts]).sum()
 
 
 def patches_loss(
-    logits: Float[Tensor, "batch n_patches places choices"],
-    slots: Int[Tensor, "batch places fields"],
+    logits: Float[Tensor, "batch n_patches choices"],
+    slots: Int[Tensor, "batch things fields"],
     shown: Int[Tensor, "batch n_patches"],
 ) -> Float[Tensor, ""]:
-    """A patch is due to say what it shows at the place of that thing, and nothing at all other places.
-
-    Slots with something are few, so they and the empty ones are averaged apart.
-    """
-    own = shown[..., None] == torch.arange(slots.shape[1], device=shown.device)
-    due = own[..., None] * slots[:, None]
-    clear = shown != UNCLEAR
-    logits, due = logits[clear], due[clear]
-    there = due[..., 0] > 0
-    return fields_loss(logits[there], due[there]) + fields_loss(logits[~there], due[~there])
+    """A patch is due to say what it shows. Those that show something are few, so they and the empty ones are averaged
+    apart."""
+    due = slots.gather(1, shown.clamp(min=0)[..., None].expand(-1, -1, slots.shape[-1]))
+    there, nothing = shown >= 0, shown == NOTHING
+    return fields_loss(logits[there], due[there]) + fields_loss(logits[nothing], torch.zeros_like(due[nothing]))
 
 
 class VisionStage(Stage):
-    """The ViT with what teaches it: a text tower, and the head of the slots."""
+    """The ViT with what teaches it: a text tower, and the heads of the slots."""
 
     name = "vision"
 
@@ -242,8 +239,9 @@ class VisionStage(Stage):
         self.picture_out = nn.Linear(width, shared, bias=False)
         self.text_out = nn.Linear(self.text.width, shared, bias=False)  # type: ignore[arg-type]
         self.log_scale = nn.Parameter(torch.tensor(14.3).log())  # 1 / temperature; CLIP starts at 0.07
-        self.slots = nn.Linear(width, len(world.PLACES) * sum(CHOICES))
-        self.text_slots = nn.Linear(self.text.width, len(world.PLACES) * sum(CHOICES))  # type: ignore[arg-type]
+        self.slots = nn.Linear(width, THINGS * sum(CHOICES))
+        self.patch_slot = nn.Linear(width, sum(CHOICES))
+        self.text_slots = nn.Linear(self.text.width, THINGS * sum(CHOICES))  # type: ignore[arg-type]
         self.validation = validation
 
     def pictures(self, cls: Float[Tensor, "batch 1 vision_dim"]) -> Float[Tensor, "batch shared"]:
@@ -254,9 +252,9 @@ class VisionStage(Stage):
         """What the text tower made of captions → vectors of length 1, in the same space."""
         return F.normalize(self.text_out(read), dim=-1)
 
-    def slot_logits(self, x: Float[Tensor, "*tokens vision_dim"]) -> Float[Tensor, "*tokens places choices"]:
-        """CLS, or any token of the ViT → (…, 5, 13 + 9 + 3)."""
-        return by_place(self.slots(x))
+    def slot_logits(self, cls: Float[Tensor, "batch vision_dim"]) -> Float[Tensor, "batch things choices"]:
+        """CLS → (batch, 3, 13 + 9 + 3 + 6)."""
+        return by_thing(self.slots(cls))
 
     def look(
         self, img: Float[Tensor, "batch channels height width"]
@@ -286,8 +284,8 @@ class VisionStage(Stage):
         losses = {"captions": info_nce(logits, same)}
         if batch.slots is not None and batch.shown is not None:
             losses["slots"] = fields_loss(self.slot_logits(cls[:, 0]), batch.slots)
-            losses["patches"] = patches_loss(self.slot_logits(patches), batch.slots, batch.shown.gather(1, kept))
-            losses["words"] = fields_loss(by_place(self.text_slots(read)), batch.slots)
+            losses["patches"] = patches_loss(self.patch_slot(patches), batch.slots, batch.shown.gather(1, kept))
+            losses["words"] = fields_loss(by_thing(self.text_slots(read)), batch.slots)
         return losses
 
     def forward(self, batch: Pictures) -> tuple[Float[Tensor, ""], dict[str, Any]]:
@@ -368,7 +366,7 @@ def retrieval(
 
 @torch.no_grad()
 def slot_accuracy(stage: VisionStage, split: str = "test", scenes: int = 256, blank: bool = False) -> dict[str, Rate]:
-    """What is read off the CLS: colour, shape and size of the things that are there, and whole scenes without a fault.
+    """What is read off the CLS: each field of the things that are there, and whole scenes without a fault.
 
     `blank` is the control, as above.
     """
