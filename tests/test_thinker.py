@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tinyomni.axes import ShapeError
 from tinyomni.config import TINY, ThinkerConfig
 from tinyomni.generation import generate, sample, stream
+from tinyomni.layers import init_weights
 from tinyomni.stability import finite_checks
 from tinyomni.thinker import ThinkerLM
 
@@ -92,6 +93,19 @@ def test_a_batch_is_its_members_and_embeddings_are_ids_looked_up() -> None:
     for row in range(3):
         torch.testing.assert_close(together[row : row + 1], model(ids[row : row + 1]), atol=1e-6, rtol=1e-5)
     assert torch.equal(model(embeddings=model.tok_emb(ids)), together)
+
+
+def test_a_wide_start_is_as_loud_at_any_width() -> None:
+    model = ThinkerLM(dataclasses.replace(SMALL, d_model=256, hidden=400))
+    stds = [float(part.weight.detach().std()) for part in (model.tok_emb, model.blocks[0].attn.q_proj, model.lm_head)]
+    assert stds == pytest.approx([0.02] * 3, rel=0.1)
+    init_weights(model, layers=8, wide=True)
+    block = model.blocks[0]
+    parts = (model.tok_emb, block.attn.q_proj, block.attn.o_proj, block.mlp.down)
+    due = [1, 256**-0.5, 256**-0.5 / 4, 400**-0.5 / 4]
+    assert [float(part.weight.detach().std()) for part in parts] == pytest.approx(due, rel=0.1)
+    heard = block.attn.q_proj(block.norm1(model.embed(prompt(8))))
+    assert float(heard.detach().std()) == pytest.approx(1, rel=0.1)  # as large as what goes in
 
 
 def test_a_block_alone_keeps_the_shape() -> None:

@@ -115,7 +115,7 @@ def export(
     place: Place, out: Path, n: int = 300, hardware: str = "", commit: str = "", measured: Path | None = None
 ) -> Report:
     """Write the weights to `out` and the card beside them. `measured` is the JSON of a report that was made of these
-    very weights; without it everything is measured here, from the file that was written.
+    very weights, of the stages or with `--weights`; without it everything is measured here, from the file.
     """
     omni, teachers = assemble(place)
     weights = {name: tensor[: omni.tokenizer.n_pieces] if name in pretrained.TABLES else tensor
