@@ -10,8 +10,8 @@ What is heard and what is seen is written down first, and then the answer, in on
 
     What colour is the star? There is a big red star on the left and a small grey ring at the top: Red.
 
-The answer then follows from text, by attention to the word that is asked for. Out of one vector it has to be picked in
-a few layers, before a word is said; that is learned so slowly that choosing among three things stays near to guessing.
+The answer can then be found in text, by attention to the word that is asked for. Out of one vector it has to be picked
+in a few layers, before a word is said; so learned, choosing among three things stayed near to guessing.
 
 Sources: Liu et al., LLaVA (2023), arXiv:2304.08485, for a projector into a language model; Xu et al., Qwen2.5-Omni
 (2025), arXiv:2503.20215, for the order of a sequence; Nye et al. (2021), arXiv:2112.00114, for writing down before
