@@ -210,7 +210,8 @@ def test_every_row_of_an_item_is_true(tmp_path: Path) -> None:
     for index in (0, 1, 2, 3, 21, 25):
         typed, (caption, sounding, text, odd) = data[index][: omni.TYPED], data[index][omni.TYPED :]
         for number, each in enumerate(typed, omni.TYPED * index):
-            assert parted(each, scenes.things(number % 12)) in true_of(scenes.things(number % 12)) and not each.sound
+            shown = scenes.things(number % 12)
+            assert parted(each, shown) in true_of(shown) and each.sound is None
             assert torch.equal(each.picture, pixels(scenes[number % 12].picture))
         things, seen = scenes.things(omni.TYPED * index % 12), TOKENIZER.decode(caption.answer)
         places = [seen.index(place) for place in world.PLACES if place in seen]
@@ -312,6 +313,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def test_a_smoke_run_starts_from_the_other_stages_and_trains(places: Place) -> None:
     job = omni.job(places)
     sees = places.trained(vision.VisionStage()).vision.state_dict()
+    assert float(job.stage.thinker.tok_emb.weight.detach().std()) == pytest.approx(1, abs=0.05)  # the wide start
     result = job.run(places)
     assert result.steps == 3 and set(result.validation) == {"loss", "read", "heard"}
     lines = [json.loads(line) for line in (places.of("omni") / "log.jsonl").read_text().splitlines()]
@@ -364,6 +366,20 @@ def test_the_best_guess_is_far_from_right_and_so_is_an_untrained_model(stage: Om
     assert 0.2 < sum(guesses) / len(guesses) < 0.6
     answers = typed(stage, TOKENIZER, scenes=2, blank=True)
     assert len(answers) >= 8 and not any(each.right for each in answers)
+
+
+def test_typed_questions_are_judged_by_the_answer_and_the_scene_apart(
+    stage: OmniStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = world.in_order(world.draw_scene("test", 0)).removesuffix(".")
+    asked = one_of_each_kind(world.draw_scene("test", 0), "test 0")
+    texts = [omni.noted(right, answer) for _, answer in asked]
+    texts[0] = omni.noted("There is a star", asked[0][1])
+    texts[1] = omni.noted(right, "What?")
+    monkeypatch.setattr(omni, "say", lambda *_: texts)
+    answers = typed(stage, TOKENIZER, scenes=1)
+    assert [each.right for each in answers] == [True, False, *[True] * (len(asked) - 2)]
+    assert [each.seen == each.scene for each in answers] == [False, *[True] * (len(asked) - 1)]
 
 
 def test_spoken_questions_are_judged_by_what_follows_the_question(

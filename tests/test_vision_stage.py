@@ -81,6 +81,7 @@ def test_patches_know_what_they_show() -> None:
     assert (shown == left).sum() > (shown == middle).sum()  # it is big
     assert (shown[:3] == NOTHING).all() and (shown[:, 11:] == NOTHING).all()
     assert shown[7, 5] == UNCLEAR
+    assert torch.equal(shown_by_patches(SCENE[::-1]), shown.flatten())
 
 
 def test_what_patches_show_is_where_the_pictures_differ() -> None:
