@@ -369,6 +369,8 @@ def test_processes_and_micro_batches_share_the_global_batch(
 
 
 def test_epochs_differ_seeds_differ_and_lengths_are_alike() -> None:
+    in_order = Batches(70, 32, 0, in_order=True)
+    assert in_order[0] == list(range(32)) == in_order[2] and in_order[1] == list(range(32, 64))
     epochs = [[Batches(256, 32, seed)[step] for step in range(at, at + 8)] for seed, at in ((0, 0), (0, 8), (1, 0))]
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
     assert sorted(chain(*epochs[0])) == list(range(256))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinyomni.data import strange, world
+from tinyomni.data import lookups, strange, world
 from tinyomni.data.manifests import ManifestError
 from tinyomni.data.pictures import picture
 from tinyomni.data.samples import Scenes, Speech, pixels
@@ -200,15 +200,17 @@ def test_every_row_of_an_item_is_true(tmp_path: Path) -> None:
         return {pair for halves in world.askable(things).values() for half in halves for pair in half}
 
     def parted(each: Row, things: list[world.Thing]) -> tuple[str, str]:
-        """Question and answer; between them stands what is seen."""
+        """Question and answer; between them stands what is seen and what is looked up."""
         text = f"{TOKENIZER.decode(each.prompt)} {TOKENIZER.decode(each.answer)}".strip()
-        heard, seen, answer = take_apart(text, spoken=True)
+        heard, seen, found, answer = take_apart(text, spoken=True)
         assert f"{seen}." == world.in_order(things)
+        assert found == str(lookups.lookup(str(heard), answer.lower())) and not each.given
         return str(heard), answer.lower()
 
     heard: list[str] = []
     for index in (0, 1, 2, 3, 21, 25):
-        typed, (caption, sounding, text, odd) = data[index][: omni.TYPED], data[index][omni.TYPED :]
+        typed, (caption, sounding, text, odd, *many) = data[index][: omni.TYPED], data[index][omni.TYPED :]
+        assert len(many) == omni.SHORT + omni.LONG
         for number, each in enumerate(typed, omni.TYPED * index):
             shown = scenes.things(number % 12)
             assert parted(each, shown) in true_of(shown) and each.sound is None
@@ -244,7 +246,7 @@ def test_what_cannot_be_known_is_said_in_the_worlds_own_words() -> None:
     said = {"question": 0, "picture": 0, "sound": 0}
     for index in range(40):
         things = data.scenes.things(omni.TYPED * index % 40)
-        *_, text, odd = data[index]
+        text, odd = data[index][omni.TYPED + 1 :][:2]
         prompt, answer = TOKENIZER.decode(odd.prompt), TOKENIZER.decode(odd.answer)
         if odd.sound is not None:
             said["sound"] += 1
@@ -252,7 +254,8 @@ def test_what_cannot_be_known_is_said_in_the_worlds_own_words() -> None:
         elif odd.picture is data[index][0].picture or (odd.picture == data[index][0].picture).all():
             said["question"] += 1  # nothing that could be asked of the scene
             right = {pair[0] for halves in world.askable(things).values() for half in halves for pair in half}
-            assert prompt not in right and answer == omni.noted(world.in_order(things), strange.DO_NOT_KNOW)
+            assert prompt not in right
+            assert answer == omni.noted(world.in_order(things), prompt, strange.DO_NOT_KNOW)
         else:
             said["picture"] += 1
             assert answer == ("I can see nothing." if prompt in omni.DESCRIBE else "I can see nothing: I do not know.")
@@ -260,6 +263,26 @@ def test_what_cannot_be_known_is_said_in_the_worlds_own_words() -> None:
         assert not prompt or omni.REPLIES.get(prompt, strange.CANNOT_SEE) == answer
         assert prompt or "? " not in answer  # no guess at a picture that is not there
     assert min(said.values()) >= 3
+
+
+def test_what_is_to_be_learned_of_a_list_are_its_values() -> None:
+    data = Mix(TOKENIZER.encode, Scenes("train", 40, speech=False), 6, first=2)
+    assert len(data[1]) == omni.FIRST < len(data[1]) + len(data[2])
+    assert all(each.picture is None and each.given and len(each.prompt) < 20 for each in data[1])
+    for each in [*data[1], *data.lookups(random.Random(1), 2, 3)]:
+        text = TOKENIZER.decode([*each.prompt, *each.answer])
+        assert TOKENIZER.encode(text) == [*each.prompt[1:], *each.answer]  # the pieces are those of the whole text
+        values = [word for i, word in enumerate(map(TOKENIZER.decode, ([token] for token in each.answer)))
+                  if i not in each.given]  # fmt: skip
+        sentences = TOKENIZER.decode(each.answer).rstrip(".").split(". ")
+        assert values == [word for s in sentences for word in s.split()[3 if s.startswith("Is ") else 2 :]]
+    with torch.no_grad():
+        stage = OmniStage()
+        (rows,) = collate([[data[0][0]]])
+        assert stage.weight([rows]) == len(data[0][0].answer) - len(data[0][0].given) == len(stage.losses(rows)[0])
+        _, targets = stage.sequences(rows)
+        due = [id for i, id in enumerate(data[0][0].answer) if i not in data[0][0].given]
+        assert targets[targets != IGNORE].tolist() == due
 
 
 def test_what_is_strange_in_the_test_split_was_never_met_in_training() -> None:
@@ -327,7 +350,7 @@ def test_a_smoke_run_starts_from_the_other_stages_and_trains(places: Place) -> N
 def test_encoders_learn_when_they_are_thawed(places: Place, tmp_path: Path) -> None:
     for each in ("thinker", "vision", "audio"):
         shutil.copytree(places.of(each), tmp_path / each)
-    changes = {"thaw": "True", "steps": "1", "warmup": "0", "batch_size": "1"}
+    changes = {"thaw": "True", "steps": "3", "warmup": "0", "batch_size": "1"}  # of which two are lists alone
     train("omni", Place(tmp_path, "smoke", changes=changes))
     before, after = places.trained(vision.VisionStage()).vision, Place(tmp_path).trained(OmniStage()).vision
     assert not torch.equal(before.proj.weight, after.proj.weight)
@@ -373,9 +396,9 @@ def test_typed_questions_are_judged_by_the_answer_and_the_scene_apart(
 ) -> None:
     right = world.in_order(world.draw_scene("test", 0)).removesuffix(".")
     asked = one_of_each_kind(world.draw_scene("test", 0), "test 0")
-    texts = [omni.noted(right, answer) for _, answer in asked]
-    texts[0] = omni.noted("There is a star", asked[0][1])
-    texts[1] = omni.noted(right, "What?")
+    texts = [omni.noted(f"{right}.", *pair) for pair in asked]
+    texts[0] = omni.noted("There is a star.", *asked[0])
+    texts[1] = omni.noted(f"{right}.", asked[1][0], "What?")
     monkeypatch.setattr(omni, "say", lambda *_: texts)
     answers = typed(stage, TOKENIZER, scenes=1)
     assert [each.right for each in answers] == [True, False, *[True] * (len(asked) - 2)]

@@ -149,8 +149,8 @@ class Omni(nn.Module):
         """The answer while it is written: an iterator of its pieces, which then knows how certain they were.
 
         It is asked as it was trained: the text part starts with BOS even where it is empty. What is heard and seen is
-        written down first, and then the answer, in one go: `Reply.heard`, `seen` and `answer`. Raises what `embed`
-        raises, and ValueError when prompt + max_new_tokens > ctx_len.
+        written down first, then what is looked up in it, and then the answer, in one go: `Reply.heard`, `seen`,
+        `found` and `answer`. Raises what `embed` raises, and ValueError when prompt + max_new_tokens > ctx_len.
         """
         if text is None and image is None and audio is None:
             raise ValueError("Omni.embed: give at least one of text=, image=, audio=")
@@ -315,8 +315,13 @@ class Reply(Iterator[str]):
         return take_apart(self.text, self.spoken).seen
 
     @property
+    def found(self) -> str | None:
+        """What was looked up in what is seen, as field, key and value; None where nothing was."""
+        return take_apart(self.text, self.spoken).found
+
+    @property
     def answer(self) -> str:
-        """The text without what was heard and seen."""
+        """The text without what was heard, seen and found."""
         return take_apart(self.text, self.spoken).answer
 
     @cached_property
@@ -336,17 +341,22 @@ class Parts(NamedTuple):
 
     heard: str | None
     seen: str | None
+    found: str | None
     answer: str
 
 
 def take_apart(text: str, spoken: bool) -> Parts:
-    """`What colour is the star? There is a big red star on the left: Red.` → the question, what was seen, `Red.`"""
+    """`What shape is the red thing? There is a red star. Shape red star: A star.` → its parts.
+
+    Where nothing is looked up there is no second sentence: `There is a red star: I do not know.`
+    """
     heard, rest = None, text
     if spoken:
         question, mark, after = text.partition("? ")
         heard, rest = (f"{question}?", after) if mark else (text, text)
-    seen, mark, answer = rest.rpartition(NOTED)
-    return Parts(heard, seen if mark else None, answer)
+    before, mark, answer = rest.rpartition(NOTED)
+    seen, _, found = before.partition(". ")
+    return Parts(heard, seen if mark else None, found or None, answer)
 
 
 class Transcript(Iterator[str]):

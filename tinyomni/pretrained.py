@@ -25,8 +25,11 @@ from tinyomni.tokenizer import BPETokenizer
 FORMAT = "tinyomni 1"
 SHIPPED = Path(__file__).parent / "weights" / "omni.safetensors"
 STEP = "Omni.from_pretrained"
-TABLES = ("thinker.tok_emb.weight", "talker.text_emb.weight", "eye.text.tok_emb.weight")
-"""Embeddings. A row that belongs to no piece of the tokenizer is never looked up, and does not ship."""
+TABLES = ("thinker.tok_emb.weight", "eye.text.tok_emb.weight")
+"""Embeddings. A row that belongs to no piece of the tokenizer is never looked up, and does not ship.
+
+The Talker's table is not among them: its last rows are voices.
+"""
 
 Tensors = dict[str, Shaped[Tensor, "..."]]
 

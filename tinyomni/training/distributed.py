@@ -134,16 +134,24 @@ def same_everywhere(*tensors: Tensor) -> None:
 class Batches:
     """The global batches. Their order comes from (seed, epoch) alone, so a step number is a place in the data.
 
-    With `lengths`, a batch holds samples of like length. What does not fill a batch at the end of an epoch is left out;
-    another epoch leaves out others.
+    With `lengths`, a batch holds samples of like length. `in_order`, they come as they stand in the data. What does not
+    fill a batch at the end of an epoch is left out; another epoch leaves out others, unless they come in order.
     """
 
-    def __init__(self, samples: int, batch_size: int, seed: int = 0, lengths: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int,
+        seed: int = 0,
+        lengths: Sequence[float] | None = None,
+        in_order: bool = False,
+    ) -> None:
         if samples < batch_size:
             raise ValueError(f"Data: {samples} samples do not fill a batch of {batch_size}; lower batch_size")
         if lengths is not None and len(lengths) != samples:
             raise ValueError(f"Data: {len(lengths)} lengths came for {samples} samples")
         self.samples, self.batch_size, self.seed, self.lengths = samples, batch_size, seed, lengths
+        self.in_order = in_order
         self.epoch = -1
         self.order: list[list[int]] = []
 
@@ -162,7 +170,8 @@ class Batches:
             batches = bucketed(self.lengths, self.batch_size, self.seed, epoch)
             return [batch for batch in batches if len(batch) == self.batch_size]
         order = list(range(self.samples))
-        random.Random(f"{self.seed} {epoch}").shuffle(order)
+        if not self.in_order:
+            random.Random(f"{self.seed} {epoch}").shuffle(order)
         full = self.samples - self.samples % self.batch_size
         return [order[at : at + self.batch_size] for at in range(0, full, self.batch_size)]
 

@@ -269,11 +269,13 @@ def fit(
     *,
     collate: Callable[[list[Any]], Any],
     lengths: Sequence[float] | None = None,
+    in_order: bool = False,
 ) -> Result:
     """Train `stage`, or go on with it from the newest whole checkpoint in `folder`; it ends with the last weights.
 
     `checkpoint.load_weights(stage, folder)` gives the best ones. What is random in the data should come from a sample's
-    index: then a resumed run reads what an uninterrupted one would have read.
+    index: then a resumed run reads what an uninterrupted one would have read. `lengths` and `in_order` are those of
+    `Batches`.
     """
     folder, world = Path(folder), distributed.start(settings.device)
     policy = amp.policy(world.device, settings.precision)
@@ -287,7 +289,7 @@ def fit(
     run = Run(folder, stage, optimiser, scaler, settings, world, samples=len(train))  # type: ignore[arg-type]
     result = run.resume()
     result.device, result.precision, result.processes = str(world.device), policy.precision, world.size
-    batches = Batches(run.samples, settings.batch_size, settings.seed, lengths)
+    batches = Batches(run.samples, settings.batch_size, settings.seed, lengths, in_order)
     loader = iter(
         DataLoader(
             train,

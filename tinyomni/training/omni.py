@@ -8,14 +8,16 @@ changes and is kept. What is learned are the two projectors, which translate int
 
 What is heard and what is seen is written down first, and then the answer, in one go:
 
-    What colour is the star? There is a big red star on the left and a small grey ring at the top: Red.
+    What colour is the star? There is a big red star on the left and a small grey ring at the top. Colour star red: Red.
 
-The answer can then be found in text, by attention to the word that is asked for. Out of one vector it has to be picked
-in a few layers, before a word is said; so learned, choosing among three things stayed near to guessing.
+The answer is then looked up in text, as a field, a key and the value right behind it (`data/lookups.py`). Out of one
+vector it has to be picked in a few layers, before a word is said; so learned, choosing among three things stayed near
+to guessing. Looking up is learned first, from short lists, and goes on beside the pictures: from questions alone it
+is hardly learned, since most of a row says nothing about it.
 
 Sources: Liu et al., LLaVA (2023), arXiv:2304.08485, for a projector into a language model; Xu et al., Qwen2.5-Omni
 (2025), arXiv:2503.20215, for the order of a sequence; Nye et al. (2021), arXiv:2112.00114, for writing down before
-answering.
+answering; Bengio et al., Curriculum Learning (2009), ICML, for what is easy first.
 """
 
 import random
@@ -33,7 +35,7 @@ from torch.utils.data import Dataset
 
 from tinyomni.audio import AudioEncoderTiny, MelFrontend, audio_token_count
 from tinyomni.config import TINY
-from tinyomni.data import manifests, strange, world
+from tinyomni.data import lookups, manifests, strange, world
 from tinyomni.data.pictures import SIDE
 from tinyomni.data.pictures import picture as draw
 from tinyomni.data.samples import Encode, Lines, Sample, Scenes, Speech, Utterance, pad, pixels
@@ -54,12 +56,13 @@ from tinyomni.vision import ViTTiny
 
 SETTINGS = {
     "smoke": Settings(steps=3, batch_size=2, warmup=1, validate_freq=3),
-    "laptop": Settings(steps=3200, batch_size=6, lr=1e-3, warmup=60, validate_freq=200, checkpoint_freq=200),
+    "laptop": Settings(steps=3200, batch_size=4, lr=1e-3, warmup=60, validate_freq=200, checkpoint_freq=200),
     "gpu": Settings(steps=8000, batch_size=32, lr=1e-3, warmup=200, validate_freq=500, workers=12),
 }
-SCENES = {"smoke": 32, "laptop": 24_000, "gpu": 200_000}  # to look at
+SCENES = {"smoke": 32, "laptop": 12_000, "gpu": 200_000}  # to look at
 SPOKEN = {"smoke": 8, "laptop": 3_000, "gpu": 100_000}  # questions that are asked aloud, and utterances to repeat
 HELD_OUT = {"smoke": 2, "laptop": 32, "gpu": 128}  # items of Mix
+LISTS = {"smoke": 2, "laptop": 1_600, "gpu": 9_600}  # items at the start that are short lists alone
 DESCRIBE = ("Describe the image.", "What do you see in this image?", "What do you see?")
 REPEAT = ("", "What was said?", "What did you hear?", "Repeat what you heard.")
 BOTH = ("Describe what you see and hear.", "Describe what you can see and hear.")
@@ -73,6 +76,8 @@ REPLIES = {
     "Where are we now?": strange.DO_NOT_KNOW,
 }
 TYPED = 8  # typed questions in an item of Mix
+SHORT, LONG = 2, 3  # texts in it in which much is looked up: lists, descriptions
+FIRST = 16  # lists in an item that holds nothing else
 IGNORE = -100  # a target that cross-entropy leaves out
 
 
@@ -85,9 +90,10 @@ class Row:
     (1, 128) and (audio_tokens, 192)."""
 
     prompt: list[int]  # BOS first
-    answer: list[int]  # EOS last
+    answer: list[int]  # EOS last, where it comes to an end
     picture: Float[Tensor, "..."] | None = None
     sound: Float[Tensor, "..."] | None = None
+    given: frozenset[int] = frozenset()  # places in the answer that are not to be learned
 
     @property
     def size(self) -> int:
@@ -104,7 +110,7 @@ class Rows:
 
     ids: Int[Tensor, "batch text_tokens"]
     lengths: Int[Tensor, "batch"]
-    prompts: Int[Tensor, "batch"]  # how many of the ids were given
+    due: Bool[Tensor, "batch text_tokens"]  # which of the ids are to be learned
     pictures: Float[Tensor, "pictures ..."] | None
     picture_of: Int[Tensor, "batch"]
     sounds: Float[Tensor, "sounds ..."] | None
@@ -127,11 +133,13 @@ def collate(items: Sequence[list[Row]]) -> list[Rows]:
 def side_by_side(rows: Sequence[Row]) -> Rows:
     """A picture or sound that several rows share is in it once."""
     ids, lengths = pad([torch.tensor(row.prompt + row.answer) for row in rows], PAD)
+    due, _ = pad([torch.tensor([False] * len(row.prompt) + [i not in row.given for i in range(len(row.answer))])
+                  for row in rows], False)  # fmt: skip
     pictures, picture_of = shared([row.picture for row in rows])
     sounds, sound_of = shared([row.sound for row in rows])
     padded, sound_lengths = pad(sounds) if sounds else (None, None)
     return Rows(
-        ids, lengths, torch.tensor([len(row.prompt) for row in rows]),
+        ids, lengths, due,
         torch.stack(pictures) if pictures else None, picture_of, padded, sound_lengths, sound_of,
     )  # fmt: skip
 
@@ -203,8 +211,9 @@ class OmniStage(Stage):
     def sequences(self, rows: Rows) -> tuple[Float[Tensor, "batch tokens d_model"], Int[Tensor, "batch tokens"]]:
         """Picture, sound, text, as `Omni.embed` puts them, padded at the right; and what is due after each token.
 
-        Due is only the answer: of everything else the target is IGNORE.
+        Of what is not due the target is IGNORE.
         """
+        due = torch.where(rows.due, rows.ids, IGNORE)
         text = self.thinker.embed(rows.ids)
         pictures = None if rows.pictures is None else self.proj_v(self.see(rows.pictures))
         sounds = None
@@ -212,14 +221,14 @@ class OmniStage(Stage):
             tokens, tokens_of = self.hear(rows.sounds, rows.sound_lengths)
             sounds = self.proj_a(tokens)
         inputs, targets = [], []
-        for row, (length, prompt) in enumerate(zip(rows.lengths.tolist(), rows.prompts.tolist(), strict=True)):
+        for row, length in enumerate(rows.lengths.tolist()):
             parts = [text[row, : length - 1]]  # nothing is due after EOS
             if sounds is not None and (sound := int(rows.sound_of[row])) >= 0:
                 parts.insert(0, sounds[sound, : int(tokens_of[sound])])
             if pictures is not None and (picture := int(rows.picture_of[row])) >= 0:
                 parts.insert(0, pictures[picture])
             inputs.append(torch.cat(parts))
-            targets.append(F.pad(rows.ids[row, prompt:length], (len(inputs[-1]) - (length - prompt), 0), value=IGNORE))
+            targets.append(F.pad(due[row, 1:length], (len(inputs[-1]) - (length - 1), 0), value=IGNORE))
         return (
             pad_sequence(inputs, batch_first=True),
             pad_sequence(targets, batch_first=True, padding_value=IGNORE),
@@ -241,12 +250,12 @@ class OmniStage(Stage):
 
     def weight(self, batch: list[Rows]) -> float:
         """Tokens that are due."""
-        return sum(float((rows.lengths - rows.prompts).sum()) for rows in batch)
+        return sum(float(rows.due.sum()) for rows in batch)
 
     def exact(self, rows: Rows) -> Float[Tensor, "batch"]:
         """1 where a row's whole answer would be said, token by token, else 0."""
         wrong = torch.zeros(len(rows.ids), device=rows.ids.device)
-        due = (rows.lengths - rows.prompts).to(wrong.device)
+        due = rows.due.sum(dim=1)
         wrong.index_add_(0, torch.arange(len(wrong), device=wrong.device).repeat_interleave(due),
                          (~self.losses(rows)[1]).float())  # fmt: skip
         return (wrong == 0).float()
@@ -279,14 +288,16 @@ class OmniStage(Stage):
 Reader = Callable[[Row], Row]
 
 
-def noted(seen: str, answer: str) -> str:
-    """`There is a big red star on the left: Red.`: the answer behind what it follows from."""
-    return f"{seen.removesuffix('.')}{NOTED}{answer.capitalize()}"
+def noted(seen: str, question: str, answer: str) -> str:
+    """`There is a big red star on the left. Colour star red: Red.`: the answer behind what it follows from."""
+    found = None if seen == strange.SEE_NOTHING else lookups.lookup(question, answer)
+    return f"{f'{seen} {found}' if found else seen.removesuffix('.')}{NOTED}{answer.capitalize()}"
 
 
 class Mix(Dataset[list[Row]]):
     """Typed questions, each about a picture of its own; a caption; a spoken question or something to repeat, in turn;
-    text alone; and something that lies outside the closed world (`data/strange.py`).
+    text alone; something that lies outside the closed world (`data/strange.py`); and texts in which much is looked up.
+    The `first` items are lists to look up in, and nothing else.
 
     Questions about one picture teach little more than one of them does. Measured once, with an earlier eye, on 19,000
     typed questions: with eight about each picture 60% of some 700 held-out ones were answered right, with one 67%.
@@ -303,9 +314,10 @@ class Mix(Dataset[list[Row]]):
         asked: Scenes | None = None,
         speech: Speech | None = None,
         keep: Reader | None = None,
+        first: int = 0,
     ) -> None:
         self.encode, self.scenes, self.size, self.asked, self.speech = encode, scenes, size, asked, speech
-        self.keep = keep
+        self.keep, self.first = keep, first
         self.lines = Lines(scenes.split, size)
         self.kept: dict[tuple[Scenes | Speech, int], Row] = {}
 
@@ -318,16 +330,39 @@ class Mix(Dataset[list[Row]]):
 
     def __getitem__(self, index: int) -> list[Row]:
         rng = random.Random(f"{self.scenes.split} mix {index}")
+        if index < self.first:
+            return self.lookups(rng, short=FIRST)
         numbers = [(TYPED * index + i) % len(self.scenes) for i in range(TYPED)]
         seen = [(self.scenes.things(number), self.once(self.scenes, number)) for number in numbers]
         typed = []
         for things, picture in seen:
             question, answer = world.ask(things, rng)
-            typed.append(self.row(question, noted(world.in_order(things), answer), picture=picture.picture))
+            typed.append(self.row(question, noted(world.in_order(things), question, answer), picture=picture.picture))
         things, picture = seen[0]
         caption = self.row(rng.choice(DESCRIBE), world.in_order(things), picture=picture.picture)
         sounding = self.sounding(index, caption, rng)
-        return [*typed, caption, *sounding, self.text(index, rng), self.strange(index, things, picture)]
+        return [*typed, caption, *sounding, self.text(index, rng), self.strange(index, things, picture),
+                *self.lookups(rng, SHORT, LONG)]  # fmt: skip
+
+    def lookups(self, rng: random.Random, short: int, long: int = 0) -> list[Row]:
+        """Short lists and whole descriptions, of two things or three, in each of which much is looked up.
+
+        To be learned are the values only: what is looked up is chosen at random, and nobody can know it.
+        """
+        rows = []
+        for number in range(short + long):
+            things: list[world.Thing] = []
+            while len(things) < 2:
+                things = self.scenes.things(rng.randrange(len(self.scenes)))
+            text, found = lookups.draw(things, rng, number < short)
+            ids, given = [], set()
+            for each in found:
+                for part, learned in ((f"{each.field} {each.key}", False), (each.value, True), (".", False)):
+                    new = self.encode(part)
+                    given |= set() if learned else set(range(len(ids), len(ids) + len(new)))
+                    ids += new
+            rows.append(Row([BOS, *self.encode(text)], ids, given=frozenset(given)))
+        return rows
 
     def sounding(self, index: int, caption: Row, rng: random.Random) -> list[Row]:
         """A spoken question, or something to repeat; some of those beside a picture that is to be described."""
@@ -360,15 +395,17 @@ class Mix(Dataset[list[Row]]):
         rng = random.Random(f"{split} strange {index}")
         kind = rng.choice(("question", "question", "question", "picture", "picture", "sound"))
         if kind == "question":
-            answer = noted(world.in_order(things), strange.DO_NOT_KNOW)
-            return self.row(strange.question(things, rng, split), answer, picture=seen.picture)
+            question = strange.question(things, rng, split)
+            answer = noted(world.in_order(things), question, strange.DO_NOT_KNOW)
+            return self.row(question, answer, picture=seen.picture)
         if kind == "sound":
             row = self.row("", strange.HEARD_NOTHING, sound=strange.sound(rng, split))
         else:
-            asked = rng.random() < 0.7
-            row = self.row(world.ask(things, rng)[0] if asked else rng.choice(DESCRIBE),
-                           noted(strange.SEE_NOTHING, strange.DO_NOT_KNOW) if asked else strange.SEE_NOTHING,
-                           picture=pixels(strange.picture(rng, split)))  # fmt: skip
+            question, answer = rng.choice(DESCRIBE), strange.SEE_NOTHING
+            if rng.random() < 0.7:
+                question = world.ask(things, rng)[0]
+                answer = noted(strange.SEE_NOTHING, question, strange.DO_NOT_KNOW)
+            row = self.row(question, answer, picture=pixels(strange.picture(rng, split)))
         return row if self.keep is None else self.keep(row)
 
     def once(self, source: Scenes | Speech, number: int) -> Row:
@@ -387,7 +424,7 @@ class Mix(Dataset[list[Row]]):
         picture = pixels(record.picture)
         if record.question_wave is None:
             return Row([], [], picture=picture)
-        answer = noted(world.in_order(record.things), record.answer)
+        answer = noted(world.in_order(record.things), record.question, record.answer)
         return self.row("", f"{record.question} {answer}", picture=picture, sound=record.question_wave)
 
 
@@ -435,14 +472,15 @@ def job(place: Place, thaw: bool = False, anew: bool = True) -> Job:
         held_out: Dataset[Any] = Mix(encode, Scenes("validation", TYPED * held, speech=False), held,
                                      Scenes("validation", held, cache=cache), keep=keep)  # fmt: skip
         train = Mix(encode, Scenes("train", SCENES[place.preset], speech=False), settings.steps * settings.batch_size,
-                    Scenes("train", aloud, cache=cache), Speech("train", aloud, cache=cache), keep)  # fmt: skip
+                    Scenes("train", aloud, cache=cache), Speech("train", aloud, cache=cache), keep,
+                    LISTS[place.preset])  # fmt: skip
         stage.validation = [held_out[i] for i in range(held)]
     else:
         rows = place.own("caption", "question", "speech")
         train = OwnRows(encode, rows, [i for i in range(len(rows)) if i % 20 or len(rows) < 40])
         held_out = OwnRows(encode, rows, range(0, len(rows), 20))
         stage.validation = [held_out[i] for i in range(min(128, len(held_out)))]
-    return Job(stage, train, collate, settings)
+    return Job(stage, train, collate, settings, in_order=place.data is None)
 
 
 # ---- how good is it? ------------------------------------------------------------------------------------------------

@@ -99,11 +99,12 @@ class Job:
     collate: Callable[[list[Any]], Any]
     settings: Settings
     lengths: Sequence[float] | None = None
+    in_order: bool = False  # the first samples first: the data leads from what is easy to what is hard
 
     def run(self, place: Place) -> Result:
         """Train, or go on."""
         return fit(self.stage, self.train, self.settings, place.of(self.stage.name), collate=self.collate,
-                   lengths=self.lengths)  # fmt: skip
+                   lengths=self.lengths, in_order=self.in_order)  # fmt: skip
 
 
 def train(stage: str, place: Place) -> Result | None:
