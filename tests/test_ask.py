@@ -15,7 +15,7 @@ from tinyomni.chat import Talk, sentences, with_pauses
 from tinyomni.data.samples import Scenes, pixels
 from tinyomni.data.speech import STEADY, TALKER_VOICES, SpeechCache
 from tinyomni.dry_run import AUDIO, IMAGE, build
-from tinyomni.files import load_audio, open_image
+from tinyomni.files import load_audio, load_speech, open_image
 from tinyomni.omni import DESCRIBE, VOICES, cut, take_apart
 from tinyomni.tokenizer import BOS, EOS
 from tinyomni.training import conversation, export
@@ -135,15 +135,24 @@ def test_certainty_is_the_mean_log_probability_and_nothing_else(omni: Omni) -> N
 # ---- the ear --------------------------------------------------------------------------------------------------------
 
 
+def test_a_question_is_heard_without_the_silence_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    omni, heard = answering(), []
+    monkeypatch.setattr(omni, "embed", lambda text, image, audio: heard.append(audio) or Omni.embed(omni, text))
+    soundfile.write(tmp_path / "q.wav", torch.nn.functional.pad(load_audio(AUDIO), (8000, 8000)), 16_000, "FLOAT")
+    Talk(omni, lambda _: None).ask(audio=str(tmp_path / "q.wav"))
+    ((wav, rate),) = heard
+    assert rate == 16_000 and torch.equal(wav, load_speech(AUDIO)[0]) and len(wav) < 16_000
+
+
 def test_transcripts_are_those_of_the_trained_ear(omni: Omni) -> None:
     ear = AudioStage()
     ear.encoder.load_state_dict(omni.audio.state_dict())
     ear.head.load_state_dict(omni.ctc.state_dict())
     ear.eval()
-    transcript = omni.transcribe(AUDIO)
-    assert "".join(transcript) == transcript.text == ear.transcribe([load_audio(AUDIO)])[0].strip()
+    transcript, (wav, _) = omni.transcribe(AUDIO), load_speech(AUDIO)
+    assert "".join(transcript) == transcript.text == ear.transcribe([wav])[0].strip()
     with torch.no_grad():
-        log_probs = ear.log_probs(load_audio(AUDIO)[None], torch.tensor([16_000]))[0]
+        log_probs = ear.log_probs(wav[None], torch.tensor([len(wav)]))[0]
     assert transcript.certainty == pytest.approx(float(log_probs.max(-1).values.mean()), abs=1e-4)
     assert transcript.unsure is True
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tinyomni.dry_run import IMAGE
-from tinyomni.files import check_not_silent, load_audio, load_image
+from tinyomni.files import check_not_silent, load_audio, load_image, load_speech
 
 
 def save(image: Image.Image, path: Path, **how: object) -> Path:
@@ -92,6 +92,23 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.flac").write_bytes(flac.getvalue()[: len(flac.getvalue()) // 2])
     with pytest.raises(ValueError, match=r"cut off|decoded"):
         load_audio(tmp_path / "cut.flac")
+
+
+def test_silence_around_speech_is_cut_off() -> None:
+    speech = torch.sin(torch.arange(8000) * 0.2) * torch.linspace(1, 0.02, 8000)
+    speech[2000:4000] = 0  # a pause stays
+    noise = torch.randn(8000 + 3000 + 5000, generator=torch.Generator().manual_seed(0)) * 0.0005
+    for wav in (torch.nn.functional.pad(speech, (3000, 5000)), torch.nn.functional.pad(speech, (3000, 5000)) + noise):
+        kept, rate = load_speech((wav, 16_000))
+        assert rate == 16_000 and 8000 <= len(kept) <= 8000 + 4 * 160  # 10 ms at each end, and up to 10 ms of a window
+        start = int(kept.abs().gt(0.1).nonzero()[0])
+        assert 0 <= start <= 2 * 160 and torch.equal(kept, wav[3000 - start + 1 :][: len(kept)])
+    assert torch.equal(load_speech((speech, 16_000))[0], speech)
+    click = torch.zeros(1000)
+    click[500] = 0.5
+    assert len(load_speech((click, 16_000))[0]) == 3 * 160
+    with pytest.raises(ValueError, match="silent"):
+        load_speech((torch.zeros(16_000), 16_000))
 
 
 def test_a_dark_picture_of_sixteen_bits_stays_dark(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tinyomni.files import SAMPLE_RATE
+from tinyomni.files import SAMPLE_RATE, load_speech
 from tinyomni.omni import DESCRIBE, NOTED, Omni, Reply, Transcript
 from tinyomni.talker import max_frames
 
@@ -107,7 +107,7 @@ class Talk:
         out = wav_file(speak) if speak else None
 
         def action() -> None:
-            reply = self.omni.reply(question, self.image, audio)
+            reply = self.omni.reply(question, self.image, load_speech(audio) if audio else None)
             if self.traced:
                 self.count(question, reply)
             self.show(reply)

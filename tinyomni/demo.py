@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tinyomni.chat import doubts, spoken, with_pauses
 from tinyomni.data import pictures, world
-from tinyomni.files import SAMPLE_RATE, load_audio
+from tinyomni.files import SAMPLE_RATE, load_audio, load_speech
 from tinyomni.omni import DESCRIBE, Omni, Reply, Transcript
 from tinyomni.tracing import trace
 
@@ -102,7 +102,7 @@ class Model:
             raise ValueError("Asking: there are two questions, a typed and a spoken one. Clear one of them.")
 
         def work(show: Callable[[Shown], None]) -> Shown:
-            reply = self.omni.reply(question or None, picture, recording)
+            reply = self.omni.reply(question or None, picture, None if recording is None else load_speech(recording))
             return self.finish(reply, recording, speak, voice, show)
 
         return self.run(work)

@@ -21,7 +21,7 @@ from tinyomni import config, pretrained
 from tinyomni.audio import AudioEncoderTiny, CTCHead, MelFrontend, audio_token_count, ctc_greedy
 from tinyomni.codec import RVQ, SpeechCodec
 from tinyomni.config import TINY, OmniConfig
-from tinyomni.files import check_not_silent, load_audio, load_image
+from tinyomni.files import check_not_silent, load_audio, load_image, load_speech
 from tinyomni.generation import BOS, EOS, stream
 from tinyomni.talker import TalkerTiny, generate_codes, max_frames, voice_token
 from tinyomni.thinker import ThinkerLM
@@ -148,9 +148,12 @@ class Omni(nn.Module):
     ) -> "Reply":
         """The answer while it is written: an iterator of its pieces, which then knows how certain they were.
 
-        It is asked as it was trained: the text part starts with BOS even where it is empty. What is heard and seen is
-        written down first, then what is looked up in it, and then the answer, in one go: `Reply.heard`, `seen`,
-        `found` and `answer`. Raises what `embed` raises, and ValueError when prompt + max_new_tokens > ctx_len.
+        It is asked as it was trained: the text part starts with BOS even where it is empty. A recording is taken as it
+        is; `load_speech` cuts off the silence around what is said, which the ear has not learned.
+
+        What is heard and seen is written down first, then what is looked up in it, and then the answer, in one go:
+        `Reply.heard`, `seen`, `found` and `answer`. Raises what `embed` raises, and ValueError when
+        prompt + max_new_tokens > ctx_len.
         """
         if text is None and image is None and audio is None:
             raise ValueError("Omni.embed: give at least one of text=, image=, audio=")
@@ -196,11 +199,9 @@ class Omni(nn.Module):
         """What is said in a recording, by the ear alone: an iterator of pieces of text.
 
         The ear has learned on sentences; a recording longer than the Thinker could hear is cut where it is quietest.
-        audio: path, or (samples, rate). Raises ValueError for silence, and what reading the recording raises.
+        audio: path, or (samples, rate); silence around what is said is cut off. Raises what `load_speech` raises.
         """
-        wav = load_audio(audio)
-        check_not_silent(wav)
-        return Transcript(self, wav)
+        return Transcript(self, load_speech(audio)[0])
 
     # -- say -----------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tinyomni.data import strange, world
 from tinyomni.data.samples import Scenes, pixels
-from tinyomni.files import IMAGE_SIZE, open_image
+from tinyomni.files import IMAGE_SIZE, load_speech, open_image
 from tinyomni.omni import Omni, Reply
 from tinyomni.training.ears import words
 from tinyomni.training.measures import Rate, share
@@ -31,8 +31,9 @@ UNKNOWN = (strange.DO_NOT_KNOW, strange.SEE_NOTHING, strange.HEARD_NOTHING, stra
 
 def asked(omni: Omni, question: Any, picture: Any) -> Reply:
     """The whole reply to a question, typed or spoken (samples, rate)."""
-    spoken = not isinstance(question, str)
-    return omni.reply(None if spoken else question, picture, question if spoken else None).whole()
+    if isinstance(question, str):
+        return omni.reply(question, picture).whole()
+    return omni.reply(None, picture, load_speech(question)).whole()
 
 
 # ---- spoken question → spoken answer --------------------------------------------------------------------------------
