@@ -70,6 +70,8 @@ def test_the_measures_run_and_count(place: Place, monkeypatch: pytest.MonkeyPatc
     rates = talker.measure(place, spoken)
     assert all(rate.n == 3 for rate in (*heard.values(), *trips.values(), *rates.values()))
     assert [len(wave) for wave in spoken.waves] == [1280 * frames for frames in spoken.frames]
+    took = talker.real_time(place, 2)
+    assert took.n == 2 and min(took.parts) > 0 and set(took.wholes) == {12 * 0.08}
     facts = codec.describe(place, 3)
     assert 0 < facts["loss"] < 1 and 0 < facts["used 0"] <= 1
 

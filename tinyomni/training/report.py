@@ -29,6 +29,7 @@ LIMITS = {
     "codec: characters wrong, shuffled words": (0.20, 0.12),
     "voice: characters wrong": (0.08, 0.03),
     "voice: ends within 20%": (0.95, 0.99),
+    "voice: seconds of work for one of speech": (1.0, 1.0),
     "typed questions: all": (0.97, 0.995),
     "typed questions: worst kind": (0.95, 0.99),
     "typed questions: unseen pairs": (0.65, 0.90),
@@ -143,6 +144,7 @@ def voice(place: Place, n: int) -> Iterator[Figure]:
     yield figure("voice: characters wrong", rates["talker"], place.preset, rates["texts exchanged"])
     yield figure("voice: the same by its codec alone", rates["its codec"], place.preset)
     yield figure("voice: ends within 20%", share(spoken.right_length), place.preset)
+    yield figure("voice: seconds of work for one of speech", talker.real_time(place), place.preset)
 
 
 def other_ears(place: Place, n: int) -> Iterator[Figure]:

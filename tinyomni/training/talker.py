@@ -13,6 +13,7 @@ Sources: Wang et al., VALL-E (2023); Bengio et al., Scheduled Sampling (2015) fo
 """
 
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,8 @@ from tinyomni.audio import valid_positions
 from tinyomni.data import strange, world
 from tinyomni.data.samples import Speech, pad
 from tinyomni.data.speech import STEADY, TALKER_VOICES, SpeechCache
-from tinyomni.talker import TalkerTiny, generate_batch, max_frames, previous, voice_token
+from tinyomni.files import SAMPLE_RATE
+from tinyomni.talker import TalkerTiny, generate_batch, generate_codes, max_frames, previous, voice_token
 from tinyomni.training.audio import AudioStage
 from tinyomni.training.codec import CodecStage
 from tinyomni.training.engine import Settings, Stage
@@ -219,6 +221,20 @@ def speak(place: Place, n: int = 300, batch_size: int = 32) -> Spoken:
         waves += [codec.codec.decode(row[None, 1 : 1 + end])[0] for row, end in zip(codes, ends.tolist(), strict=True)]
     true_frames = tuple(len(sayings[index][1]) for index in range(n))
     return Spoken(tuple(map(sayings.text, range(n))), tuple(waves), tuple(frames), true_frames)
+
+
+@torch.no_grad()
+def real_time(place: Place, n: int = 20) -> Rate:
+    """Seconds of work for a second of speech, from text to sound, one sentence at a time: below 1 nobody waits."""
+    codec, talker = place.trained(CodecStage()), place.trained(TalkerStage()).talker
+    sayings = Sayings(place, codec, "test", n + 1, order=True)
+    work, speech = [], []
+    for index in range(n + 1):
+        ids, start = sayings.ids(index)[None], time.perf_counter()
+        wave = codec.codec.decode(generate_codes(talker, ids, max_frames(ids.shape[1]))[:, 1:])
+        work.append(time.perf_counter() - start)
+        speech.append(wave.shape[1] / SAMPLE_RATE)
+    return Rate(tuple(work[1:]), tuple(speech[1:]))  # the first call prepares much that stays
 
 
 def measure(place: Place, spoken: Spoken) -> dict[str, Rate]:
