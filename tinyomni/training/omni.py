@@ -355,11 +355,13 @@ class Mix(Dataset[list[Row]]):
             while len(things) < 2:
                 things = self.scenes.things(rng.randrange(len(self.scenes)))
             text, found = lookups.draw(things, rng, number < short)
-            ids, given = [], set()
+            ids: list[int] = []
+            given: set[int] = set()
             for each in found:
                 for part, learned in ((f"{each.field} {each.key}", False), (each.value, True), (".", False)):
                     new = self.encode(part)
-                    given |= set() if learned else set(range(len(ids), len(ids) + len(new)))
+                    if not learned:
+                        given |= set(range(len(ids), len(ids) + len(new)))
                     ids += new
             rows.append(Row([BOS, *self.encode(text)], ids, given=frozenset(given)))
         return rows
