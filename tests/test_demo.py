@@ -61,6 +61,12 @@ def test_a_run_shows_text_as_it_comes_then_sound_pictures_and_shapes() -> None:
                              ((None, "What?", (np.ones(9), 16_000), True, 0), "there are two questions")]:  # fmt: skip
         with pytest.raises(ValueError, match=words):
             list(model.ask(*arguments))
+    heard: list[Any] = []
+    reply = model.omni.reply
+    model.omni.reply = lambda text, image, audio: heard.append(audio) or reply(text, image, audio)  # type: ignore[method-assign]
+    speech, rate = soundfile.read(AUDIO, dtype="float32")
+    list(model.ask(None, "", (np.pad(speech, 8000), rate), False, 0))
+    assert len(heard[0][0]) < rate  # without the silence around the question
     with pytest.raises(ValueError, match="silent"):
         list(model.transcribe((np.zeros(16_000, dtype=np.float32), 16_000)))
     with pytest.raises(ValueError, match="at least one frame"):

@@ -17,7 +17,7 @@ from tinyomni.data.pictures import picture
 from tinyomni.data.samples import Scenes, Speech, pixels
 from tinyomni.omni import Omni, take_apart
 from tinyomni.tokenizer import BOS, EOS, BPETokenizer
-from tinyomni.training import audio, omni, thinker, vision
+from tinyomni.training import audio, omni, recipe, thinker, vision
 from tinyomni.training.omni import (
     IGNORE,
     Answer,
@@ -269,7 +269,7 @@ def test_what_is_to_be_learned_of_a_list_are_its_values() -> None:
     data = Mix(TOKENIZER.encode, Scenes("train", 40, speech=False), 6, first=2)
     assert len(data[1]) == omni.FIRST < len(data[1]) + len(data[2])
     assert all(each.picture is None and each.given and len(each.prompt) < 20 for each in data[1])
-    for each in [*data[1], *data.lookups(random.Random(1), 2, 3)]:
+    for each in [*data[1], *data.lists(random.Random(1), 2, 3)]:
         text = TOKENIZER.decode([*each.prompt, *each.answer])
         assert TOKENIZER.encode(text) == [*each.prompt[1:], *each.answer]  # the pieces are those of the whole text
         values = [word for i, word in enumerate(map(TOKENIZER.decode, ([token] for token in each.answer)))
@@ -283,6 +283,15 @@ def test_what_is_to_be_learned_of_a_list_are_its_values() -> None:
         _, targets = stage.sequences(rows)
         due = [id for i, id in enumerate(data[0][0].answer) if i not in data[0][0].given]
         assert targets[targets != IGNORE].tolist() == due
+
+
+def test_short_lists_come_first_for_an_eighth_of_the_steps(places: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = omni.job(replace(places, changes={"steps": "16"}))
+    seen = [any(each.picture is not None for each in job.train[index]) for index in range(8)]
+    assert seen == [False] * 4 + [True] * 4 and omni.job(places).train.first == 0
+    assert omni.SETTINGS["laptop"].steps == 8 * omni.FIRST_STEPS
+    monkeypatch.setattr(recipe, "fit", lambda *_, **how: how)
+    assert job.run(places)["in_order"]
 
 
 def test_what_is_strange_in_the_test_split_was_never_met_in_training() -> None:
@@ -350,7 +359,7 @@ def test_a_smoke_run_starts_from_the_other_stages_and_trains(places: Place) -> N
 def test_encoders_learn_when_they_are_thawed(places: Place, tmp_path: Path) -> None:
     for each in ("thinker", "vision", "audio"):
         shutil.copytree(places.of(each), tmp_path / each)
-    changes = {"thaw": "True", "steps": "3", "warmup": "0", "batch_size": "1"}  # of which two are lists alone
+    changes = {"thaw": "True", "steps": "1", "warmup": "0", "batch_size": "1"}
     train("omni", Place(tmp_path, "smoke", changes=changes))
     before, after = places.trained(vision.VisionStage()).vision, Place(tmp_path).trained(OmniStage()).vision
     assert not torch.equal(before.proj.weight, after.proj.weight)

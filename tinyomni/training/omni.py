@@ -62,7 +62,6 @@ SETTINGS = {
 SCENES = {"smoke": 32, "laptop": 12_000, "gpu": 200_000}  # to look at
 SPOKEN = {"smoke": 8, "laptop": 3_000, "gpu": 100_000}  # questions that are asked aloud, and utterances to repeat
 HELD_OUT = {"smoke": 2, "laptop": 32, "gpu": 128}  # items of Mix
-LISTS = {"smoke": 2, "laptop": 1_600, "gpu": 9_600}  # items at the start that are short lists alone
 DESCRIBE = ("Describe the image.", "What do you see in this image?", "What do you see?")
 REPEAT = ("", "What was said?", "What did you hear?", "Repeat what you heard.")
 BOTH = ("Describe what you see and hear.", "Describe what you can see and hear.")
@@ -78,6 +77,7 @@ REPLIES = {
 TYPED = 8  # typed questions in an item of Mix
 SHORT, LONG = 2, 3  # texts in it in which much is looked up: lists, descriptions
 FIRST = 16  # lists in an item that holds nothing else
+FIRST_STEPS = 400  # of such items, but no more than an eighth of all steps
 IGNORE = -100  # a target that cross-entropy leaves out
 
 
@@ -291,7 +291,8 @@ Reader = Callable[[Row], Row]
 def noted(seen: str, question: str, answer: str) -> str:
     """`There is a big red star on the left. Colour star red: Red.`: the answer behind what it follows from."""
     found = None if seen == strange.SEE_NOTHING else lookups.lookup(question, answer)
-    return f"{f'{seen} {found}' if found else seen.removesuffix('.')}{NOTED}{answer.capitalize()}"
+    before = f"{seen} {found}" if found else seen.removesuffix(".")
+    return f"{before}{NOTED}{answer.capitalize()}"
 
 
 class Mix(Dataset[list[Row]]):
@@ -331,7 +332,7 @@ class Mix(Dataset[list[Row]]):
     def __getitem__(self, index: int) -> list[Row]:
         rng = random.Random(f"{self.scenes.split} mix {index}")
         if index < self.first:
-            return self.lookups(rng, short=FIRST)
+            return self.lists(rng, short=FIRST)
         numbers = [(TYPED * index + i) % len(self.scenes) for i in range(TYPED)]
         seen = [(self.scenes.things(number), self.once(self.scenes, number)) for number in numbers]
         typed = []
@@ -342,9 +343,9 @@ class Mix(Dataset[list[Row]]):
         caption = self.row(rng.choice(DESCRIBE), world.in_order(things), picture=picture.picture)
         sounding = self.sounding(index, caption, rng)
         return [*typed, caption, *sounding, self.text(index, rng), self.strange(index, things, picture),
-                *self.lookups(rng, SHORT, LONG)]  # fmt: skip
+                *self.lists(rng, SHORT, LONG)]  # fmt: skip
 
-    def lookups(self, rng: random.Random, short: int, long: int = 0) -> list[Row]:
+    def lists(self, rng: random.Random, short: int, long: int = 0) -> list[Row]:
         """Short lists and whole descriptions, of two things or three, in each of which much is looked up.
 
         To be learned are the values only: what is looked up is chosen at random, and nobody can know it.
@@ -475,7 +476,7 @@ def job(place: Place, thaw: bool = False, anew: bool = True) -> Job:
                                      Scenes("validation", held, cache=cache), keep=keep)  # fmt: skip
         train = Mix(encode, Scenes("train", SCENES[place.preset], speech=False), settings.steps * settings.batch_size,
                     Scenes("train", aloud, cache=cache), Speech("train", aloud, cache=cache), keep,
-                    LISTS[place.preset])  # fmt: skip
+                    min(FIRST_STEPS, settings.steps // 8) * settings.batch_size)  # fmt: skip
         stage.validation = [held_out[i] for i in range(held)]
     else:
         rows = place.own("caption", "question", "speech")
