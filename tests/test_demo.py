@@ -25,6 +25,7 @@ pytest.importorskip("gradio", reason="the demo's page needs gradio: pip install 
 from test_ask import answering
 
 from tinyomni import demo
+from tinyomni.omni import Reply
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning",
@@ -53,6 +54,7 @@ def test_a_run_shows_text_as_it_comes_then_sound_pictures_and_shapes() -> None:
     shown = list(model.ask(Image.open(IMAGE), "What is it?", None, True, 0))
     assert [each.answer for each in shown] == ["Yes", "Yes.", "Yes.", "Yes.", "Yes."]
     assert shown[-2].sound is not None and shown[-2].sound[1].shape == (1280,) and not shown[-2].shapes
+    assert not any(each.noted for each in shown)
     last = shown[-1]
     assert "ViTTiny.forward" in last.shapes and "TalkerTiny.predict" in last.shapes and last.figure.width > 400
     with trace("free"):  # nothing is left running
@@ -72,6 +74,15 @@ def test_a_run_shows_text_as_it_comes_then_sound_pictures_and_shapes() -> None:
     with pytest.raises(ValueError, match="at least one frame"):
         list(model.transcribe((np.ones(20, dtype=np.float32), 16_000)))
     assert list(model.transcribe((np.ones(1600, dtype=np.float32), 16_000)))[-1].shapes
+
+
+def test_the_answer_stands_apart_from_what_was_written_before_it() -> None:
+    reply = Reply(answering(), torch.zeros(1, 1, 256), iter(()), spoken=True)
+    reply.text = "Where is the star? There is a big red star on the left. Where star left: On the left."
+    seen = "Where is the star? There is a big red star on the left. Where star left"
+    assert demo.apart(reply) == ("On the left.", seen)
+    reply.text = seen = "There is a big red star on the left."
+    assert demo.apart(reply) == (seen, "")
 
 
 # ---- in the browser -------------------------------------------------------------------------------------------------

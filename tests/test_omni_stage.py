@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tinyomni.data import lookups, strange, world
@@ -207,6 +208,12 @@ def test_every_row_of_an_item_is_true(tmp_path: Path) -> None:
         assert found == str(lookups.lookup(str(heard), answer.lower())) and not each.given
         return str(heard), answer.lower()
 
+    def in_it(wave: torch.Tensor, each: Row) -> bool:
+        """Whether the sound is this one, in a room: noise is left when it is taken away where it fits best."""
+        at = int(F.conv1d(each.sound[None, None], wave[None, None]).argmax())
+        rest = each.sound - F.pad(wave, (at, len(each.sound) - at - len(wave)))
+        return len(each.sound) > len(wave) and float(rest.std()) < 10**-2.2
+
     heard: list[str] = []
     for index in (0, 1, 2, 3, 21, 25):
         typed, (caption, sounding, text, odd, *many) = data[index][: omni.TYPED], data[index][omni.TYPED :]
@@ -224,12 +231,12 @@ def test_every_row_of_an_item_is_true(tmp_path: Path) -> None:
             things = asked.things(index // 2 % 2)
             question, answer = parted(sounding, things)
             assert sounding.prompt == [BOS] and world.heard(question) and (question, answer) in true_of(things)
-            assert torch.equal(sounding.sound, asked[index // 2 % 2].question_wave)
+            assert in_it(asked[index // 2 % 2].question_wave, sounding)
             assert torch.equal(sounding.picture, pixels(asked[index // 2 % 2].picture))
         else:
             utterance = speech[index // 2 % 3]
             heard.append(prompt)
-            assert torch.equal(sounding.sound, utterance.wave)
+            assert in_it(utterance.wave, sounding)
             both = prompt in omni.BOTH
             assert said == (f"{seen} {utterance.text}" if both else utterance.text)
             assert sounding.picture is (caption.picture if both else None) and (both or prompt in omni.REPEAT)

@@ -23,7 +23,7 @@ from tinyomni.data.speech import TALKER_VOICES, utter
 from tinyomni.talker import TalkerTiny, generate_batch, generate_codes, previous, voice_token
 from tinyomni.tokenizer import BPETokenizer
 from tinyomni.training import audio, codec, ears, talker
-from tinyomni.training.audio import AudioStage, needed_tokens, vary
+from tinyomni.training.audio import EDGE, AudioStage, in_a_room, needed_tokens, vary
 from tinyomni.training.codec import CodecStage, kmeans, principal, quantise, start
 from tinyomni.training.recipe import Place
 from tinyomni.training.talker import CodeBatch, TalkerStage, mishear, speech_loss
@@ -153,6 +153,28 @@ def test_another_throat_moves_bands_in_training_only() -> None:
     with torch.no_grad():
         assert not torch.equal(stage.train()(one)[0], stage(one)[0])
         assert torch.equal(stage.eval()(one)[0], stage(one)[0])
+
+
+def test_a_room_has_silence_before_and_behind_and_is_never_quiet() -> None:
+    wave = torch.linspace(0.5, 1, 800)
+    for seed in range(50):
+        recorded = in_a_room(wave, torch.Generator().manual_seed(seed))
+        before = int((recorded > 0.3).nonzero()[0])
+        behind = len(recorded) - before - 800
+        assert 0 <= before <= EDGE * 16_000 and 0 <= behind <= EDGE * 16_000
+        assert torch.equal(recorded, in_a_room(wave, torch.Generator().manual_seed(seed)))
+        noise = recorded - F.pad(wave, (before, behind))
+        assert 1e-5 * 0.9 < float(noise.std()) < 10**-3 * 1.1
+    assert not torch.equal(in_a_room(wave), in_a_room(wave))
+
+
+def test_the_ear_hears_rooms_in_training_only() -> None:
+    batch, stage = collate_speech([said("Hello."), said("Good night.")]), AudioStage(rooms=True)
+    with torch.no_grad():
+        tokens = stage.eval().log_probs(batch.wave, batch.samples)[1]
+        assert torch.equal(tokens, (batch.samples // 160 + 3) // 4)
+        in_rooms = [stage.train().log_probs(batch.wave, batch.samples)[1] for _ in range(3)]
+    assert all(bool((more >= tokens).all()) for more in in_rooms) and not torch.equal(in_rooms[0], in_rooms[1])
 
 
 def test_the_ear_learns_two_words_by_heart() -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from tinyomni.audio import CHARS
 from tinyomni.cli import main
-from tinyomni.data import speech, world
+from tinyomni.data import speech, strange, world
 from tinyomni.data.pictures import RGB, STEPS, picture
 from tinyomni.data.samples import Lines, Scenes, Speech, collate_scenes, collate_speech
 from tinyomni.data.sheet import contact_sheet
@@ -308,6 +308,9 @@ def test_a_quarter_of_the_speech_is_words_in_random_order() -> None:
     assert all(set(text.split()) <= known for text, in_order in texts if not in_order)
     assert not any(Speech("train", 50, order=False).text(i)[1] for i in range(50))
     assert all(Speech("train", 50, order=True).text(i)[1] for i in range(50))
+    bare = [text for text, _ in texts if text.lower().strip(".") in {*world.COLOURS, *world.NUMBERS, "yes", "no"}]
+    assert 0.05 < len(bare) / 4000 < 0.15 and sum(text in strange.ANSWERS for text, _ in texts) > 4000 * 0.02
+    assert not any(text in bare for text, _ in map(Speech("train", 500, order=True).text, range(500)))
     batch = collate_speech([said[0], said[1]])
     assert batch.wave.shape == (2, int(batch.samples.max())) and batch.texts[1] == texts[1][0]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from tinyomni.chat import doubts, spoken, with_pauses
 from tinyomni.data import pictures, world
 from tinyomni.files import SAMPLE_RATE, load_audio, load_speech
-from tinyomni.omni import DESCRIBE, Omni, Reply, Transcript
+from tinyomni.omni import DESCRIBE, NOTED, Omni, Reply, Transcript
 from tinyomni.tracing import trace
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -39,6 +39,7 @@ class Shown:
     """What the page shows; it fills up while the run goes on."""
 
     answer: str = ""
+    noted: str = ""  # what is written before the answer
     note: str = ""
     sound: tuple[int, np.ndarray] | None = None  # rate, 16-bit samples
     figure: Image.Image | None = None
@@ -62,6 +63,12 @@ def samples(recording: tuple[int, np.ndarray] | None) -> tuple[np.ndarray, int] 
         return None
     rate, wave = recording
     return (wave.T if wave.ndim == 2 else wave), rate
+
+
+def apart(pieces: Reply | Transcript) -> tuple[str, str]:
+    """The answer, and what stands before it: what was heard, seen and looked up."""
+    answer = pieces.answer if isinstance(pieces, Reply) else pieces.text
+    return answer, pieces.text.removesuffix(answer).removesuffix(NOTED).strip()
 
 
 class Model:
@@ -118,11 +125,12 @@ class Model:
     ) -> Shown:
         """Text piece by piece, then what is doubtful, then the sound, then the pictures."""
         for _ in pieces:
-            show(Shown(pieces.text))
-        now = Shown(pieces.text or "(nothing)", doubts(pieces))
+            show(Shown(*apart(pieces)))
+        answer, noted = apart(pieces)
+        now = Shown(answer or "(nothing)", noted, doubts(pieces))
         show(now)
         waves, codes = [], []
-        said = pieces.answer if isinstance(pieces, Reply) else ""
+        said = answer if isinstance(pieces, Reply) else ""
         if speak and said.strip():
             for code, sentence in spoken(self.omni, said, voice):
                 codes.append(code)
@@ -180,7 +188,7 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
     def shown(run: Callable[..., Iterator[Shown]], *given: Any) -> Iterator[list[Any]]:
         try:
             for each in run(*given):
-                yield [each.answer, each.note, each.sound, each.figure, each.shapes]
+                yield [each.answer, each.noted, each.note, each.sound, each.figure, each.shapes]
         except (ValueError, TypeError, IndexError, OSError) as error:
             raise wrong(str(error)) from error
 
@@ -230,6 +238,9 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
                     write_down = gr.Button("Write down the speech")
             with gr.Column():
                 answer = gr.Textbox(label="Answer", interactive=False, elem_id="answer")
+                noted = gr.Textbox(
+                    label="Written before it: heard, seen, looked up", interactive=False, elem_id="noted"
+                )
                 note = gr.Textbox(label="How certain", interactive=False, elem_id="note")
                 sound = gr.Audio(
                     label="Spoken answer", type="numpy", interactive=False, buttons=["download"], elem_id="sound"
@@ -240,7 +251,7 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
                 )  # fmt: skip
         with gr.Accordion("Shapes of this run", open=True):
             shapes = gr.HTML(elem_id="shapes")
-        out = [answer, note, sound, figure, shapes]
+        out = [answer, noted, note, sound, figure, shapes]
         one: dict[str, Any] = {
             "outputs": out, "show_progress_on": answer, "concurrency_id": "model", "concurrency_limit": 1,
             "api_visibility": "private",

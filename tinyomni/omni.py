@@ -149,7 +149,7 @@ class Omni(nn.Module):
         """The answer while it is written: an iterator of its pieces, which then knows how certain they were.
 
         It is asked as it was trained: the text part starts with BOS even where it is empty. A recording is taken as it
-        is; `load_speech` cuts off the silence around what is said, which the ear has not learned.
+        is; `load_speech` cuts off the silence around what is said, of which the ear has learned little.
 
         What is heard and seen is written down first, then what is looked up in it, and then the answer, in one go:
         `Reply.heard`, `seen`, `found` and `answer`. Raises what `embed` raises, and ValueError when

@@ -1,11 +1,12 @@
 """Look-ups: what a question asks of a description, as field, key and value.
 
     What colour is the star?   There is a big red star on the left and a small grey ring at the top. Colour star red
-    Where is the grey thing?   … Where grey at the top
+    Where is the grey thing?   … Where grey top
 
 The value stands right behind the key. So it can be found in one step of attention: from the key to the same word in the
 description, and from there to what stands beside it, as induction heads do (Olsson et al., 2022, arXiv:2209.11895).
-With the question alone before it, the word to look for has first to be carried to where the answer begins.
+With the question alone before it, the word to look for has first to be carried to where the answer begins. A value is
+one word: of a place, its last; *on the* left and *on the* right begin alike, and what is copied goes astray between.
 
 Texts in which much is looked up teach this faster than questions. They are short at first: two fields of each thing.
 
@@ -55,13 +56,14 @@ def lookup(question: str, answer: str) -> Lookup | None:
     if f"{first} {second}" not in WORDS or not words:
         return None
     key = " ".join(words) if first == "Is" else words[-1]
-    value = answer.lower().strip(".").removeprefix("an ").removeprefix("a ")
+    value = answer.lower().strip(".").split()[-1]
     return Lookup(WORDS[f"{first} {second}"], key, ABSENT if answer == strange.DO_NOT_KNOW else value)
 
 
 def listed(things: list[world.Thing], fields: set[str]) -> str:
-    """Those fields of each thing: `red on the left, grey at the top.`"""
-    return ", ".join(" ".join(getattr(thing, name) for name in FIELDS if name in fields) for thing in things) + "."
+    """Those fields of each thing, a word for each: `red left, grey top.`"""
+    words = [[getattr(thing, name).split()[-1] for name in FIELDS if name in fields] for thing in things]
+    return ", ".join(map(" ".join, words)) + "."
 
 
 def draw(things: list[world.Thing], rng: random.Random, short: bool) -> tuple[str, list[Lookup]]:
@@ -76,7 +78,7 @@ def draw(things: list[world.Thing], rng: random.Random, short: bool) -> tuple[st
 
     def known(question: str) -> bool:
         """Whether those fields are enough for the answer."""
-        each = lookup(question, "")
+        each = lookup(question, ABSENT)
         return each is not None and each.needs <= fields
 
     found: dict[Lookup, None] = {}  # in the order in which they were drawn

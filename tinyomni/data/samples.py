@@ -2,7 +2,7 @@
 
     Lines    one line of text                                          for the language model
     Scenes   a picture, what is said of it, a question and its answer, both also as speech; all of one scene
-    Speech   one utterance; a quarter of them words in random order    for the recogniser and the codec
+    Speech   one utterance: a line, a reply, or words in random order  for recogniser, codec and Talker
 
 They are plain `torch.utils.data.Dataset`s, so DataLoader workers and a DistributedSampler work. `collate_*` pads them
 to batches that carry their lengths.
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from tinyomni.data import world
+from tinyomni.data import strange, world
 from tinyomni.data.pictures import picture
 from tinyomni.data.speech import STEADY, VOICES, SpeechCache
 from tinyomni.data.world import SPLITS, Thing
@@ -28,6 +28,7 @@ from tinyomni.tokenizer import EOS, PAD
 
 Encode = Callable[[str], list[int]]
 WORDS_IN_RANDOM_ORDER = 0.25
+REPLIES = 0.2
 
 
 def check_size(name: str, split: str, size: int) -> None:
@@ -180,12 +181,21 @@ class Utterance:
     in_order: bool  # False: words in random order
 
 
+def reply(split: str, index: int, seed: int = 0) -> str:
+    """What the model has to say itself: bare answers, which are very short; descriptions; that it does not know."""
+    rng, things = random.Random(f"{seed} {split} reply {index}"), world.draw_scene(split, index, seed)
+    kind = rng.random()
+    if kind < 0.7:
+        return world.ask(things, rng)[1].capitalize()
+    return world.in_order(things) if kind < 0.85 else rng.choice(strange.ANSWERS)
+
+
 class Speech(Dataset[Utterance]):
-    """Utterances: three quarters lines of the world, a quarter words in random order.
+    """Utterances: a quarter words in random order, a fifth replies, the rest lines of the world.
 
     A recogniser that has only heard the grammar learns it by heart, and fails on the same words in another order. Every
-    figure of a recogniser is reported for both: `in_order` says which is which, `order` gives only one of them.
-    `steady` has all of them spoken at one rate and pitch, as the Talker learns to.
+    figure of a recogniser is reported for both: `in_order` says which is which; `order` gives only lines (True), or
+    only words in random order. `steady` has all of them spoken at one rate and pitch, as the Talker learns to.
     """
 
     def __init__(
@@ -208,12 +218,13 @@ class Speech(Dataset[Utterance]):
     def text(self, index: int) -> tuple[str, bool]:
         """What is said, and whether its words are in order; without saying it."""
         index = check_index("Speech", index, self.size)
-        rng = random.Random(f"{self.seed} {self.split} speech {index}")
-        in_order = rng.random() >= WORDS_IN_RANDOM_ORDER if self.order is None else self.order
-        if in_order:
-            spoken = world.heard if self.split == "train" else lambda line: True
-            return world.draw_line(self.split, index, self.seed, spoken), True
-        return world.shuffled_words(index, self.seed, self.split), False
+        kind = random.Random(f"{self.seed} {self.split} speech {index}").random()
+        if self.order is False or (self.order is None and kind < WORDS_IN_RANDOM_ORDER):
+            return world.shuffled_words(index, self.seed, self.split), False
+        if self.order is None and kind >= 1 - REPLIES:
+            return reply(self.split, index, self.seed), True
+        spoken = world.heard if self.split == "train" else lambda line: True
+        return world.draw_line(self.split, index, self.seed, spoken), True
 
     def __getitem__(self, index: int) -> Utterance:
         text, in_order = self.text(index)

@@ -45,7 +45,7 @@ from tinyomni.layers import init_weights
 from tinyomni.omni import NOTED, take_apart
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BOS, EOS, PAD, BPETokenizer
-from tinyomni.training.audio import AudioStage
+from tinyomni.training.audio import AudioStage, in_a_room
 from tinyomni.training.distributed import to_device
 from tinyomni.training.engine import Settings, Stage
 from tinyomni.training.measures import Rate, share
@@ -415,20 +415,20 @@ class Mix(Dataset[list[Row]]):
         """A record's row, out of memory where it is kept there."""
         found = self.kept.get((source, number))
         if found is None:
-            found = self.read(source[number])
+            found = self.read(source[number], torch.Generator().manual_seed(number))
             if self.keep is not None:
                 self.kept[source, number] = found = self.keep(found)
         return found
 
-    def read(self, record: Sample | Utterance) -> Row:
+    def read(self, record: Sample | Utterance, room: torch.Generator) -> Row:
         """Something said, to repeat; a question asked aloud about a picture; or a picture, to ask about."""
         if isinstance(record, Utterance):
-            return self.row("", record.text, sound=record.wave)
+            return self.row("", record.text, sound=in_a_room(record.wave, room))
         picture = pixels(record.picture)
         if record.question_wave is None:
             return Row([], [], picture=picture)
         answer = noted(world.in_order(record.things), record.question, record.answer)
-        return self.row("", f"{record.question} {answer}", picture=picture, sound=record.question_wave)
+        return self.row("", f"{record.question} {answer}", picture=picture, sound=in_a_room(record.question_wave, room))
 
 
 class OwnRows(Dataset[list[Row]]):

@@ -12,7 +12,6 @@ the codes that it hears are replaced by random ones: it learns to go on after a 
 Sources: Wang et al., VALL-E (2023); Bengio et al., Scheduled Sampling (2015) for the gap between the two.
 """
 
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tinyomni.audio import valid_positions
-from tinyomni.data import strange, world
 from tinyomni.data.samples import Speech, pad
 from tinyomni.data.speech import STEADY, TALKER_VOICES, SpeechCache
 from tinyomni.files import SAMPLE_RATE
@@ -38,10 +36,10 @@ from tinyomni.training.recipe import Job, Place
 
 SETTINGS = {
     "smoke": Settings(steps=4, batch_size=4, warmup=2, validate_freq=4),
-    "laptop": Settings(steps=2400, batch_size=32, lr=1e-3, warmup=100, validate_freq=200, checkpoint_freq=200),
+    "laptop": Settings(steps=3600, batch_size=32, lr=1e-3, warmup=100, validate_freq=200, checkpoint_freq=200),
     "gpu": Settings(steps=10_000, batch_size=64, lr=1e-3, warmup=300, validate_freq=1000),
 }
-UTTERANCES = {"smoke": 16, "laptop": 10_000, "gpu": 40_000}
+UTTERANCES = {"smoke": 16, "laptop": 20_000, "gpu": 40_000}
 WRONG = 0.1  # share of the codes heard that are replaced
 WITHOUT_TEXT = 0.1  # share of the batches in which the Talker gets no text: it babbles
 
@@ -52,14 +50,10 @@ Saying = tuple[Int[Tensor, "_"], Int[Tensor, "_ codebooks"]]  # a batch of them 
 
 
 class Sayings(Dataset[Saying]):
-    """Texts in the Talker's voices, as text ids and codes. `order=True`: only lines of the world.
-
-    Else a third of them is what it will have to say: bare answers, which are very short, descriptions, which are long,
-    and that it does not know.
-    """
+    """What `Speech` says, in the Talker's voices, as text ids and codes."""
 
     def __init__(self, place: Place, codec: CodecStage, split: str, size: int, order: bool | None = None) -> None:
-        self.texts, self.split, self.order = Speech(split, size, seed=1, order=order), split, order
+        self.texts = Speech(split, size, seed=1, order=order)
         self.codec, self.cache = codec.codec, SpeechCache(place.folder / "speech")
         self.encode = place.tokenizer().encode
         self.codes: dict[int, Tensor] = {}
@@ -69,14 +63,7 @@ class Sayings(Dataset[Saying]):
 
     def text(self, index: int) -> str:
         """What is said."""
-        rng = random.Random(f"{self.split} saying {index}")
-        kind = rng.random() if self.order is None else 1.0
-        if kind >= 0.33:
-            return self.texts.text(index)[0]
-        things = world.draw_scene(self.split, index)
-        if kind < 0.23:
-            return world.ask(things, rng)[1].capitalize()
-        return world.in_order(things) if kind < 0.28 else rng.choice(strange.ANSWERS)
+        return self.texts.text(index)[0]
 
     def wave(self, index: int) -> Float[Tensor, "samples"]:
         """How eSpeak says it."""
