@@ -382,6 +382,21 @@ def test_epochs_differ_seeds_differ_and_lengths_are_alike() -> None:
     assert max(spread) < 20
 
 
+def test_a_run_begins_with_what_another_has_learned(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    learned = run(tmp_path / "one", validate_freq=4)[1]
+    checkpoint.load_weights(learned, tmp_path / "one")
+    start = str(tmp_path / "one")
+    result, stage = run(tmp_path / "two", start=start, steps=1, lr=1e-12)
+    assert result.steps == 1 and losses(tmp_path / "two")[0] < losses(tmp_path / "one")[0]
+    torch.testing.assert_close(weights(stage), weights(learned))
+    # from the second command on it goes on with itself, and nothing else can be slipped under it
+    assert run(tmp_path / "two", start=start, steps=1, lr=1e-12)[0].steps == 1
+    with pytest.raises(ValueError, match=r"start .*one \(now None\)"):
+        run(tmp_path / "two", steps=1, lr=1e-12)
+    with pytest.raises(FileNotFoundError, match="Was this stage trained"):
+        run(tmp_path / "three", start=str(tmp_path / "nowhere"))
+
+
 def test_a_resumed_run_reads_only_what_is_left_and_workers_change_nothing(tmp_path: Path) -> None:
     run(tmp_path / "whole", steps=12)
     rows, settings = Rows(), short(checkpoint_freq=6)

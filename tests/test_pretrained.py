@@ -175,6 +175,17 @@ def test_a_run_becomes_one_model_and_that_a_run_again(
         assert words in card, words
 
 
+def test_what_a_run_started_from_counts_too(tmp_path: Path) -> None:
+    steps = {"one": 100, "two": 20, "three": 3}
+    for (name, count), start in zip(steps.items(), (None, "one", "two"), strict=True):
+        settings = {"steps": count, "start": start and str(tmp_path / start)}
+        result = dict.fromkeys(("steps", "seconds", "samples", "tokens", "skipped"), count) | {"settings": settings}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(result))
+    found = export.result_of(tmp_path / "three")
+    assert found["steps"] == found["samples"] == 123 and found["settings"] == {"steps": 3, "start": "120 steps"}
+
+
 def test_stages_that_were_not_trained_together_are_refused(runs: Place, tmp_path: Path) -> None:
     other = Place(tmp_path, "smoke")
     for name in export.PARTS:

@@ -94,6 +94,7 @@ class Settings:
     validate_freq: int = 250
     patience: int | None = None  # stop after so many validations without a better one
     workers: int = 0
+    start: str | None = None  # a run of the same stage: begin with its best weights
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_freq", "keep", "validate_freq", "max_skips"):
@@ -426,6 +427,8 @@ class Run:
         """Set everything to where the newest whole checkpoint was. The first process reads, the others get it sent."""
         found = self.world.from_first(self.find() if self.world.first else None)
         if found is None:
+            if self.settings.start is not None:
+                checkpoint.load_weights(self.stage, Path(self.settings.start))
             self.result = Result(stage=self.stage.name)
             return self.result
         tensors, facts = found

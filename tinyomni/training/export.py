@@ -121,7 +121,7 @@ def export(
     weights = {name: tensor[: omni.tokenizer.n_pieces] if name in pretrained.TABLES else tensor
                for name, tensor in {**omni.state_dict(), **teachers}.items()}  # fmt: skip
     omni.limits = limits(omni, n, str(place.folder / "speech"))
-    results = {name: json.loads((place.of(name) / "result.json").read_text(encoding="utf-8")) for name in PARTS}
+    results = {name: result_of(place.of(name)) for name in PARTS}
     made = {"preset": place.preset, "commit": commit or head(), "hardware": hardware or "not said",
             "date": datetime.now(UTC).date().isoformat(), "stages": results}  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +134,17 @@ def export(
     found = replace(found, figures=(*found.figures, *more_figures(Omni.from_pretrained(out), again, n)))
     (out.parent / CARD).write_text(card(out, found, made, omni.limits), encoding="utf-8")
     return found
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    """What a run did, together with what was done before in the run from whose weights it started."""
+    result: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    if (start := result["settings"].get("start")) is not None:
+        before = result_of(Path(start))
+        for name in ("steps", "seconds", "samples", "tokens", "skipped"):
+            result[name] += before[name]
+        result["settings"]["start"] = f"{before['steps']} steps"
+    return result
 
 
 def head() -> str:

@@ -45,7 +45,7 @@ class Place:
         """The settings of the preset, with what was changed by hand."""
         settings = presets[self.preset]
         kinds = {each.name: type(getattr(settings, each.name)) for each in dataclasses.fields(Settings)}
-        kinds["patience"] = int
+        kinds |= {"patience": int, "start": str}
         values: dict[str, Any] = {}
         for name, text in self.changes.items():
             if name not in kinds:
