@@ -124,7 +124,7 @@ def freeze(model: nn.Module, part: str):
 @freeze.use
 def _(answer, model, part):
     answer(model, part)
-    found = {}
+    found: dict[str, list[str]] = {}
     for when, mode in (("train", True), ("eval", False), ("again", True)):
         model.train(mode)
         found |= seen(model, when)

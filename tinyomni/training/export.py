@@ -237,7 +237,7 @@ CAN_NOT = """## What it can not do
 - It speaks in {voices} voices, both made from eSpeak NG. Sentences unlike those of its world come out garbled.
 - "Unsure" is no probability of being wrong. It says that the answer was less certain, by the mean log-probability of
   its tokens, than {low:.0%} of the right answers to validation questions were.
-- It can be confidently wrong: see the row "unsure: of wrong answers".
+- It can be confidently wrong: the row "unsure: of wrong answers" says how often it noticed, if there were any.
 """
 
 
