@@ -393,6 +393,12 @@ def test_a_run_begins_with_what_another_has_learned(tmp_path: Path, capfd: pytes
     assert run(tmp_path / "two", start=start, steps=1, lr=1e-12)[0].steps == 1
     with pytest.raises(ValueError, match=r"start .*one \(now None\)"):
         run(tmp_path / "two", steps=1, lr=1e-12)
+    other = Toy()
+    other.net[0] = nn.Linear(8, 16)
+    with pytest.raises(
+        ValueError, match=r"another model: 2 names or sizes differ.* net.0.bias: \(16,\) in a Toy, \(32,\)"
+    ):
+        run(tmp_path / "other", other, start=start)
     with pytest.raises(FileNotFoundError, match="Was this stage trained"):
         run(tmp_path / "three", start=str(tmp_path / "nowhere"))
 

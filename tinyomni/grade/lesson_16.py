@@ -76,7 +76,7 @@ for why, wrong in (
     kmeans_step.mutant(why, KMEANS)(functools.partial(moved, **wrong))
 
 
-@kmeans_step.mutant("the rows without a centre are lost: each row gets its centre, not each centre its rows", KMEANS)
+@kmeans_step.mutant("each row gets its centre: as many come out as there are rows, not as there are centres", KMEANS)
 def _(x, centres):
     return centres[torch.cdist(x, centres).argmin(dim=1)]
 

@@ -64,7 +64,7 @@ for why, wrong in (
     ("the token before is due: the shift goes the wrong way", {"after": -1}),
     ("the prompt is due too: the model learns to ask", {"first": lambda p: p * 0}),
     ("the first token of the answer is lost: it is due *at the last token of the prompt*", {"first": lambda p: p}),
-    ("the prompt's last token is due: the answer begins one later", {"first": lambda p: p - 2}),
+    ("the last token of the prompt is due as well: the answer begins right behind it", {"first": lambda p: p - 2}),
     ("EOS is never learned: the last token of the answer is left out", {"last": lambda n: n - 2}),
     ("padding is due: behind EOS something is learned as well", {"last": lambda n: n}),
     ("what is not due is 0, which is a token", {"fill": 0}),
@@ -188,11 +188,11 @@ def _(model, part):
 
 @freeze.mutant("the other part is frozen", FROZEN)
 def _(model, part):
-    right({"eye": "thinker", "thinker": "eye"}[part], model)
+    hold(model, {"eye": "thinker", "thinker": "eye"}[part])
     return model
 
 
-def right(part, model):
+def hold(model, part):
     """The part's own `train` does nothing any more."""
     frozen = getattr(model, part).requires_grad_(False).eval()
     frozen.train = lambda mode=True: frozen
@@ -200,7 +200,7 @@ def right(part, model):
 
 @freeze.right
 def _(model, part):
-    right(part, model)
+    hold(model, part)
     return model
 
 

@@ -210,10 +210,15 @@ def pack(stage: nn.Module, optimiser: torch.optim.Optimizer) -> Tensors:
 def restore_model(stage: nn.Module, tensors: Tensors) -> None:
     """The weights; names and shapes must be the stage's own."""
     weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    try:
-        stage.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"Checkpoint: it holds the weights of another model. {error}") from error
+    due = {name: tuple(each.shape) for name, each in stage.state_dict().items()}
+    came = {name: tuple(each.shape) for name, each in weights.items()}
+    if wrong := [name for name in sorted(due | came) if due.get(name) != came.get(name)]:
+        first = wrong[0]
+        raise ValueError(
+            f"Checkpoint: it holds the weights of another model: {len(wrong)} names or sizes differ. The first is "
+            f"{first}: {due.get(first, 'absent')} in a {type(stage).__name__}, {came.get(first, 'absent')} in the file."
+        )
+    stage.load_state_dict(weights)
 
 
 def restore_optimiser(stage: nn.Module, optimiser: torch.optim.Optimizer, tensors: Tensors) -> None:
