@@ -192,6 +192,35 @@ def test_phases_cache_lengths_and_folding() -> None:
     assert [r.phase for r in seen.steps if r.call == "Toy.forward"] == ["train", "", ""]
 
 
+@pytest.mark.parametrize(
+    ("calls", "rows"),
+    [
+        ("gdgdgd", "g3 d3 in turn"),
+        ("lgdgdgdl", "l1 g3 d3 in turn l1"),
+        ("gdgdg", "g2 d2 in turn g1"),  # a round that is not whole is no round
+        ("ggdggdggd", "g6 d3 in turn"),
+        ("ggdgd", "g2 d1 g1 d1"),  # not as often: an order that the counts could not tell
+        ("gggg", "g4"),
+        ("gdlgdlgdl", "g3 d3 l3 in turn"),
+        ("gdglgdgl", "g2 d2 g2 l2 in turn"),
+    ],
+)
+def test_what_comes_in_turn_is_folded_and_no_call_is_lost(calls: str, rows: str) -> None:
+    kinds: dict[str, Any] = {"g": lambda: grow(torch.zeros(3)), "d": lambda: decode(IDS, Cache()), "l": lambda: ends(
+        torch.zeros(2, 5, 4))}  # fmt: skip
+    with trace() as seen:
+        for kind in calls:
+            kinds[kind]()
+    folded = seen.rows()
+    found = [f"{row.last.call[0].replace('e', 'l')}{row.count}" for row in folded]
+    for place, row in enumerate(folded):
+        if row.in_turn > 1 and (place + 1 == len(folded) or folded[place + 1].in_turn == 1):
+            found[place] += " in turn"
+    assert " ".join(found) == rows
+    assert sorted(record.id for row in folded for record in row.records) == list(range(len(calls)))
+    assert str(seen).count("in turn") == rows.count("in turn") * max(row.in_turn for row in folded)
+
+
 def test_modules_without_annotations_are_recorded_and_it_is_said() -> None:
     plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with trace() as seen:

@@ -133,6 +133,7 @@ class Row:
 
     records: list[Record]
     below: list["Row"] = field(default_factory=list)
+    in_turn: int = 1  # how many rows, this one among them, came round and round: forward, sample, forward, sample, …
 
     @property
     def last(self) -> Record:
@@ -143,6 +144,11 @@ class Row:
     def count(self) -> int:
         """How many calls."""
         return len(self.records)
+
+    @property
+    def times(self) -> str:
+        """` ×4`; nothing for a single call."""
+        return (f" ×{self.count}" + " in turn" * (self.in_turn > 1)) if self.count > 1 else ""
 
     def values(self, which: str) -> str:
         """Inputs or outputs as text; a size that differs between the calls is shown as `1…300`."""
@@ -178,20 +184,34 @@ def tree(records: list[Record]) -> list[Row]:
     return top
 
 
-def fold(rows: list[Row]) -> list[Row]:
-    """Neighbours that make the same calls become one row with a count: layers, decode steps, frames."""
-    folded: list[Row] = []
-    shapes: list[tuple[Any, ...]] = []
-    for row in rows:
-        row = Row(row.records, fold(row.below))
-        alike = _alike(row)
-        if folded and shapes[-1] == alike:
-            folded[-1].records += row.records
-            folded[-1].below = row.below
-        else:
-            folded.append(row)
-            shapes.append(alike)
-    return folded
+LONGEST_TURN = 4
+"""Of so many rows at most it is noticed that they come in turn."""
+
+
+def fold(rows: list[Row], turns: bool = True) -> list[Row]:
+    """What repeats becomes one row with a count: layers, frames; with `turns` also rows that come in turn, as those of
+    a decode step do."""
+    kept = [(row, _alike(row)) for row in (Row(row.records, fold(row.below, turns)) for row in rows)]
+    for length in range(1, 1 + (LONGEST_TURN if turns else 1)):
+        # layers become one row whatever their number; in turn comes only what has the same counts, too
+        marks = [(alike, row.count if length > 1 else 1) for row, alike in kept]
+        folded: list[tuple[Row, Any]] = []
+        at = 0
+        while at < len(kept):
+            group, mark = kept[at : at + length], marks[at : at + length]
+            again = at + length
+            while marks[again : again + length] == mark and all(row.in_turn == 1 for row, _ in group):
+                again += length
+            if again == at + length:
+                group, again = group[:1], at + 1
+            for place, (row, _) in enumerate(group):
+                others = [other for other, _ in kept[at + place : again : len(group)]]
+                row.records = [record for other in others for record in other.records]
+                row.below, row.in_turn = others[-1].below, max(row.in_turn, len(group))
+            folded += group
+            at = again
+        kept = folded
+    return [row for row, _ in kept]
 
 
 def _alike(row: Row) -> tuple[Any, ...]:

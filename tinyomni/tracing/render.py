@@ -62,8 +62,7 @@ def _table(rows: list[Row], caption: str, depth: int) -> list[str]:
         status = "✔ ok" if record.ok else f'<span class="wrong">✘ {escape(record.status)}</span>'
         status += f" ({record.phase})" if record.phase else ""
         cells = [f"<td><code>{escape(row.values(which))}</code></td>" for which in ("inputs", "outputs")]
-        count = f" ×{row.count}" if row.count > 1 else ""
-        name = f'<code title="{escape(where, quote=True)}">{escape(record.call)}</code>{count}'
+        name = f'<code title="{escape(where, quote=True)}">{escape(record.call)}</code>{row.times}'
         lines.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}<td>{status}</td></tr>')
         inside = _inside(row, depth)
         if inside:
@@ -110,7 +109,7 @@ class Box:
         record = row.last
         name = record.title if record.declared else " ".join(part for part in (record.call, record.path) if part)
         self.lines = [
-            name + (f" ×{row.count}" if row.count > 1 else ""),
+            name + row.times,
             *([] if record.ok else [f"✘ {record.status}"]),
         ]
         self.shapes = [text for text in dict.fromkeys(map(str, (v for v in record.outputs if v.dtype)))]
@@ -138,7 +137,7 @@ class Box:
 
 def flow(trace: "Trace") -> str:
     """The outermost calls from top to bottom; on the arrows, what shape goes from one to the next."""
-    rows = fold(tree(trace.steps))
+    rows = fold(tree(trace.steps), turns=False)  # an arrow has one direction
     boxes = [Box(row) for row in rows]
     if not boxes:
         raise ValueError(f"{trace.title}: nothing was traced, so there is nothing to draw")

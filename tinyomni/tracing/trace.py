@@ -496,7 +496,7 @@ class Trace:
         above: dict[int, str] = {}
         cells = [
             (
-                "  " * depth + row.last.call + (f" ×{row.count}" if row.count > 1 else ""),
+                "  " * depth + row.last.call + row.times,
                 row.last.path if row.count == 1 else "",
                 row.values("inputs"),
                 row.values("outputs"),
