@@ -216,7 +216,7 @@ def test_every_row_of_an_item_is_true(tmp_path: Path) -> None:
 
     heard: list[str] = []
     for index in (0, 1, 2, 3, 21, 25):
-        typed, (caption, sounding, text, odd, *many) = data[index][: omni.TYPED], data[index][omni.TYPED :]
+        typed, (caption, aloud, said_again, text, odd, *many) = data[index][: omni.TYPED], data[index][omni.TYPED :]
         assert len(many) == omni.SHORT + omni.LONG
         for number, each in enumerate(typed, omni.TYPED * index):
             shown = scenes.things(number % 12)
@@ -226,20 +226,21 @@ def test_every_row_of_an_item_is_true(tmp_path: Path) -> None:
         places = [seen.index(place) for place in world.PLACES if place in seen]
         assert places == sorted(places) and len(places) == len(things) and caption.picture is typed[0].picture
         assert all(str(thing) in seen for thing in things) and TOKENIZER.decode(caption.prompt) in omni.DESCRIBE
-        said, prompt = TOKENIZER.decode(sounding.answer), TOKENIZER.decode(sounding.prompt)
-        if index % 2 == 0:
-            things = asked.things(index // 2 % 2)
-            question, answer = parted(sounding, things)
-            assert sounding.prompt == [BOS] and world.heard(question) and (question, answer) in true_of(things)
-            assert in_it(asked[index // 2 % 2].question_wave, sounding)
-            assert torch.equal(sounding.picture, pixels(asked[index // 2 % 2].picture))
-        else:
-            utterance = speech[index // 2 % 3]
-            heard.append(prompt)
-            assert in_it(utterance.wave, sounding)
-            both = prompt in omni.BOTH
-            assert said == (f"{seen} {utterance.text}" if both else utterance.text)
-            assert sounding.picture is (caption.picture if both else None) and (both or prompt in omni.REPEAT)
+        things = asked.things(index % 2)
+        question, answer = parted(aloud, things)
+        assert aloud.prompt == [BOS] and world.heard(question) and (question, answer) in true_of(things)
+        assert in_it(asked[index % 2].question_wave, aloud)
+        assert torch.equal(aloud.picture, pixels(asked[index % 2].picture))
+        said, prompt, utterance = (
+            TOKENIZER.decode(said_again.answer),
+            TOKENIZER.decode(said_again.prompt),
+            speech[index % 3],
+        )
+        heard.append(prompt)
+        assert in_it(utterance.wave, said_again)
+        both = prompt in omni.BOTH
+        assert said == (f"{seen} {utterance.text}" if both else utterance.text)
+        assert said_again.picture is (caption.picture if both else None) and (both or prompt in omni.REPEAT)
         assert text.picture is None and text.sound is None and text.prompt[0] == BOS and text.answer[-1] == EOS
         answer = take_apart(TOKENIZER.decode(odd.answer), spoken=False).answer
         assert answer in (strange.DO_NOT_KNOW, strange.SEE_NOTHING, strange.HEARD_NOTHING)

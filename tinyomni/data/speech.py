@@ -26,7 +26,10 @@ from torch import Tensor
 
 from tinyomni.files import SAMPLE_RATE, change_rate
 
-VOICES = ("en-us", "en-us+f3", "en-us+m3", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan")
+VOICES = (
+    "en-us", "en-us+f3", "en-us+m3",
+    "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029",
+)  # fmt: skip
 HELD_OUT_VOICE = "en-us-nyc"
 """Nobody trains on it."""
 TALKER_VOICES = VOICES[:2]

@@ -56,11 +56,11 @@ from tinyomni.vision import ViTTiny
 
 SETTINGS = {
     "smoke": Settings(steps=3, batch_size=2, warmup=1, validate_freq=3),
-    "laptop": Settings(steps=2400, batch_size=4, lr=1e-3, warmup=60, validate_freq=200, checkpoint_freq=200),
+    "laptop": Settings(steps=2200, batch_size=4, lr=1e-3, warmup=60, validate_freq=200, checkpoint_freq=200),
     "gpu": Settings(steps=8000, batch_size=32, lr=1e-3, warmup=200, validate_freq=500, workers=12),
 }
 SCENES = {"smoke": 32, "laptop": 12_000, "gpu": 200_000}  # to look at
-SPOKEN = {"smoke": 8, "laptop": 3_000, "gpu": 100_000}  # questions that are asked aloud, and utterances to repeat
+SPOKEN = {"smoke": 8, "laptop": 6_000, "gpu": 100_000}  # questions that are asked aloud, and utterances to repeat
 HELD_OUT = {"smoke": 2, "laptop": 32, "gpu": 128}  # items of Mix
 DESCRIBE = ("Describe the image.", "What do you see in this image?", "What do you see?")
 REPEAT = ("", "What was said?", "What did you hear?", "Repeat what you heard.")
@@ -296,9 +296,9 @@ def noted(seen: str, question: str, answer: str) -> str:
 
 
 class Mix(Dataset[list[Row]]):
-    """Typed questions, each about a picture of its own; a caption; a spoken question or something to repeat, in turn;
-    text alone; something that lies outside the closed world (`data/strange.py`); and texts in which much is looked up.
-    The `first` items are lists to look up in, and nothing else.
+    """Typed questions, each about a picture of its own; a caption; a spoken question; something to repeat; text alone;
+    something that lies outside the closed world (`data/strange.py`); and texts in which much is looked up. The `first`
+    items are lists to look up in, and nothing else.
 
     Questions about one picture teach little more than one of them does. Measured once, with an earlier eye, on 19,000
     typed questions: with eight about each picture 60% of some 700 held-out ones were answered right, with one 67%.
@@ -368,18 +368,15 @@ class Mix(Dataset[list[Row]]):
         return rows
 
     def sounding(self, index: int, caption: Row, rng: random.Random) -> list[Row]:
-        """A spoken question, or something to repeat; some of those beside a picture that is to be described."""
-        sources = [source for source in (self.asked, self.speech) if source is not None]
-        if not sources:
-            return []
-        source = sources[index % len(sources)]
-        row = self.once(source, index // len(sources) % len(source))
-        if row.picture is not None:
-            return [row]
+        """A spoken question, and something to repeat, at times beside a picture that is to be described."""
+        rows = [] if self.asked is None else [self.once(self.asked, index % len(self.asked))]
+        if self.speech is None:
+            return rows
+        row = self.once(self.speech, index % len(self.speech))
         if rng.random() < 0.2:
             both = replace(caption, prompt=[BOS, *self.encode(rng.choice(BOTH))])
-            return [replace(both, answer=[*caption.answer[:-1], *row.answer], sound=row.sound)]
-        return [replace(row, prompt=[BOS, *self.encode(rng.choice(REPEAT))])]
+            return [*rows, replace(both, answer=[*caption.answer[:-1], *row.answer], sound=row.sound)]
+        return [*rows, replace(row, prompt=[BOS, *self.encode(rng.choice(REPEAT))])]
 
     def text(self, index: int, rng: random.Random) -> Row:
         """Text alone: a line, or one that is replied to. To a question about a picture the answer is not to guess."""
