@@ -70,6 +70,9 @@ def test_the_measures_run_and_count(place: Place, monkeypatch: pytest.MonkeyPatc
     rates = talker.measure(place, spoken)
     assert all(rate.n == 3 for rate in (*heard.values(), *trips.values(), *rates.values()))
     assert [len(wave) for wave in spoken.waves] == [1280 * frames for frames in spoken.frames]
+    words = talker.speak(place, 3, order=False)
+    assert all(text.islower() for text in words.texts) and not any(text.islower() for text in spoken.texts)
+    assert talker.measure(place, words, order=False)["its codec"].wholes == tuple(map(len, words.texts))
     took = talker.real_time(place, 2)
     assert took.n == 2 and min(took.parts) > 0 and set(took.wholes) == {12 * 0.08}
     facts = codec.describe(place, 3)

@@ -307,6 +307,8 @@ def test_a_quarter_of_the_speech_is_words_in_random_order() -> None:
     known = {word.lower() for word in world.vocabulary()}
     assert all(set(text.split()) <= known for text, in_order in texts if not in_order)
     assert not any(Speech("train", 50, order=False).text(i)[1] for i in range(50))
+    half = Speech("train", 2000, shuffled=0.5)
+    assert abs(sum(half.text(i)[1] for i in range(2000)) / 2000 - 0.5) < 0.05
     assert all(Speech("train", 50, order=True).text(i)[1] for i in range(50))
     bare = [text for text, _ in texts if text.lower().strip(".") in {*world.COLOURS, *world.NUMBERS, "yes", "no"}]
     assert 0.05 < len(bare) / 4000 < 0.15 and sum(text in strange.ANSWERS for text, _ in texts) > 4000 * 0.02

@@ -191,7 +191,7 @@ def reply(split: str, index: int, seed: int = 0) -> str:
 
 
 class Speech(Dataset[Utterance]):
-    """Utterances: a quarter words in random order, a fifth replies, the rest lines of the world.
+    """Utterances: a quarter (`shuffled`) words in random order, a fifth replies, the rest lines of the world.
 
     A recogniser that has only heard the grammar learns it by heart, and fails on the same words in another order. Every
     figure of a recogniser is reported for both: `in_order` says which is which; `order` gives only lines (True), or
@@ -207,9 +207,11 @@ class Speech(Dataset[Utterance]):
         voices: Sequence[str] = VOICES,
         steady: bool = False,
         cache: str | None = None,
+        shuffled: float = WORDS_IN_RANDOM_ORDER,
     ) -> None:
         check_size("Speech", split, size)
         self.split, self.size, self.seed, self.order, self.steady = split, size, seed, order, steady
+        self.shuffled = shuffled
         self.voices, self.cache = tuple(voices), SpeechCache(cache)
 
     def __len__(self) -> int:
@@ -219,7 +221,7 @@ class Speech(Dataset[Utterance]):
         """What is said, and whether its words are in order; without saying it."""
         index = check_index("Speech", index, self.size)
         kind = random.Random(f"{self.seed} {self.split} speech {index}").random()
-        if self.order is False or (self.order is None and kind < WORDS_IN_RANDOM_ORDER):
+        if self.order is False or (self.order is None and kind < self.shuffled):
             return world.shuffled_words(index, self.seed, self.split), False
         if self.order is None and kind >= 1 - REPLIES:
             return reply(self.split, index, self.seed), True

@@ -139,10 +139,11 @@ def speech_codec(place: Place, n: int) -> Iterator[Figure]:
 
 def voice(place: Place, n: int) -> Iterator[Figure]:
     """Text → codes → sound → our ear, and where it ends. Without the Talker its codec's codes are the ceiling."""
-    spoken = talker.speak(place, n)
-    rates = talker.measure(place, spoken)
-    yield figure("voice: characters wrong", rates["talker"], place.preset, rates["texts exchanged"])
-    yield figure("voice: the same by its codec alone", rates["its codec"], place.preset)
+    for what, order in ((", shuffled words", False), ("", True)):
+        spoken = talker.speak(place, n, order=order)
+        rates = talker.measure(place, spoken, order)
+        yield figure(f"voice: characters wrong{what}", rates["talker"], place.preset, rates["texts exchanged"])
+        yield figure(f"voice: the same by its codec alone{what}", rates["its codec"], place.preset)
     yield figure("voice: ends within 20%", share(spoken.right_length), place.preset)
     yield figure("voice: seconds of work for one of speech", talker.real_time(place), place.preset)
 

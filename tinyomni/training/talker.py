@@ -41,6 +41,7 @@ SETTINGS = {
 }
 UTTERANCES = {"smoke": 16, "laptop": 20_000, "gpu": 40_000}
 WRONG = 0.1  # share of the codes heard that are replaced
+SHUFFLED = 0.5  # share of texts with words in random order: who knows lines by heart drops a word that is not due there
 WITHOUT_TEXT = 0.1  # share of the batches in which the Talker gets no text: it babbles
 
 Saying = tuple[Int[Tensor, "_"], Int[Tensor, "_ codebooks"]]  # a batch of them has many lengths
@@ -53,7 +54,7 @@ class Sayings(Dataset[Saying]):
     """What `Speech` says, in the Talker's voices, as text ids and codes."""
 
     def __init__(self, place: Place, codec: CodecStage, split: str, size: int, order: bool | None = None) -> None:
-        self.texts = Speech(split, size, seed=1, order=order)
+        self.texts = Speech(split, size, seed=1, order=order, shuffled=SHUFFLED)
         self.codec, self.cache = codec.codec, SpeechCache(place.folder / "speech")
         self.encode = place.tokenizer().encode
         self.codes: dict[int, Tensor] = {}
@@ -194,10 +195,10 @@ class Spoken:
 
 
 @torch.no_grad()
-def speak(place: Place, n: int = 300, batch_size: int = 32) -> Spoken:
-    """Let the Talker say `n` lines of the test split, its voices in turn."""
+def speak(place: Place, n: int = 300, batch_size: int = 32, order: bool = True) -> Spoken:
+    """Let the Talker, its voices in turn, say `n` lines of the test split, or with `order=False` words at random."""
     codec, talker = place.trained(CodecStage()), place.trained(TalkerStage()).talker
-    sayings = Sayings(place, codec, "test", n, order=True)
+    sayings = Sayings(place, codec, "test", n, order)
     waves: list[Tensor] = []
     frames: list[int] = []
     for at in range(0, n, batch_size):
@@ -224,10 +225,10 @@ def real_time(place: Place, n: int = 20) -> Rate:
     return Rate(tuple(work[1:]), tuple(speech[1:]))  # the first call prepares much that stays
 
 
-def measure(place: Place, spoken: Spoken) -> dict[str, Rate]:
+def measure(place: Place, spoken: Spoken, order: bool = True) -> dict[str, Rate]:
     """Text → speech → recogniser: the character error rate; beside it that of the recordings' codes, the ceiling."""
     ear, codec = place.trained(AudioStage()), place.trained(CodecStage())
-    sayings = Sayings(place, codec, "test", len(spoken.texts), order=True)
+    sayings = Sayings(place, codec, "test", len(spoken.texts), order)
     with torch.no_grad():
         ceiling = [codec.codec.decode(sayings[index][1][None])[0] for index in range(len(sayings))]
     heard = ear.transcribe(spoken.waves)
