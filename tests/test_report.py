@@ -61,7 +61,8 @@ def test_the_report_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["report", str(tmp_path), "--n", "40", "--only", "text", *files]) == 1
     assert "✘ text: loss above the grammar's" in capsys.readouterr().out
     found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    (line,) = found["figures"]
+    line, unknowing = found["figures"]
+    assert unknowing["value"] < line["value"] and unknowing["limit"] is None
     assert line["value"] > line["control"] > 1 > line["limit"] and found["costs"]["thinker"]["steps"] == 3
     assert (tmp_path / "report.png").stat().st_size > 5000
     assert main(["report", str(tmp_path), "--n", "40", "--only", "ear"]) == 1

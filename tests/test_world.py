@@ -73,6 +73,11 @@ def test_such_a_reader_gives_all_lines_together_a_probability_of_one() -> None:
     one = next(text for text in allowed if text in world.surprise("test"))
     assert math.isclose(math.exp(-world.surprise("test")[one]), weight / len(allowed))
     assert 0.03 < p["test"] + p["validation"] < 0.15 and 0.03 < p["compositional"] < 0.15
+    # who takes all combinations for possible gives each line what it has in the whole grammar
+    unknowing = {line: nats for split in SPLITS for line, nats in world.surprise(split, exceptions=False).items()}
+    assert math.isclose(sum(math.exp(-nats) for nats in unknowing.values()), 1)
+    assert len(unknowing) == sum(len(family) for _, family in world.language().values())
+    assert math.isclose(math.exp(-unknowing[one]), weight / len(lines))
 
 
 def test_all_text_can_be_written_by_the_ear_and_read_by_the_tokenizer() -> None:

@@ -359,18 +359,20 @@ def entropy(split: str = "train") -> float:
 
 
 @functools.cache
-def surprise(split: str) -> dict[str, float]:
+def surprise(split: str, exceptions: bool = True) -> dict[str, float]:
     """-ln p of every line of a split, for a reader who knows all that can be known of it.
 
     Of `train` that is the split itself: its lines, no others. Nobody can know which lines were kept for `validation`
     and `test`: who knows the grammar, and which combinations are held out, gives each of them what it gives any other
-    line. `compositional` lines are a surprise to everyone: they count as what they are in the whole grammar.
+    line. `compositional` lines are a surprise to everyone: they count as what they are in the whole grammar. So does
+    every line for a reader without `exceptions`, who takes all combinations for possible.
     """
     found: dict[str, float] = {}
     for name, (kept_weight, lines) in lines_of(split).items():
         weight, every = language()[name]
         allowed = [text for text, pairs in every if HELD_OUT.isdisjoint(pairs)]
-        nats = {"train": math.log(len(lines) / kept_weight), "compositional": math.log(len(every) / weight)}
+        whole = math.log(len(every) / weight)
+        nats = {"train": math.log(len(lines) / kept_weight), "compositional": whole} if exceptions else {split: whole}
         found |= dict.fromkeys(lines, nats.get(split, math.log(max(1, len(allowed)) / weight)))
     return found
 
