@@ -301,7 +301,7 @@ def talking(commands: Any) -> list[argparse.ArgumentParser]:
     out = commands.add_parser("export", help="make one weights file and a model card of a trained run")
     out.add_argument("folder", metavar="RUNS", help="such as runs/laptop, with vision, audio, codec, talker and omni")
     out.add_argument("-o", "--out", metavar="FILE", help="default: where the package keeps its weights")
-    out.add_argument("--preset", choices=["laptop", "gpu", "smoke"], default="gpu", help="what it was trained with")
+    out.add_argument("--preset", choices=["laptop", "gpu", "smoke"], default="laptop", help="what it was trained with")
     out.add_argument("--report", metavar="FILE", help="figures of these weights, by `tinyomni report --json`")
     out.add_argument("--n", type=int, default=300, help="samples for each figure (default 300)")
     out.add_argument("--hardware", default="", help="for the card: what it was trained on")

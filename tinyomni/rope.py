@@ -3,7 +3,7 @@
 A head of width 64 is read as 32 pairs. Pair p of the token at position t is turned by t · θ^(-2p/64). The dot product
 of a query and a key then depends on how far apart they are, never on where they are.
 
-Source: Su et al., RoFormer (2021), https://arxiv.org/abs/2104.09864, section 3.4. The pairs are (p, p + 32), as in
+Source: Su et al., RoFormer (2021), https://arxiv.org/abs/2104.09864, section 3. The pairs are (p, p + 32), as in
 GPT-NeoX and Llama, not (2p, 2p + 1).
 """
 

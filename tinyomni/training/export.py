@@ -275,7 +275,8 @@ def card(out: Path, found: Report, made: dict[str, Any], limits: dict[str, float
         "## What it reaches",
         "",
         "Measured from this file, on the test split. A control knows nothing of the matter; a limit is what the preset "
-        f"`{found.preset}` has to reach. `tinyomni report --weights` measures it again.",
+        f"`{found.preset}` has to reach. `tinyomni report --weights` measures again all rows but *conversation*, "
+        "*outside* and *unsure*.",
         "",
         "| figure | reached | 95% | limit | control | n |",
         "|---|--:|---|---|--:|--:|",
