@@ -63,8 +63,8 @@ def doubts(found: Reply | Transcript) -> str:
         return ""
     kind = "ear" if isinstance(found, Transcript) else "heard" if found.spoken else "read"
     return (
-        f"(not sure of this: certainty {found.certainty:.2f}; right {NAMES[kind]} hardly ever fall below "
-        f"{found.omni.limits[kind]:.2f})"
+        f"(not sure of this: certainty {found.certainty:.3f}; right {NAMES[kind]} hardly ever fall below "
+        f"{found.omni.limits[kind]:.3f})"
     )
 
 
