@@ -229,7 +229,7 @@ def test_trace_shows_that_very_run(capsys: pytest.CaptureFixture[str], weights: 
         (["ask", "What?", "--speak", "out.mp3"], "Writing the sound: out.mp3 should end in .wav"),
         (["speak", "Yes.", "-o", "nowhere/out.wav"], "Writing the sound: there is no folder nowhere"),
         (["speak", "Yes.", "--weights", "nowhere"], "Omni.from_pretrained: there is no file nowhere"),
-        (["export", "nowhere"], "there is no folder nowhere. First: tinyomni train all"),
+        (["export", "nowhere"], "there is no folder nowhere. First: tinyomni train all --preset laptop"),
     ],
 )
 def test_bad_input_names_the_step_and_the_fix(

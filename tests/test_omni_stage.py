@@ -231,11 +231,8 @@ def test_every_row_of_an_item_is_true(tmp_path: Path) -> None:
         assert aloud.prompt == [BOS] and world.heard(question) and (question, answer) in true_of(things)
         assert in_it(asked[index % 2].question_wave, aloud)
         assert torch.equal(aloud.picture, pixels(asked[index % 2].picture))
-        said, prompt, utterance = (
-            TOKENIZER.decode(said_again.answer),
-            TOKENIZER.decode(said_again.prompt),
-            speech[index % 3],
-        )
+        said, prompt = TOKENIZER.decode(said_again.answer), TOKENIZER.decode(said_again.prompt)
+        utterance = speech[index % 3]
         heard.append(prompt)
         assert in_it(utterance.wave, said_again)
         both = prompt in omni.BOTH

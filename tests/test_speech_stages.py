@@ -70,6 +70,8 @@ def test_the_measures_run_and_count(place: Place, monkeypatch: pytest.MonkeyPatc
     rates = talker.measure(place, spoken)
     assert all(rate.n == 3 for rate in (*heard.values(), *trips.values(), *rates.values()))
     assert [len(wave) for wave in spoken.waves] == [1280 * frames for frames in spoken.frames]
+    mix = talker.Sayings(place, place.trained(codec.CodecStage()), "train", 400)
+    assert 0.4 < sum(mix.text(index).islower() for index in range(400)) / 400 < 0.6  # half is words in random order
     words = talker.speak(place, 3, order=False)
     assert all(text.islower() for text in words.texts) and not any(text.islower() for text in spoken.texts)
     assert talker.measure(place, words, order=False)["its codec"].wholes == tuple(map(len, words.texts))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tinyomni import finite_checks
 from tinyomni.tracing import Trace, step, tokens, trace
 from tinyomni.tracing.checks import checked
+from tinyomni.tracing.render import flow
 
 
 class Toy(nn.Module):
@@ -218,6 +219,7 @@ def test_what_comes_in_turn_is_folded_and_no_call_is_lost(calls: str, rows: str)
             found[place] += " in turn"
     assert " ".join(found) == rows
     assert sorted(record.id for row in folded for record in row.records) == list(range(len(calls)))
+    assert "in turn" not in flow(seen)  # its arrows have one direction
     assert str(seen).count("in turn") == rows.count("in turn") * max(row.in_turn for row in folded)
 
 
