@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
@@ -61,6 +62,37 @@ def test_masked_keys_change_nothing_and_a_row_without_keys_is_no_nan(causal: boo
     torch.testing.assert_close(
         attend(q, k, v, causal=causal, mask=mask), attention(q, k, v, causal=causal, mask=mask)[0]
     )
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_learning_in_bf16_on_a_cpu_takes_the_readable_way(
+    causal: bool, mask: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    fine = [torch.randn(B, H, T, D, generator=random).requires_grad_() for _ in "qkv"]
+    seen = (torch.arange(T) < torch.tensor([[T], [T - 2]]))[:, None, None] if mask else None
+    fused = F.scaled_dot_product_attention
+
+    def gradients() -> list[Tensor]:
+        half = [x.detach().bfloat16().requires_grad_() for x in fine]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            # as RoPE leaves them: queries and keys in fp32, values in bf16
+            out = attend(half[0].float(), half[1].float(), half[2], causal=causal, mask=seen)
+        assert out.dtype == torch.bfloat16
+        return [out, *torch.autograd.grad(out.float().square().sum(), half)]
+
+    calls: list[int] = []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k))
+    out = attend(*fine, causal=causal, mask=seen)
+    want = [out, *torch.autograd.grad(out.square().sum(), fine)]
+    assert calls == [1]
+    for ours, due in zip(gradients(), want, strict=True):
+        assert float(((ours.float() - due).norm() / due.norm()).detach()) < 0.02
+    assert calls == [1]
+    with torch.no_grad():
+        attend(*(x.bfloat16() for x in fine), causal=causal, mask=seen)
+    assert calls == [1, 1]
 
 
 def test_rope_is_llamas_and_depends_on_the_distance_only() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from test_engine import Rows, Toy, losses, short, stack, weights
+from test_engine import Blocks, Rows, Toy, losses, short, stack, weights
 from torch import Tensor, nn
 
 from tinyomni.training import checkpoint, distributed
@@ -57,6 +57,7 @@ def both(folder: Path) -> None:
     run(folder / "plain", Toy(), validate_freq=4, **HALVES)
     run(folder / "bad", Toy(BAD), steps=8)
     run(folder / "sometimes", Sometimes())
+    run(folder / "muon", Blocks(), optimiser="muon")
     own = torch.full((3,), float(dist.get_rank()))
     distributed.same_everywhere(own)
     (folder / f"same {dist.get_rank()}").write_text(str(own.tolist()))
@@ -75,6 +76,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     run(one / "plain", Toy(), validate_freq=4, **HALVES)
     run(one / "bad", Toy(BAD), steps=8)
     run(one / "sometimes", Sometimes())
+    run(one / "muon", Blocks(), optimiser="muon")
     run(one / "from one", Toy(), **HALVES)
     halfway(one / "from one", two / "from one")
     script = two / "script.py"
@@ -94,7 +96,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     return one, two, found.stderr
 
 
-@pytest.mark.parametrize("name", ["plain", "bad", "sometimes", "from one"])
+@pytest.mark.parametrize("name", ["plain", "bad", "sometimes", "muon", "from one"])
 def test_two_processes_give_the_curve_of_one(name: str, folders: tuple[Path, Path, str]) -> None:
     one, two, _ = folders
     assert len(losses(one / name)) == (5 if name == "bad" else 12)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from tinyomni.config import ThinkerConfig
+from tinyomni.layers import DecoderBlock
 from tinyomni.thinker import ThinkerLM
 from tinyomni.training import amp, checkpoint, distributed, engine
 from tinyomni.training.curves import read
@@ -86,8 +87,20 @@ class Toy(Stage):
         return {"loss": float(self(batch)[0]), "noise": float(torch.rand(()))}
 
 
+class Blocks(Toy):
+    """The same with a transformer block inside, whose matrices Muon can learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            block = DecoderBlock(8, 2, 16, positions=4)
+            self.net = nn.Sequential(nn.Linear(8, 32), nn.Unflatten(1, (4, 8)), block, nn.Flatten(), nn.Linear(32, 3))
+
+
 def short(**more: Any) -> Settings:
-    return Settings(**{"steps": 12, "batch_size": 32, "lr": 1e-2, "warmup": 3, "validate_freq": 100, **more})
+    some = {"steps": 12, "batch_size": 32, "lr": 1e-2, "warmup": 3, "validate_freq": 100, "precision": "fp32"}
+    return Settings(**{**some, **more})
 
 
 def run(folder: Path, stage: Stage | None = None, **more: Any) -> tuple[Result, Stage]:
@@ -230,6 +243,72 @@ def test_only_matrices_decay_and_only_what_is_not_frozen_is_learned() -> None:
     for name, parameter in stage.named_parameters():
         want = None if name.startswith("frozen") else 0.1 if name.endswith("weight") else 0.0
         assert decays.get(id(parameter)) == want, name
+
+
+def stepped(stage: nn.Module, optimisers: list[torch.optim.Optimizer], inside: set[str]) -> dict[str, Tensor]:
+    """Weights after 5 steps along gradients that are made up, each with a few strong directions."""
+    random = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        for name, parameter in stage.named_parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=random)
+            if name in inside:
+                parameter.grad *= torch.logspace(0, -2, parameter.shape[1])
+        for optimiser in optimisers:
+            optimiser.step()
+    return {name: parameter.detach().clone() for name, parameter in stage.named_parameters()}
+
+
+def test_muon_is_torchs_muon_inside_the_blocks_and_torchs_adamw_elsewhere() -> None:
+    blocks = [Blocks(), Blocks()]
+    inside = {name for name, p in blocks[0].named_parameters() if name.startswith("net.2.") and p.ndim == 2}
+    assert len(inside) == 7
+    ours = stepped(blocks[0], [engine.Muon(blocks[0], short())], inside)
+    by_name = dict(blocks[1].named_parameters())
+    muon = torch.optim.Muon([by_name[name] for name in inside], lr=1e-2, weight_decay=0.1, momentum=0.95,
+                            adjust_lr_fn="match_rms_adamw")  # fmt: skip
+    others = [p for name, p in by_name.items() if name not in inside and p.requires_grad]
+    groups = [{"params": [p for p in others if (p.ndim >= 2) == matrix], "weight_decay": 0.1 * matrix}
+              for matrix in (True, False)]  # fmt: skip
+    theirs = stepped(blocks[1], [muon, torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))], inside)
+    before = Blocks().state_dict()
+    for name, weight in ours.items():
+        if name.startswith("frozen"):
+            assert torch.equal(weight, before[name])
+        elif name in inside:  # torch computes it in bf16
+            moved, due = weight - before[name], theirs[name] - before[name]
+            assert float((moved - due).norm() / due.norm()) < 0.03
+        else:
+            torch.testing.assert_close(weight, theirs[name])
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 8, 32), (2, 32, 8)])
+def test_directions_stay_and_become_equally_strong(shape: tuple[int, int, int]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 7
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    even = engine.orthogonal(matrices)
+    assert float((even - left @ right).norm() / (left @ right).norm()) < 0.25
+    strengths = torch.linalg.svdvals(even)
+    assert float(strengths.min()) > 0.6 and float(strengths.max()) < 1.25
+    assert torch.equal(engine.orthogonal(torch.zeros(shape)), torch.zeros(shape))
+
+
+def test_a_run_with_muon_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    for name in ("whole", "halves"):
+        fit(Blocks(), Rows(), short(optimiser="muon", checkpoint_freq=6, keep=5), tmp_path / name, collate=stack)
+    shutil.rmtree(checkpoint.path_of(tmp_path / "halves", 12))
+    stage = Blocks()
+    fit(stage, Rows(), short(optimiser="muon", checkpoint_freq=6, keep=5), tmp_path / "halves", collate=stack)
+    assert losses(tmp_path / "halves") == losses(tmp_path / "whole") and losses(tmp_path / "whole")[-1] < 0.5
+    whole = Blocks()
+    checkpoint.load_weights(whole, tmp_path / "whole", "last")
+    assert torch.equal(weights(stage), weights(whole))
+
+
+def test_muon_where_there_is_no_block(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="matrices inside transformer blocks"):
+        fit(Toy(), Rows(), short(optimiser="muon"), tmp_path, collate=stack)
+    with pytest.raises(ValueError, match="adamw or muon, 'sgd' came"):
+        short(optimiser="sgd")
 
 
 # ---- bad batches ----------------------------------------------------------------------------------------------------

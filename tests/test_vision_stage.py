@@ -3,10 +3,11 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tinyomni.data import world
 from tinyomni.data.manifests import ManifestError
@@ -27,6 +28,7 @@ from tinyomni.training.vision import (
     VisionStage,
     WithSwap,
     collate,
+    due_of_patches,
     info_nce,
     patches_loss,
     retrieval,
@@ -108,7 +110,7 @@ def test_patches_loss_is_a_slow_loop() -> None:
             parts = logits[b, n].split(CHOICES)
             costs[due[0] > 0].append(-sum(float(p.log_softmax(0)[d]) for p, d in zip(parts, due, strict=True)))
     want = sum(sum(each) / len(each) for each in costs.values())
-    assert float(patches_loss(logits, slots, shown)) == pytest.approx(want, abs=1e-4)
+    assert float(patches_loss(logits, due_of_patches(slots, shown), shown)) == pytest.approx(want, abs=1e-4)
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------
@@ -177,19 +179,35 @@ def test_the_thinker_can_be_the_text_tower() -> None:
 # ---- the stage ------------------------------------------------------------------------------------------------------
 
 
-def test_in_training_few_patches_are_looked_at_and_they_are_those_with_something(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_few_patches_that_are_looked_at_are_those_with_something() -> None:
     stage, batch = VisionStage(), some(2)
-    monkeypatch.setattr(torch, "rand", lambda *_: torch.tensor(0.9))
-    _, patches, kept = stage.train().look(batch.pixels)
+    _, patches, kept = stage.look(batch.pixels, few=True)
     assert patches.shape[1] == kept.shape[1] == 65
     assert batch.shown is not None
     seen = batch.shown.gather(1, kept)
     assert (seen >= 0).sum() > 0.8 * (batch.shown >= 0).sum()
-    cls, patches, kept = stage.eval().look(batch.pixels)
+    cls, patches, kept = stage.look(batch.pixels)
     whole = stage.vision.forward_features(batch.pixels)
     assert torch.equal(cls, whole[0]) and torch.equal(patches, whole[1]) and kept.shape == (len(cls), 196)
+
+
+def test_in_training_a_quarter_of_the_pictures_show_all_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, batch = VisionStage(), some(5)
+    look, looked = stage.look, []
+
+    def counted(img: Tensor, few: bool = False) -> Any:
+        looked.append((len(img), few))
+        return look(img, few)
+
+    monkeypatch.setattr(stage, "look", counted)
+    with torch.no_grad():
+        whole, part = stage.eval().losses(batch), stage.train().losses(batch)
+    pictures = len(batch.pixels)
+    quarter = -(-pictures // 4)
+    assert looked == [(pictures, False), (quarter, False), (pictures - quarter, True)]
+    # the same pictures and the same reader: who sees fewer patches says something else about pictures only
+    assert torch.equal(whole["words"], part["words"])
+    assert float(abs(whole["slots"] - part["slots"])) < 1.0 and not torch.equal(whole["slots"], part["slots"])
 
 
 def test_it_learns_a_few_scenes_by_heart() -> None:

@@ -61,7 +61,13 @@ def attend(
     causal: bool = False,
     mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
 ) -> Float[Tensor, "batch heads queries head_dim"]:
-    """The same by torch's fused kernel, which never writes the weights down."""
+    """The same by torch's fused kernel, which never writes the weights down.
+
+    To learn in bf16 on a CPU the readable way is taken: there it is 3 to 6 times as fast, forward and backward.
+    """
+    # RoPE makes queries and keys fp32 under autocast; the values show what is computed in
+    if v.dtype is torch.bfloat16 and v.device.type == "cpu" and torch.is_grad_enabled():
+        return attention(q, k, v, causal, mask)[0]
     if causal and q.shape[2] == 1:
         causal = False  # the newest token may look everywhere: no mask is needed
     # torch aligns its own causal mask to the top left, which is wrong for a chunk behind a cache

@@ -1,6 +1,6 @@
 """The training engine: one loop that every stage shares.
 
-    for each step:  batch → loss → check → backward → unscale → check gradients → clip → AdamW → now and then:
+    for each step:  batch → loss → check → backward → unscale → check gradients → clip → optimiser → now and then:
                     validate, write a checkpoint
 
 What is trained is a `Stage`: a module whose forward gives a loss. How it is trained, the `Settings` say. `fit` does it,
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from tinyomni.layers import DecoderBlock, EncoderBlock
 from tinyomni.stability import check_gradient_explosion, clip_gradients, finite_checks, validate_loss
 from tinyomni.tracing.checks import Finder
 from tinyomni.training import amp, checkpoint, distributed
@@ -82,6 +83,7 @@ class Settings:
     floor: float = 0.05  # where the cosine ends, as a share of lr
     warmup: int = 50
     weight_decay: float = 0.1  # on matrices only
+    optimiser: str = "adamw"  # muon: for the matrices inside the blocks
     clip: float = 1.0
     explosion: float = 100.0  # a batch whose gradient is longer is skipped
     max_skips: int = 10  # one after another
@@ -100,12 +102,16 @@ class Settings:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_freq", "keep", "validate_freq", "max_skips"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Settings: {name} should be 1 or more, {getattr(self, name)} came")
+        if self.optimiser not in ("adamw", "muon"):
+            raise ValueError(f"Settings: optimiser should be adamw or muon, {self.optimiser!r} came")
         if not (self.lr > 0 and 0 <= self.floor <= 1 and self.warmup >= 0 and self.clip > 0 and self.workers >= 0):
             raise ValueError(
                 "Settings: lr > 0, 0 ≤ floor ≤ 1, warmup ≥ 0, clip > 0, workers ≥ 0 are expected; "
                 f"{self.lr}, {self.floor}, {self.warmup}, {self.clip}, {self.workers} came"
             )
 
+
+MOMENTUM = 0.95  # of Muon's running mean
 
 # a resumed run may have other values of these; all the rest decides what is learned
 FREE = {
@@ -147,6 +153,13 @@ class Overflow(SkipBatch):
 # ---- the optimiser --------------------------------------------------------------------------------------------------
 
 
+def optimiser_for(stage: Stage, settings: Settings, policy: amp.Policy) -> torch.optim.AdamW:
+    """The one that the settings ask for."""
+    if settings.optimiser == "muon":
+        return Muon(stage, settings, torch.bfloat16 if policy.precision == "bf16" else torch.float32)
+    return adamw(stage, settings)
+
+
 def adamw(stage: nn.Module, settings: Settings) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only: norms and biases have few numbers, each with a meaning of its own.
 
@@ -160,6 +173,74 @@ def adamw(stage: nn.Module, settings: Settings) -> torch.optim.AdamW:
         {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=(0.9, 0.95))
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for the matrices inside the blocks, AdamW for all else.
+
+    A gradient's matrix is mostly a few strong directions; AdamW follows them, and what is rare is learned late. Muon
+    makes all directions of its running mean equally strong, and so learns what is rare as fast as what is common.
+    Jordan et al., Muon (2024), kellerjordan.github.io/posts/muon; Liu et al. (2025), arXiv:2502.16982, for the size of
+    a step: as long as AdamW's would be, so that one learning rate serves both.
+
+    torch has one too (`torch.optim.Muon`), which always computes in bf16: very slow on a CPU that cannot multiply it.
+    """
+
+    def __init__(self, stage: nn.Module, settings: Settings, dtype: torch.dtype = torch.float32) -> None:
+        blocks = [module for module in stage.modules() if isinstance(module, DecoderBlock | EncoderBlock)]
+        inside = {p for block in blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad}
+        if not inside:
+            raise ValueError("Training: Muon is for matrices inside transformer blocks, and none learns here; adamw?")
+        groups = adamw(stage, settings).param_groups
+        others = [{**group, "params": [p for p in group["params"] if p not in inside]} for group in groups]
+        matrices = [p for group in groups for p in group["params"] if p in inside]
+        super().__init__([group for group in others if group["params"]], lr=settings.lr)
+        self.add_param_group({"params": matrices, "weight_decay": settings.weight_decay, "muon": True})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of all."""
+        groups = self.param_groups
+        try:
+            self.param_groups = [group for group in groups if not group.get("muon")]
+            super().step()
+        finally:
+            self.param_groups = groups
+        for group in (group for group in groups if group.get("muon")):
+            self.step_matrices(group)
+
+    def step_matrices(self, group: dict[str, Any]) -> None:
+        """Those of one size together."""
+        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for matrix in group["params"]:
+            if matrix.grad is not None:
+                memory = self.state[matrix]
+                if not memory:
+                    memory["mean"] = torch.zeros_like(matrix)
+                    memory["step"] = torch.tensor(0.0)  # AdamW looks for it when its memory is loaded
+                mean = memory["mean"].lerp_(matrix.grad, 1 - MOMENTUM)
+                ahead = matrix.grad.lerp(mean, MOMENTUM)  # Nesterov
+                alike.setdefault(matrix.shape, []).append((matrix, ahead))
+        for shape, found in alike.items():
+            even = orthogonal(torch.stack([ahead for _, ahead in found]).to(self.dtype)).float()
+            for (matrix, _), direction in zip(found, even, strict=True):
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(direction, alpha=-0.2 * max(shape) ** 0.5 * group["lr"])
+
+
+def orthogonal(matrices: Float[Tensor, "batch rows columns"], rounds: int = 5) -> Float[Tensor, "batch rows columns"]:
+    """The same directions, all about equally strong: singular values become 0.7 to 1.2, where they were not near zero.
+
+    An odd polynomial of a matrix does to its singular values what it does to a number, with no decomposition. This one,
+    3.4445 s - 4.775 s³ + 2.0315 s⁵, brings all of 0…1 toward 1 in five rounds (Newton-Schulz; numbers of Jordan, 2024).
+    """
+    x = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(rounds):
+        square = x @ x.mT
+        x = 3.4445 * x + (2.0315 * square @ square - 4.775 * square) @ x
+    return x if matrices.shape[1] <= matrices.shape[2] else x.mT
 
 
 def learning_rate(step: int, settings: Settings) -> float:
@@ -285,7 +366,7 @@ def fit(
         torch.cuda.reset_peak_memory_stats(world.device)
     if settings.compile:
         compile_stage(stage, world.device)
-    optimiser, scaler = adamw(stage, settings), policy.scaler()
+    optimiser, scaler = optimiser_for(stage, settings, policy), policy.scaler()
     seed_everything(settings.seed + world.rank)  # every process drops out other units
     run = Run(folder, stage, optimiser, scaler, settings, world, samples=len(train))  # type: ignore[arg-type]
     result = run.resume()

@@ -212,14 +212,18 @@ def fields_loss(logits: Float[Tensor, "*slots choices"], due: Int[Tensor, "*slot
     return torch.stack([F.cross_entropy(each.flatten(0, -2), field.flatten()) for each, field in parts]).sum()
 
 
+def due_of_patches(
+    slots: Int[Tensor, "batch things fields"], shown: Int[Tensor, "batch n_patches"]
+) -> Int[Tensor, "batch n_patches fields"]:
+    """What each patch is due to say, if it shows a thing: the four of that thing."""
+    return slots.gather(1, shown.clamp(min=0)[..., None].expand(-1, -1, slots.shape[-1]))
+
+
 def patches_loss(
-    logits: Float[Tensor, "batch n_patches choices"],
-    slots: Int[Tensor, "batch things fields"],
-    shown: Int[Tensor, "batch n_patches"],
+    logits: Float[Tensor, "*patches choices"], due: Int[Tensor, "*patches fields"], shown: Int[Tensor, "*patches"]
 ) -> Float[Tensor, ""]:
     """A patch is due to say what it shows. Those that show something are few, so they and the empty ones are averaged
     apart."""
-    due = slots.gather(1, shown.clamp(min=0)[..., None].expand(-1, -1, slots.shape[-1]))
     there, nothing = shown >= 0, shown == NOTHING
     return fields_loss(logits[there], due[there]) + fields_loss(logits[nothing], torch.zeros_like(due[nothing]))
 
@@ -257,15 +261,13 @@ class VisionStage(Stage):
         return by_thing(self.slots(cls))
 
     def look(
-        self, img: Float[Tensor, "batch channels height width"]
+        self, img: Float[Tensor, "batch channels height width"], few: bool = False
     ) -> tuple[Float[Tensor, "batch 1 vision_dim"], Float[Tensor, "batch patches vision_dim"], Int[Tensor, "batch _"]]:
-        """CLS, patches, and which patches these are: in use all, in training mostly those where something is to be
-        seen, which takes a third of the time. Every fourth batch shows all of them, so that the ground is known too.
-        """
+        """CLS, patches, and which patches these are: all, or a `few`, those where something is to be seen."""
         vision = self.vision
         tokens = vision.add_positions(vision.add_cls(patches := vision.flatten(vision.patchify(img))))
         number = patches.shape[1]
-        if self.training and torch.rand(()) > 0.25:
+        if few:
             odd = (patches - patches.median(dim=1, keepdim=True).values).norm(dim=-1)
             kept = odd.topk(number // 3, dim=1).indices
             index = torch.cat([torch.zeros_like(kept[:, :1]), kept + 1], dim=1)[..., None]
@@ -276,15 +278,29 @@ class VisionStage(Stage):
         return tokens[:, :1], tokens[:, 1:], kept
 
     def losses(self, batch: Pictures) -> dict[str, Float[Tensor, ""]]:
-        """Each objective, where the batch has what it needs."""
-        cls, patches, kept = self.look(batch.pixels)
+        """Each objective, where the batch has what it needs.
+
+        In training a quarter of the pictures show all patches, so that the ground is known too, the others a few of
+        them, which takes a third of the time.
+        """
+        whole = -(-len(batch.pixels) // 4) if self.training else len(batch.pixels)
+        parts = [(slice(whole), *self.look(batch.pixels[:whole]))]
+        if whole < len(batch.pixels):
+            parts.append((slice(whole, None), *self.look(batch.pixels[whole:], few=True)))
+        cls = torch.cat([each for _, each, _, _ in parts])
         read = self.text(batch.caption, batch.lengths)
         logits = self.log_scale.exp().clamp(max=100.0) * self.pictures(cls) @ self.captions(read).T
         same = (batch.caption[:, None] == batch.caption[None]).all(-1)
         losses = {"captions": info_nce(logits, same)}
         if batch.slots is not None and batch.shown is not None:
             losses["slots"] = fields_loss(self.slot_logits(cls[:, 0]), batch.slots)
-            losses["patches"] = patches_loss(self.patch_slot(patches), batch.slots, batch.shown.gather(1, kept))
+            said, due, shown = [], [], []
+            for rows, _, patches, kept in parts:
+                shows = batch.shown[rows].gather(1, kept)
+                said.append(self.patch_slot(patches).flatten(0, 1))
+                due.append(due_of_patches(batch.slots[rows], shows).flatten(0, 1))
+                shown.append(shows.flatten())
+            losses["patches"] = patches_loss(torch.cat(said), torch.cat(due), torch.cat(shown))
             losses["words"] = fields_loss(by_thing(self.text_slots(read)), batch.slots)
         return losses
 
