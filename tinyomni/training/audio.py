@@ -24,14 +24,14 @@ from tinyomni.data.manifests import Item
 from tinyomni.data.samples import Speaker, Speech, SpeechBatch, Utterance, collate_speech, pad
 from tinyomni.data.speech import HELD_OUT_VOICE
 from tinyomni.files import SAMPLE_RATE
-from tinyomni.training.engine import Settings, Stage
+from tinyomni.training.engine import MUON, Settings, Stage
 from tinyomni.training.measures import Rate, cer
 from tinyomni.training.recipe import Job, Place
 
 SETTINGS = {
-    "smoke": Settings(steps=4, batch_size=4, warmup=2, validate_freq=4),
-    "laptop": Settings(steps=5400, batch_size=16, lr=2e-3, warmup=100, validate_freq=200),
-    "gpu": Settings(steps=8000, batch_size=64, lr=1e-3, warmup=300, validate_freq=1000, workers=8),
+    "smoke": Settings(steps=4, batch_size=4, warmup=2, validate_freq=4, **MUON),
+    "laptop": Settings(steps=2300, batch_size=16, lr=2e-3, warmup=100, validate_freq=400, **MUON),
+    "gpu": Settings(steps=8000, batch_size=64, lr=1e-3, warmup=300, validate_freq=1000, workers=8, **MUON),
 }
 UTTERANCES = {"smoke": 24, "laptop": 12_000, "gpu": 60_000}
 MOST_BANDS = 2  # of 128

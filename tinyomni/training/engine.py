@@ -112,6 +112,8 @@ class Settings:
 
 
 MOMENTUM = 0.95  # of Muon's running mean
+# its steps have a length of their own, however flat the ground: only a low rate lets them come to rest
+MUON: dict[str, Any] = {"optimiser": "muon", "floor": 0.01}
 
 # a resumed run may have other values of these; all the rest decides what is learned
 FREE = {

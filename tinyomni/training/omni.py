@@ -47,7 +47,7 @@ from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BOS, EOS, PAD, BPETokenizer
 from tinyomni.training.audio import AudioStage, in_a_room
 from tinyomni.training.distributed import to_device
-from tinyomni.training.engine import Settings, Stage
+from tinyomni.training.engine import MUON, Settings, Stage
 from tinyomni.training.measures import Rate, share
 from tinyomni.training.recipe import Job, Place
 from tinyomni.training.thinker import ThinkerStage
@@ -55,11 +55,11 @@ from tinyomni.training.vision import VisionStage
 from tinyomni.vision import ViTTiny
 
 SETTINGS = {
-    "smoke": Settings(steps=3, batch_size=2, warmup=1, validate_freq=3),
-    "laptop": Settings(steps=2200, batch_size=4, lr=1e-3, warmup=60, validate_freq=200, checkpoint_freq=200),
-    "gpu": Settings(steps=8000, batch_size=32, lr=1e-3, warmup=200, validate_freq=500, workers=12),
+    "smoke": Settings(steps=3, batch_size=2, warmup=1, validate_freq=3, **MUON),
+    "laptop": Settings(steps=1200, batch_size=4, lr=1.5e-3, warmup=60, validate_freq=200, checkpoint_freq=200, **MUON),
+    "gpu": Settings(steps=8000, batch_size=32, lr=1e-3, warmup=200, validate_freq=500, workers=12, **MUON),
 }
-SCENES = {"smoke": 32, "laptop": 12_000, "gpu": 200_000}  # to look at
+SCENES = {"smoke": 32, "laptop": 6_000, "gpu": 200_000}  # to look at
 SPOKEN = {"smoke": 8, "laptop": 6_000, "gpu": 100_000}  # questions that are asked aloud, and utterances to repeat
 HELD_OUT = {"smoke": 2, "laptop": 32, "gpu": 128}  # items of Mix
 DESCRIBE = ("Describe the image.", "What do you see in this image?", "What do you see?")
@@ -77,7 +77,7 @@ REPLIES = {
 TYPED = 8  # typed questions in an item of Mix
 SHORT, LONG = 2, 3  # texts in it in which much is looked up: lists, descriptions
 FIRST = 16  # lists in an item that holds nothing else
-FIRST_STEPS = 400  # of such items, but no more than an eighth of all steps
+FIRST_STEPS = 300  # of such items, but no more than a quarter of all steps
 IGNORE = -100  # a target that cross-entropy leaves out
 
 
@@ -473,7 +473,7 @@ def job(place: Place, thaw: bool = False, anew: bool = True) -> Job:
                                      Scenes("validation", held, cache=cache), keep=keep)  # fmt: skip
         train = Mix(encode, Scenes("train", SCENES[place.preset], speech=False), settings.steps * settings.batch_size,
                     Scenes("train", aloud, cache=cache), Speech("train", aloud, cache=cache), keep,
-                    min(FIRST_STEPS, settings.steps // 8) * settings.batch_size)  # fmt: skip
+                    min(FIRST_STEPS, settings.steps // 4) * settings.batch_size)  # fmt: skip
         stage.validation = [held_out[i] for i in range(held)]
     else:
         rows = place.own("caption", "question", "speech")

@@ -30,14 +30,16 @@ from tinyomni.files import SAMPLE_RATE
 from tinyomni.talker import TalkerTiny, generate_batch, generate_codes, max_frames, previous, voice_token
 from tinyomni.training.audio import AudioStage
 from tinyomni.training.codec import CodecStage
-from tinyomni.training.engine import Settings, Stage
+from tinyomni.training.engine import MUON, Settings, Stage
 from tinyomni.training.measures import Rate, cer
 from tinyomni.training.recipe import Job, Place
 
 SETTINGS = {
-    "smoke": Settings(steps=4, batch_size=4, warmup=2, validate_freq=4),
-    "laptop": Settings(steps=3600, batch_size=32, lr=1e-3, warmup=100, validate_freq=200, checkpoint_freq=200),
-    "gpu": Settings(steps=10_000, batch_size=64, lr=1e-3, warmup=300, validate_freq=1000),
+    "smoke": Settings(steps=4, batch_size=4, warmup=2, validate_freq=4, **MUON),
+    "laptop": Settings(
+        steps=2000, batch_size=32, lr=1.5e-3, warmup=100, validate_freq=300, checkpoint_freq=200, **MUON
+    ),
+    "gpu": Settings(steps=10_000, batch_size=64, lr=1e-3, warmup=300, validate_freq=1000, **MUON),
 }
 UTTERANCES = {"smoke": 16, "laptop": 20_000, "gpu": 40_000}
 WRONG = 0.1  # share of the codes heard that are replaced

@@ -38,15 +38,15 @@ from tinyomni.layers import DecoderBlock, RMSNorm
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BPETokenizer
 from tinyomni.training.distributed import to_device
-from tinyomni.training.engine import Settings, Stage
+from tinyomni.training.engine import MUON, Settings, Stage
 from tinyomni.training.measures import Rate, share
 from tinyomni.training.recipe import Job, Place
 from tinyomni.vision import ViTTiny
 
 SETTINGS = {
-    "smoke": Settings(steps=4, batch_size=4, warmup=2, validate_freq=4),
-    "laptop": Settings(steps=5000, batch_size=16, lr=1.5e-3, warmup=60, validate_freq=200, checkpoint_freq=200),
-    "gpu": Settings(steps=3000, batch_size=128, lr=1e-3, warmup=200, validate_freq=500, workers=12),
+    "smoke": Settings(steps=4, batch_size=4, warmup=2, validate_freq=4, **MUON),
+    "laptop": Settings(steps=2000, batch_size=16, lr=1.5e-3, warmup=60, validate_freq=400, checkpoint_freq=200, **MUON),
+    "gpu": Settings(steps=3000, batch_size=128, lr=1e-3, warmup=200, validate_freq=500, workers=12, **MUON),
 }
 SCENES = {"smoke": 64, "laptop": 100_000, "gpu": 1_000_000}
 HELD_OUT_PICTURES = {"smoke": 8, "laptop": 256, "gpu": 1024}
