@@ -2,20 +2,23 @@
 
     python benchmarks/training.py [--device cuda]
 
-One step is forward, backward and AdamW, on random data of the sizes that the stage has with its `laptop` preset. The
-reference gets the same data where it can: Hugging Face's Llama of the Thinker's, or the Talker's, sizes on as many
-positions; `torch.nn.TransformerEncoder` of the encoder's sizes on as many tokens, behind the same convolutions. Memory
-is the peak that a process of its own reaches above what it holds before the first step (on a GPU, what torch counts).
-The codec's stage is left out: its step is one small matrix product.
+One step is forward, backward and the optimiser's step, on random data of the sizes that the stage has with its
+`laptop` preset, and with that preset's optimiser; the reference has AdamW. It gets the same data where it can: Hugging
+Face's Llama of the Thinker's, or the Talker's, sizes on as many positions; `torch.nn.TransformerEncoder` of the
+encoder's sizes on as many tokens, behind the same convolutions. Memory is the peak that a process of its own reaches
+above what it holds before the first step (on a GPU, what torch counts). The codec's stage is left out: its step is one
+small matrix product.
 """
 
 import argparse
+import dataclasses
 import json
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -26,6 +29,7 @@ from tinyomni.audio import AudioEncoderTiny, CTCHead, MelFrontend
 from tinyomni.config import TINY
 from tinyomni.talker import TalkerTiny, previous
 from tinyomni.thinker import ThinkerLM
+from tinyomni.training.engine import Muon
 from tinyomni.training.thinker import next_token_loss
 from tinyomni.vision import ViTTiny
 
@@ -140,7 +144,9 @@ def measure(stage: str, ours: bool, device: str, seconds: float) -> dict[str, fl
     torch.set_num_threads(1)
     model, loss, samples, tokens = STAGES[stage](ours, device)
     model.to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    settings = dataclasses.replace(import_module(f"tinyomni.training.{stage}").SETTINGS["laptop"], lr=1e-4)
+    muon = ours and settings.optimiser == "muon"
+    optimiser = Muon(model, settings) if muon else torch.optim.AdamW(model.parameters(), lr=1e-4)
     cuda = device.startswith("cuda")
 
     def peak() -> float:
