@@ -290,10 +290,10 @@ def test_what_is_to_be_learned_of_a_list_are_its_values() -> None:
         assert targets[targets != IGNORE].tolist() == due
 
 
-def test_short_lists_come_first_for_an_eighth_of_the_steps(places: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_lists_come_first_for_a_quarter_of_the_steps(places: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     job = omni.job(replace(places, changes={"steps": "16"}))
-    seen = [any(each.picture is not None for each in job.train[index]) for index in range(8)]
-    assert seen == [False] * 4 + [True] * 4 and omni.job(places).train.first == 0
+    seen = [any(each.picture is not None for each in job.train[index]) for index in range(12)]
+    assert seen == [False] * 8 + [True] * 4 and omni.job(places).train.first == 0
     assert omni.job(replace(places, changes={"steps": "4000", "batch_size": "1"})).train.first == omni.FIRST_STEPS
     monkeypatch.setattr(recipe, "fit", lambda *_, **how: how)
     assert job.run(places)["in_order"]
