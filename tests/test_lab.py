@@ -84,12 +84,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The page that the browser shows."""
     browsers = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
+    address = request.getfixturevalue("address")  # first: it skips where there is no Chromium
     with browsers.sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"],
                                         env=os.environ | {"HOME": str(tmp_path_factory.mktemp("home"))})  # fmt: skip
         page = chromium.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(SECONDS)
-        page.goto(request.getfixturevalue("address"))
+        page.goto(address)
         yield page
         chromium.close()
 
