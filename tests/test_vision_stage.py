@@ -210,6 +210,24 @@ def test_in_training_a_quarter_of_the_pictures_show_all_patches(monkeypatch: pyt
     assert float(abs(whole["slots"] - part["slots"])) < 1.0 and not torch.equal(whole["slots"], part["slots"])
 
 
+def test_every_patch_is_asked_about_its_own_picture() -> None:
+    """One picture after the other, patch by patch, beside what the batch in its two parts gives."""
+    stage, batch = VisionStage().train(), some(3)
+    assert batch.slots is not None and batch.shown is not None
+    quarter = -(-len(batch.pixels) // 4)
+    costs: dict[bool, list[float]] = {True: [], False: []}
+    with torch.no_grad():
+        found = float(stage.losses(batch)["patches"])
+        for row in range(len(batch.pixels)):
+            _, patches, kept = stage.look(batch.pixels[row : row + 1], few=row >= quarter)
+            for said, patch in zip(stage.patch_slot(patches[0]), kept[0].tolist(), strict=True):
+                if (thing := int(batch.shown[row, patch])) != UNCLEAR:
+                    due = batch.slots[row, thing].tolist() if thing != NOTHING else [0] * 4
+                    parts = zip(said.split(CHOICES), due, strict=True)
+                    costs[thing != NOTHING].append(-sum(float(each.log_softmax(0)[d]) for each, d in parts))
+    assert found == pytest.approx(sum(sum(each) / len(each) for each in costs.values()), abs=1e-4)
+
+
 def test_it_learns_a_few_scenes_by_heart() -> None:
     scenes = Scenes("train", 3, speech=False)
     batch = collate([scenes[i] for i in range(3)], ENCODE)

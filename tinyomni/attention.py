@@ -63,7 +63,7 @@ def attend(
 ) -> Float[Tensor, "batch heads queries head_dim"]:
     """The same by torch's fused kernel, which never writes the weights down.
 
-    To learn in bf16 on a CPU the readable way is taken: there it is 3 to 6 times as fast, forward and backward.
+    To learn in bf16 on a CPU the readable way is taken: there it is 2 to 6 times as fast, forward and backward.
     """
     # RoPE makes queries and keys fp32 under autocast; the values show what is computed in
     if v.dtype is torch.bfloat16 and v.device.type == "cpu" and torch.is_grad_enabled():

@@ -13,7 +13,8 @@ factor when one becomes infinite. Weights, gradients and the optimiser stay fp32
 Micikevicius et al. (2018), arXiv:1710.03740.
 
 Measured on a CPU without bf16 instructions (AMD EPYC, AVX2, one core): a step of the TINY Thinker on (16, 32) tokens
-takes 0.31 s in fp32, 6.8 s under bf16 autocast. So the rule looks at the CPU, never at a clock: the same machine always
+takes 0.31 s in fp32, 6.8 s under bf16 autocast. On one with AVX512-BF16 a step of the thinker stage, 64 lines, takes
+0.45 s in fp32 and 0.26 s under bf16 autocast. So the rule looks at the CPU, never at a clock: the same machine always
 trains in the same precision.
 """
 

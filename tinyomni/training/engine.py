@@ -192,7 +192,7 @@ class Muon(torch.optim.AdamW):
         blocks = [module for module in stage.modules() if isinstance(module, DecoderBlock | EncoderBlock)]
         inside = {p for block in blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad}
         if not inside:
-            raise ValueError("Training: Muon is for matrices inside transformer blocks, and none learns here; adamw?")
+            raise ValueError("Training: Muon is for matrices inside transformer blocks; none learns here: use adamw")
         groups = adamw(stage, settings).param_groups
         others = [{**group, "params": [p for p in group["params"] if p not in inside]} for group in groups]
         matrices = [p for group in groups for p in group["params"] if p in inside]
