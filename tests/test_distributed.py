@@ -1,10 +1,12 @@
 """Two real processes under torchrun give what one process gives."""
 
+import json
 import math
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from tinyomni.training import checkpoint, distributed
 from tinyomni.training.curves import read
-from tinyomni.training.distributed import Batches
+from tinyomni.training.distributed import Batches, each_a_share
 from tinyomni.training.engine import Stage, fit
 
 # rows 1 and 3 of a batch belong to the second process, in its first and second micro-batch, row 0 to the first process
@@ -46,6 +48,10 @@ def run(folder: Path, stage: Stage, **more: Any) -> None:
     fit(stage, Rows(), short(**{"accumulate": 2, **more}), folder, collate=stack)
 
 
+def done_by(rank: int) -> Callable[[Tensor], Tensor]:
+    return lambda items: 10 * items + rank
+
+
 def halfway(old: Path, new: Path) -> None:
     """The same run as it was after 6 of its 12 steps."""
     shutil.copytree(old, new)
@@ -61,6 +67,8 @@ def both(folder: Path) -> None:
     own = torch.full((3,), float(dist.get_rank()))
     distributed.same_everywhere(own)
     (folder / f"same {dist.get_rank()}").write_text(str(own.tolist()))
+    shares = [each_a_share(done_by(dist.get_rank()), torch.arange(2.0 * n).view(n, 2)).tolist() for n in (1, 2, 3)]
+    (folder / f"shares {dist.get_rank()}").write_text(str(shares))
     run(folder / "from one", Toy(), **HALVES)
     run(folder / "dropout", Toy(dropout=0.3), **HALVES)
     if distributed.start().first:
@@ -114,6 +122,13 @@ def test_two_processes_give_the_curve_of_one(name: str, folders: tuple[Path, Pat
 
 def test_what_is_changed_by_hand_can_be_made_the_same(folders: tuple[Path, Path, str]) -> None:
     assert [(folders[1] / f"same {rank}").read_text() for rank in (0, 1)] == ["[0.0, 0.0, 0.0]"] * 2
+
+
+def test_each_process_does_a_share_and_all_have_the_whole(folders: tuple[Path, Path, str]) -> None:
+    due = [[[0, 10]], [[0, 10], [21, 31]], [[0, 10], [20, 30], [41, 51]]]
+    for rank in (0, 1):
+        assert json.loads((folders[1] / f"shares {rank}").read_text()) == due
+    assert each_a_share(done_by(0), torch.ones(3, 1)).tolist() == [[10]] * 3  # alone
 
 
 def test_a_batch_that_is_bad_on_one_process_is_skipped_on_both(folders: tuple[Path, Path, str]) -> None:

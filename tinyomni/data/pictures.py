@@ -5,6 +5,7 @@ objects are smaller, moved, turned and resized a little, on a ground that shades
 little noise. No answer depends on any of this.
 """
 
+import functools
 import math
 import random
 
@@ -80,14 +81,19 @@ def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, centre: Point, radius: fl
 
 def ground(rng: random.Random, hard: bool) -> Image.Image:
     """Plain, or shading from one light colour to another, with a little noise."""
-    size = (SIDE, SIDE)
     if not hard:
-        return Image.new("RGB", size, BACKGROUNDS[0])
-    one, other = rng.sample(BACKGROUNDS, 2)
-    shade = Image.linear_gradient("L").rotate(rng.choice((0, 90, 180, 270))).resize(size)
-    plain = Image.composite(Image.new("RGB", size, one), Image.new("RGB", size, other), shade)
+        return Image.new("RGB", (SIDE, SIDE), BACKGROUNDS[0])
+    plain = shading(*rng.sample(BACKGROUNDS, 2), rng.choice((0, 90, 180, 270)))
     noise = np.random.default_rng(rng.randrange(2**32)).normal(0, 3, (SIDE, SIDE, 1))
-    return Image.fromarray((np.asarray(plain) + noise).clip(0, 255).round().astype(np.uint8))
+    return Image.fromarray((plain + noise).clip(0, 255).round().astype(np.uint8))
+
+
+@functools.cache
+def shading(one: tuple[int, int, int], other: tuple[int, int, int], turn: int) -> np.ndarray:
+    """From one colour to another, in one of four directions; there are 48 in all."""
+    size = (SIDE, SIDE)
+    shade = Image.linear_gradient("L").rotate(turn).resize(size)
+    return np.asarray(Image.composite(Image.new("RGB", size, one), Image.new("RGB", size, other), shade))
 
 
 def picture(things: list[Thing], seed: int = 0, hard: bool = True) -> Image.Image:

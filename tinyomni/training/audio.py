@@ -30,7 +30,7 @@ from tinyomni.training.recipe import Job, Place
 
 SETTINGS = {
     "smoke": Settings(steps=4, batch_size=4, warmup=2, validate_freq=4, **MUON),
-    "laptop": Settings(steps=2300, batch_size=16, lr=2e-3, warmup=100, validate_freq=400, **MUON),
+    "laptop": Settings(steps=2000, batch_size=16, lr=2e-3, warmup=100, validate_freq=400, **MUON),
     "gpu": Settings(steps=8000, batch_size=64, lr=1e-3, warmup=300, validate_freq=1000, workers=8, **MUON),
 }
 UTTERANCES = {"smoke": 24, "laptop": 12_000, "gpu": 60_000}

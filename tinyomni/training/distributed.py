@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,20 @@ def same_everywhere(*tensors: Tensor) -> None:
     if dist.is_initialized():
         for tensor in tensors:
             dist.broadcast(tensor.data, 0)
+
+
+def each_a_share(function: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+    """`function(items)`, item by item along the first axis, all of one size: each process does a share of them."""
+    if not dist.is_initialized():
+        return function(items)
+    size, rank = dist.get_world_size(), dist.get_rank()
+    share = -(-len(items) // size)
+    own = items[rank * share : (rank + 1) * share]
+    done = items.new_zeros(share, *items.shape[1:])  # the last may have less to do, or nothing
+    done[: len(own)] = function(own)
+    all_done = items.new_empty(size * share, *items.shape[1:])
+    dist.all_gather_into_tensor(all_done, done)
+    return all_done[: len(items)]
 
 
 # ---- the data: a step number says which samples come ----------------------------------------------------------------

@@ -33,7 +33,7 @@ from tinyomni.stability import check_gradient_explosion, clip_gradients, finite_
 from tinyomni.tracing.checks import Finder
 from tinyomni.training import amp, checkpoint, distributed
 from tinyomni.training.curves import Log
-from tinyomni.training.distributed import Batches, Share, World, size, to_device
+from tinyomni.training.distributed import Batches, Share, World, each_a_share, size, to_device
 
 # ---- what is trained, and how ---------------------------------------------------------------------------------------
 
@@ -213,7 +213,7 @@ class Muon(torch.optim.AdamW):
             self.step_matrices(group)
 
     def step_matrices(self, group: dict[str, Any]) -> None:
-        """Those of one size together."""
+        """Those of one size together; of several processes, each sees to a share of them."""
         alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for matrix in group["params"]:
             if matrix.grad is not None:
@@ -225,8 +225,8 @@ class Muon(torch.optim.AdamW):
                 ahead = matrix.grad.lerp(mean, MOMENTUM)  # Nesterov
                 alike.setdefault(matrix.shape, []).append((matrix, ahead))
         for shape, found in alike.items():
-            even = orthogonal(torch.stack([ahead for _, ahead in found]).to(self.dtype)).float()
-            for (matrix, _), direction in zip(found, even, strict=True):
+            even = each_a_share(orthogonal, torch.stack([ahead for _, ahead in found]).to(self.dtype))
+            for (matrix, _), direction in zip(found, even.float(), strict=True):
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
                 matrix.add_(direction, alpha=-0.2 * max(shape) ** 0.5 * group["lr"])
 
@@ -241,7 +241,7 @@ def orthogonal(matrices: Float[Tensor, "batch rows columns"], rounds: int = 5) -
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(rounds):
         square = x @ x.mT
-        x = 3.4445 * x + (2.0315 * square @ square - 4.775 * square) @ x
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=-4.775, alpha=2.0315), x, beta=3.4445)
     return x if matrices.shape[1] <= matrices.shape[2] else x.mT
 
 

@@ -56,7 +56,7 @@ from tinyomni.vision import ViTTiny
 
 SETTINGS = {
     "smoke": Settings(steps=3, batch_size=2, warmup=1, validate_freq=3, **MUON),
-    "laptop": Settings(steps=1200, batch_size=4, lr=1.5e-3, warmup=60, validate_freq=200, checkpoint_freq=200, **MUON),
+    "laptop": Settings(steps=1150, batch_size=4, lr=1.5e-3, warmup=60, validate_freq=200, checkpoint_freq=200, **MUON),
     "gpu": Settings(steps=8000, batch_size=32, lr=1e-3, warmup=200, validate_freq=500, workers=12, **MUON),
 }
 SCENES = {"smoke": 32, "laptop": 6_000, "gpu": 200_000}  # to look at

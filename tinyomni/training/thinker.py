@@ -25,7 +25,7 @@ from tinyomni.training.recipe import Job, Place
 SETTINGS = {
     "smoke": Settings(steps=20, batch_size=16, lr=1e-3, warmup=5, validate_freq=20),
     # AdamW: Muon learns the training lines by heart, and is worse on others (lesson 13)
-    "laptop": Settings(steps=1600, batch_size=64, lr=2e-3, warmup=60, validate_freq=100),
+    "laptop": Settings(steps=1600, batch_size=64, lr=2e-3, warmup=60, validate_freq=200),
     "gpu": Settings(steps=6000, batch_size=256, lr=1e-3, warmup=200, validate_freq=500, workers=4),
 }
 

@@ -45,7 +45,7 @@ from tinyomni.vision import ViTTiny
 
 SETTINGS = {
     "smoke": Settings(steps=4, batch_size=4, warmup=2, validate_freq=4, **MUON),
-    "laptop": Settings(steps=2600, batch_size=16, lr=1.5e-3, warmup=60, validate_freq=400, checkpoint_freq=200, **MUON),
+    "laptop": Settings(steps=2500, batch_size=16, lr=1.5e-3, warmup=60, validate_freq=400, checkpoint_freq=200, **MUON),
     "gpu": Settings(steps=3000, batch_size=128, lr=1e-3, warmup=200, validate_freq=500, workers=12, **MUON),
 }
 SCENES = {"smoke": 64, "laptop": 100_000, "gpu": 1_000_000}
