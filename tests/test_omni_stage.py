@@ -350,6 +350,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def test_a_smoke_run_starts_from_the_other_stages_and_trains(places: Place) -> None:
     job = omni.job(places)
     sees = places.trained(vision.VisionStage()).vision.state_dict()
+    assert isinstance(job.train, omni.Mix) and job.train.asked is not None
+    assert (job.train.scenes.easy, job.train.asked.easy) == (vision.EASY, vision.EASY)
     assert float(job.stage.thinker.tok_emb.weight.detach().std()) == pytest.approx(1, abs=0.05)  # the wide start
     result = job.run(places)
     assert result.steps == 3 and set(result.validation) == {"loss", "read", "heard"}
@@ -403,6 +405,15 @@ def test_the_best_guess_is_far_from_right_and_so_is_an_untrained_model(stage: Om
     assert 0.2 < sum(guesses) / len(guesses) < 0.6
     answers = typed(stage, TOKENIZER, scenes=2, blank=True)
     assert len(answers) >= 8 and not any(each.right for each in answers)
+
+
+def test_typed_questions_can_be_about_easy_pictures(stage: OmniStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[torch.Tensor] = []
+    monkeypatch.setattr(stage, "features", lambda row: shown.append(row.picture) or row)
+    monkeypatch.setattr(omni, "say", lambda _, rows, *more: ["There is a star: Yes."] * len(rows))
+    typed(stage, TOKENIZER, scenes=2, easy=1)
+    due = [pixels(picture(world.draw_scene("test", index), hard=False)) for index in range(2)]
+    assert torch.equal(torch.stack([each for each in shown if each is not None]), torch.stack(due))
 
 
 def test_typed_questions_are_judged_by_the_answer_and_the_scene_apart(

@@ -252,6 +252,7 @@ def test_it_learns_a_few_scenes_by_heart() -> None:
 def test_a_smoke_run_trains_and_its_weights_come_back(tmp_path: Path) -> None:
     place = Place(tmp_path, "smoke")
     job = vision.job(place)
+    assert job.train.scenes.easy == vision.EASY  # type: ignore[attr-defined]
     result = job.run(place)
     assert result.steps == 4 and set(result.validation) == {"loss", "captions", "slots", "patches", "words"}
     assert result.validation["loss"] == result.validation["slots"]

@@ -1,5 +1,6 @@
 """The closed world: what is true in it, what is kept apart, and that everybody gets the same."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -255,6 +256,17 @@ def test_easy_pictures_fill_whole_patches_and_hard_ones_vary() -> None:
 
 
 # ---- samples and batches --------------------------------------------------------------------------------------------
+
+
+def test_some_pictures_can_be_easy_ones_with_all_else_as_it_was() -> None:
+    mixed, hard = Scenes("train", 15, speech=False, easy=7), Scenes("train", 15, speech=False)
+    for index in range(15):
+        ours, theirs = mixed[index], hard[index]
+        due = theirs.picture if index % 7 else picture(list(theirs.things), hard=False)
+        assert ours.picture.tobytes() == due.tobytes()
+        assert dataclasses.replace(ours, picture=theirs.picture) == theirs
+    with pytest.raises(ValueError, match=r"easy should be 1 or more .*, got 0"):
+        Scenes("train", 15, easy=0)
 
 
 def test_a_record_is_whole_and_about_one_scene() -> None:

@@ -95,7 +95,7 @@ class Scenes(Dataset[Sample]):
 
     `voices` are those of training; `voices=[speech.HELD_OUT_VOICE]` is a speaker that nobody has trained on. `heard`
     gives only questions that are spoken in training (True), or only those that never are (False); spoken training has
-    no others. `cache` is a folder in which speech is kept.
+    no others. `easy=7` makes every seventh picture an easy one. `cache` is a folder in which speech is kept.
     """
 
     def __init__(
@@ -108,8 +108,11 @@ class Scenes(Dataset[Sample]):
         voices: Sequence[str] = VOICES,
         heard: bool | None = None,
         cache: str | None = None,
+        easy: int | None = None,
     ) -> None:
         check_size("Scenes", split, size)
+        if easy is not None and easy < 1:
+            raise ValueError(f"Scenes: easy should be 1 or more (every so many-th picture), got {easy}")
         if speech and split == "train":
             if heard is False:
                 raise ValueError(
@@ -118,6 +121,7 @@ class Scenes(Dataset[Sample]):
             heard = True
         self.split, self.size, self.seed, self.hard, self.heard = split, size, seed, hard, heard
         self.speech, self.voices, self.cache = speech, tuple(voices), SpeechCache(cache)
+        self.easy = easy
 
     def __len__(self) -> int:
         return self.size
@@ -142,7 +146,7 @@ class Scenes(Dataset[Sample]):
         said = Sample(
             index=index,
             things=tuple(things),
-            picture=picture(things, rng.randrange(2**32), self.hard),
+            picture=picture(things, rng.randrange(2**32), self.hard and not (self.easy and index % self.easy == 0)),
             caption=world.description(things),
             statement=rng.choice(list(world.captions(things))),
             question=question,

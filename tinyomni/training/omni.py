@@ -51,7 +51,7 @@ from tinyomni.training.engine import MUON, Settings, Stage
 from tinyomni.training.measures import Rate, share
 from tinyomni.training.recipe import Job, Place
 from tinyomni.training.thinker import ThinkerStage
-from tinyomni.training.vision import VisionStage
+from tinyomni.training.vision import EASY, VisionStage
 from tinyomni.vision import ViTTiny
 
 SETTINGS = {
@@ -471,9 +471,10 @@ def job(place: Place, thaw: bool = False, anew: bool = True) -> Job:
         held, aloud = HELD_OUT[place.preset], SPOKEN[place.preset]
         held_out: Dataset[Any] = Mix(encode, Scenes("validation", TYPED * held, speech=False), held,
                                      Scenes("validation", held, cache=cache), keep=keep)  # fmt: skip
-        train = Mix(encode, Scenes("train", SCENES[place.preset], speech=False), settings.steps * settings.batch_size,
-                    Scenes("train", aloud, cache=cache), Speech("train", aloud, cache=cache), keep,
-                    min(FIRST_STEPS, settings.steps // 4) * settings.batch_size)  # fmt: skip
+        seen = Scenes("train", SCENES[place.preset], speech=False, easy=EASY)
+        asked, said = Scenes("train", aloud, cache=cache, easy=EASY), Speech("train", aloud, cache=cache)
+        first = min(FIRST_STEPS, settings.steps // 4)
+        train = Mix(encode, seen, settings.steps * settings.batch_size, asked, said, keep, first * settings.batch_size)
         stage.validation = [held_out[i] for i in range(held)]
     else:
         rows = place.own("caption", "question", "speech")
@@ -544,13 +545,18 @@ def one_of_each_kind(things: list[world.Thing], seed: str) -> list[tuple[str, st
 
 
 def typed(
-    stage: OmniStage, tokenizer: BPETokenizer, split: str = "test", scenes: int = 200, blank: bool = False
+    stage: OmniStage,
+    tokenizer: BPETokenizer,
+    split: str = "test",
+    scenes: int = 200,
+    blank: bool = False,
+    easy: int | None = None,
 ) -> list[Answer]:
     """One typed question of each kind about each scene; in `compositional`, only about its held-out pair.
 
-    `blank` shows grey instead of the pictures: what the model makes of the question alone.
+    `blank` shows grey instead of the pictures: what the model makes of the question alone. `easy=1` shows easy ones.
     """
-    data, asked, rows = Scenes(split, scenes, speech=False), [], []
+    data, asked, rows = Scenes(split, scenes, speech=False, easy=easy), [], []
     for index in range(scenes):
         sample = data[index]
         image = torch.full((3, SIDE, SIDE), 0.5) if blank else pixels(sample.picture)

@@ -184,6 +184,8 @@ def questions(place: Place, n: int) -> Iterator[Figure]:
     worst = min(kinds, key=lambda kind: kinds[kind].rate)
     yield figure("typed questions: worst kind", kinds[worst], place.preset, omni.by_kind(guesses)[worst])
     yield figure("typed questions: scene noted", share([each.seen == each.scene for each in answers]), place.preset)
+    easy = omni.typed(stage, tokenizer, "test", n, easy=1)
+    yield figure("typed questions: easy pictures", right(easy), place.preset, right(omni.best_guess(easy)))
     unseen = omni.typed(stage, tokenizer, "compositional", n)
     yield figure("typed questions: unseen pairs", right(unseen), place.preset, right(omni.best_guess(unseen)))
     for which in omni.ASKED:
