@@ -290,6 +290,14 @@ def test_what_is_to_be_learned_of_a_list_are_its_values() -> None:
         assert targets[targets != IGNORE].tolist() == due
 
 
+def test_another_seed_goes_on_where_the_items_of_the_first_end() -> None:
+    scenes = Scenes("train", 40, speech=False)
+    both, behind = (Mix(TOKENIZER.encode, scenes, size, first=1, seed=seed) for size, seed in ((6, 0), (3, 1)))
+    answers = [[row.answer for row in item] for item in (behind[2], both[5], behind[0], both[0])]
+    assert answers[0] == answers[1] and answers[2] != answers[3]
+    assert len(behind) == 3 and len(behind[0]) == omni.FIRST
+
+
 def test_short_lists_come_first_for_a_quarter_of_the_steps(places: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     job = omni.job(replace(places, changes={"steps": "16"}))
     seen = [any(each.picture is not None for each in job.train[index]) for index in range(12)]

@@ -304,7 +304,7 @@ class Mix(Dataset[list[Row]]):
     typed questions: with eight about each picture 60% of some 700 held-out ones were answered right, with one 67%.
 
     `keep` makes features of a row that has a picture or sound; they stay in memory, so that what comes again costs
-    nothing. The questions are others each time.
+    nothing. The questions are others each time. The items of seed 1 are those that would come behind those of seed 0.
     """
 
     def __init__(
@@ -316,10 +316,11 @@ class Mix(Dataset[list[Row]]):
         speech: Speech | None = None,
         keep: Reader | None = None,
         first: int = 0,
+        seed: int = 0,
     ) -> None:
         self.encode, self.scenes, self.size, self.asked, self.speech = encode, scenes, size, asked, speech
-        self.keep, self.first = keep, first
-        self.lines = Lines(scenes.split, size)
+        self.keep, self.first, self.behind = keep, first, seed * size
+        self.lines = Lines(scenes.split, size + self.behind)
         self.kept: dict[tuple[Scenes | Speech, int], Row] = {}
 
     def __len__(self) -> int:
@@ -330,8 +331,10 @@ class Mix(Dataset[list[Row]]):
         return Row([BOS, *self.encode(prompt)], [*self.encode(answer), EOS], **senses)
 
     def __getitem__(self, index: int) -> list[Row]:
+        first = index < self.first
+        index += self.behind
         rng = random.Random(f"{self.scenes.split} mix {index}")
-        if index < self.first:
+        if first:
             return self.lists(rng, short=FIRST)
         numbers = [(TYPED * index + i) % len(self.scenes) for i in range(TYPED)]
         seen = [(self.scenes.things(number), self.once(self.scenes, number)) for number in numbers]
@@ -474,7 +477,8 @@ def job(place: Place, thaw: bool = False, anew: bool = True) -> Job:
         seen = Scenes("train", SCENES[place.preset], speech=False, easy=EASY)
         asked, said = Scenes("train", aloud, cache=cache, easy=EASY), Speech("train", aloud, cache=cache)
         first = min(FIRST_STEPS, settings.steps // 4)
-        train = Mix(encode, seen, settings.steps * settings.batch_size, asked, said, keep, first * settings.batch_size)
+        train = Mix(encode, seen, settings.steps * settings.batch_size, asked, said, keep,
+                    first * settings.batch_size, settings.seed)  # fmt: skip
         stage.validation = [held_out[i] for i in range(held)]
     else:
         rows = place.own("caption", "question", "speech")
