@@ -468,6 +468,11 @@ def test_a_run_begins_with_what_another_has_learned(tmp_path: Path, capfd: pytes
     result, stage = run(tmp_path / "two", start=start, steps=1, lr=1e-12)
     assert result.steps == 1 and losses(tmp_path / "two")[0] < losses(tmp_path / "one")[0]
     torch.testing.assert_close(weights(stage), weights(learned))
+    better = Toy()
+    nn.init.ones_(better.frozen[0].weight)  # type: ignore[arg-type]
+    run(tmp_path / "frozen", better, start=start, steps=1, lr=1e-12)
+    assert (better.frozen[0].weight == 1).all()
+    torch.testing.assert_close(better.net.state_dict(), learned.net.state_dict())
     # from the second command on it goes on with itself, and nothing else can be slipped under it
     assert run(tmp_path / "two", start=start, steps=1, lr=1e-12)[0].steps == 1
     with pytest.raises(ValueError, match=r"start .*one \(now None\)"):

@@ -96,7 +96,7 @@ class Settings:
     validate_freq: int = 250
     patience: int | None = None  # stop after so many validations without a better one
     workers: int = 0
-    start: str | None = None  # a run of the same stage: begin with its best weights
+    start: str | None = None  # a run of the same stage: begin with its best weights, but for what is frozen
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_freq", "keep", "validate_freq", "max_skips"):
@@ -511,7 +511,7 @@ class Run:
         found = self.world.from_first(self.find() if self.world.first else None)
         if found is None:
             if self.settings.start is not None:
-                checkpoint.load_weights(self.stage, Path(self.settings.start))
+                start_from(self.stage, Path(self.settings.start))
             self.result = Result(stage=self.stage.name)
             return self.result
         tensors, facts = found
@@ -576,6 +576,15 @@ class Run:
             data = {**dataclasses.asdict(self.result), "settings": dataclasses.asdict(self.settings)}
             checkpoint.replace(self.folder / "result.json", json.dumps(data, indent=1).encode())
         self.world.any(False)
+
+
+@torch.no_grad()
+def start_from(stage: Stage, run: Path) -> None:
+    """The best weights of another run, for what learns. What is frozen keeps its own: it may be better by now."""
+    frozen = [(each, each.clone()) for each in stage.parameters() if not each.requires_grad]
+    checkpoint.load_weights(stage, run)
+    for each, own in frozen:
+        each.copy_(own)
 
 
 def tell(world: World, text: str) -> None:
