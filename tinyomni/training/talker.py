@@ -37,11 +37,11 @@ from tinyomni.training.recipe import Job, Place
 SETTINGS = {
     "smoke": Settings(steps=4, batch_size=4, warmup=2, validate_freq=4, **MUON),
     "laptop": Settings(
-        steps=1400, batch_size=32, lr=1.5e-3, warmup=100, validate_freq=300, checkpoint_freq=200, **MUON
+        steps=2000, batch_size=32, lr=1.5e-3, warmup=100, validate_freq=300, checkpoint_freq=200, **MUON
     ),
     "gpu": Settings(steps=10_000, batch_size=64, lr=1e-3, warmup=300, validate_freq=1000, **MUON),
 }
-UTTERANCES = {"smoke": 16, "laptop": 12_000, "gpu": 40_000}
+UTTERANCES = {"smoke": 16, "laptop": 20_000, "gpu": 40_000}
 WRONG = 0.1  # share of the codes heard that are replaced
 SHUFFLED = 0.5  # share of texts with words in random order: who knows lines by heart drops a word that is not due there
 WITHOUT_TEXT = 0.1  # share of the batches in which the Talker gets no text: it babbles
