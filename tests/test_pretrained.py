@@ -184,6 +184,8 @@ def test_what_a_run_started_from_counts_too(tmp_path: Path) -> None:
         (tmp_path / name / "result.json").write_text(json.dumps(result))
     found = export.result_of(tmp_path / "three")
     assert found["steps"] == found["samples"] == 123 and found["settings"] == {"steps": 3, "start": "120 steps"}
+    (tmp_path / "two" / "result.json").write_text(json.dumps(found))  # as it comes out of a weights file
+    assert export.result_of(tmp_path / "two") == found
 
 
 def test_stages_that_were_not_trained_together_are_refused(runs: Place, tmp_path: Path) -> None:
@@ -221,6 +223,8 @@ def test_what_ships_sees_hears_and_speaks() -> None:
     for question, answer in [("What colour is the circle?", "Red."), ("How many things are there?", "Three."),
                              ("Where is the star?", "At the top.")]:  # fmt: skip
         assert omni.generate(question, IMAGE) == answer
+    things = "a big red circle on the left, a big yellow triangle on the right and a small blue star at the top"
+    assert omni.generate("Describe the image.", IMAGE) == f"There is {things}."
     assert omni.transcribe(AUDIO).text == "" and "".join(omni.transcribe(AUDIO))
     assert not torch.equal(omni.speech_codes("On the left.", 0), omni.speech_codes("On the left.", 1))
     said = omni.speak("There is a small blue star at the top.")

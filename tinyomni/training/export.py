@@ -41,6 +41,7 @@ from tinyomni.training.vision import VisionStage
 LOW = 0.02  # share of right answers that may be called unsure
 MOST_BYTES = 30_000_000
 CARD = "MODEL_CARD.md"
+STEPS = " steps"
 PARTS = {
     "vision": {"vision": "vision"},
     "audio": {"audio": "encoder", "ctc": "head"},
@@ -139,11 +140,12 @@ def export(
 def result_of(run: Path) -> dict[str, Any]:
     """What a run did, together with what was done before in the run from whose weights it started."""
     result: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    if (start := result["settings"].get("start")) is not None:
+    start = result["settings"].get("start")
+    if start is not None and not start.endswith(STEPS):  # what came out of a weights file is added up already
         before = result_of(Path(start))
         for name in ("steps", "seconds", "samples", "tokens", "skipped"):
             result[name] += before[name]
-        result["settings"]["start"] = f"{before['steps']} steps"
+        result["settings"]["start"] = f"{before['steps']}{STEPS}"
     return result
 
 
