@@ -206,7 +206,7 @@ def test_ask_by_the_microphone(page: Any) -> None:
     page.locator("#recording").get_by_role("button", name="Clear").wait_for()
     page.wait_for_timeout(1500)
     press(page, "Ask")
-    value_is(page, "Is it? Yes.")
+    value_is(page, "Yes.")  # what was heard stands apart
     shapes_with(page, "AudioEncoderTiny.forward")
     shot(page, "microphone")
     page.locator("#recording").get_by_role("button", name="Clear").click()
@@ -215,7 +215,7 @@ def test_ask_by_the_microphone(page: Any) -> None:
 def test_ask_by_a_file_and_write_it_down(page: Any) -> None:
     choose(page, AUDIO)
     press(page, "Ask")
-    value_is(page, "Is it? Yes.")
+    value_is(page, "Yes.")  # what was heard stands apart
     press(page, "Write down the speech")
     shapes_with(page, "CTCHead.forward")
     shot(page, "file")
