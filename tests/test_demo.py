@@ -145,6 +145,10 @@ def value_is(page: Any, text: str) -> None:
     page.wait_for_function("text => document.querySelector('#answer textarea').value == text", arg=text)
 
 
+def heard_is(page: Any, text: str) -> None:
+    page.wait_for_function("text => document.querySelector('#noted textarea').value == text", arg=text)
+
+
 def shapes_with(page: Any, words: str) -> None:
     page.wait_for_function("words => document.querySelector('#shapes').textContent.includes(words)", arg=words)
 
@@ -206,16 +210,22 @@ def test_ask_by_the_microphone(page: Any) -> None:
     page.locator("#recording").get_by_role("button", name="Clear").wait_for()
     page.wait_for_timeout(1500)
     press(page, "Ask")
-    value_is(page, "Yes.")  # what was heard stands apart
+    value_is(page, "Yes.")
+    heard_is(page, "Is it?")
     shapes_with(page, "AudioEncoderTiny.forward")
     shot(page, "microphone")
     page.locator("#recording").get_by_role("button", name="Clear").click()
 
 
 def test_ask_by_a_file_and_write_it_down(page: Any) -> None:
+    page.locator("#question textarea, #question input").first.fill("What is it?")
+    press(page, "Ask")
+    heard_is(page, "")  # what the test before this one left is gone
+    page.locator("#question textarea, #question input").first.fill("")
     choose(page, AUDIO)
     press(page, "Ask")
-    value_is(page, "Yes.")  # what was heard stands apart
+    heard_is(page, "Is it?")
+    value_is(page, "Yes.")
     press(page, "Write down the speech")
     shapes_with(page, "CTCHead.forward")
     shot(page, "file")
