@@ -198,7 +198,7 @@ def main(arguments: list[str]) -> int:
         say("\nstopped; the next run takes up where this one ended")
         return 130
     if command == "dry-run":
-        return run(PYTHON, "-m", "tinyomni.cli", "dry-run", *options)
+        return run(PYTHON, "-m", "tinyomni", "dry-run", *options)
     without_options = {"test": test, "notebooks": notebooks, "exercises": exercises}
     return lab(options) if command == "lab" else without_options[command]()
 

@@ -21,7 +21,7 @@ QUESTION, SENTENCE = "What colour is the circle?", "There is a big red circle on
 
 def first(omni: Any, what: str) -> tuple[float, float]:
     """Seconds to the first output, and by the processor: of a question, a spoken question, or a sentence to say."""
-    from tinyomni.chat import spoken
+    from tinyomni.apps.chat import spoken
     from tinyomni.dry_run import AUDIO, IMAGE
 
     start, work = time.perf_counter(), time.process_time()

@@ -30,7 +30,7 @@ from tinyomni.config import TINY
 from tinyomni.talker import TalkerTiny, previous
 from tinyomni.thinker import ThinkerLM
 from tinyomni.training.engine import Muon
-from tinyomni.training.thinker import next_token_loss
+from tinyomni.training.stages.thinker import next_token_loss
 from tinyomni.vision import ViTTiny
 
 Step = tuple[nn.Module, Callable[[], Tensor], int, int]  # model, loss, samples, tokens
@@ -144,7 +144,7 @@ def measure(stage: str, ours: bool, device: str, seconds: float) -> dict[str, fl
     torch.set_num_threads(1)
     model, loss, samples, tokens = STAGES[stage](ours, device)
     model.to(device)
-    settings = dataclasses.replace(import_module(f"tinyomni.training.{stage}").SETTINGS["laptop"], lr=1e-4)
+    settings = dataclasses.replace(import_module(f"tinyomni.training.stages.{stage}").SETTINGS["laptop"], lr=1e-4)
     muon = ours and settings.optimiser == "muon"
     optimiser = Muon(model, settings) if muon else torch.optim.AdamW(model.parameters(), lr=1e-4)
     cuda = device.startswith("cuda")

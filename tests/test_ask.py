@@ -10,20 +10,21 @@ import pytest
 import soundfile
 import torch
 
-from tinyomni import Omni, chat, cli
-from tinyomni.chat import Talk, sentences, with_pauses
-from tinyomni.data.samples import Scenes, pixels
-from tinyomni.data.speech import STEADY, TALKER_VOICES, SpeechCache
+from tinyomni import Omni, cli
+from tinyomni.apps import chat
+from tinyomni.apps.chat import Talk, sentences, with_pauses
+from tinyomni.data.datasets import Scenes, pixels
+from tinyomni.data.tts import STEADY, TALKER_VOICES, SpeechCache
 from tinyomni.dry_run import AUDIO, IMAGE, build
-from tinyomni.files import load_audio, load_speech, open_image
+from tinyomni.evaluation import conversation, export
+from tinyomni.evaluation.asr_judge import words
+from tinyomni.evaluation.conversation import Turn
+from tinyomni.io.files import load_audio, load_speech, open_image
 from tinyomni.omni import DESCRIBE, VOICES, cut, take_apart
 from tinyomni.tokenizer import BOS, EOS
-from tinyomni.training import conversation, export
-from tinyomni.training import omni as stage
-from tinyomni.training.audio import AudioStage
-from tinyomni.training.conversation import Turn
-from tinyomni.training.ears import words
-from tinyomni.training.omni import OmniStage, Row
+from tinyomni.training.stages import omni as stage
+from tinyomni.training.stages.audio import AudioStage
+from tinyomni.training.stages.omni import OmniStage, Row
 
 
 def answering(text: str = "Is it? Yes.") -> Omni:

@@ -17,14 +17,14 @@ import soundfile
 import torch
 from PIL import Image
 
-from tinyomni.data.pictures import BACKGROUNDS
+from tinyomni.data.rendering import BACKGROUNDS
 from tinyomni.dry_run import AUDIO, IMAGE
 from tinyomni.tracing import trace
 
 pytest.importorskip("gradio", reason="the demo's page needs gradio: pip install 'tinyomni[demo]'")
 from test_ask import answering
 
-from tinyomni import demo
+from tinyomni.apps import demo
 from tinyomni.omni import Reply
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

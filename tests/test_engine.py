@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, TensorDataset
 from tinyomni.config import ThinkerConfig
 from tinyomni.layers import DecoderBlock
 from tinyomni.thinker import ThinkerLM
-from tinyomni.training import amp, checkpoint, distributed, engine
+from tinyomni.training import checkpoint, distributed, engine, precision
 from tinyomni.training.curves import read
 from tinyomni.training.distributed import Batches, Share, World, size, to_device
 from tinyomni.training.engine import Result, Settings, Stage, fit, learning_rate
@@ -516,18 +516,22 @@ def test_tensors_are_found_wherever_they_lie() -> None:
 def test_the_precision_of_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for able, want in (({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
-        assert amp.policy(CPU).precision == want
+        assert precision.policy(CPU).precision == want
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: True)
-    assert amp.policy(torch.device("cuda")).precision == "bf16"
-    assert amp.policy(torch.device("cuda"), "fp16").precision == "fp16"
+    assert precision.policy(torch.device("cuda")).precision == "bf16"
+    assert precision.policy(torch.device("cuda"), "fp16").precision == "fp16"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: False)
-    assert amp.policy(torch.device("cuda")).precision == "fp32"
-    assert amp.policy(torch.device("mps")).precision == "fp32"
+    assert precision.policy(torch.device("cuda")).precision == "fp32"
+    assert precision.policy(torch.device("mps")).precision == "fp32"
     with pytest.raises(ValueError, match="on MPS only fp32"):
-        amp.policy(torch.device("mps"), "fp16")
+        precision.policy(torch.device("mps"), "fp16")
     with pytest.raises(ValueError, match="'fp8' came"):
-        amp.policy(CPU, "fp8")
-    assert [amp.policy(CPU, name).scaler().is_enabled() for name in ("fp32", "bf16", "fp16")] == [False, False, True]
+        precision.policy(CPU, "fp8")
+    assert [precision.policy(CPU, name).scaler().is_enabled() for name in ("fp32", "bf16", "fp16")] == [
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tinyomni.dry_run import IMAGE
-from tinyomni.files import check_not_silent, load_audio, load_image, load_speech
+from tinyomni.io.files import check_not_silent, load_audio, load_image, load_speech
 
 
 def save(image: Image.Image, path: Path, **how: object) -> Path:

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from tinyomni.data import lookups, strange, world
-from tinyomni.data.lookups import FIELDS, Lookup, draw, listed, lookup
+from tinyomni.data import retrieval, unanswerable, world
+from tinyomni.data.retrieval import FIELDS, Lookup, draw, listed, lookup
 from tinyomni.data.world import Thing
 
 
@@ -17,9 +17,9 @@ from tinyomni.data.world import Thing
     ("Is there a red star?", "yes.", "Is red star yes"),
     ("How many crosses are there?", "none.", "Many crosses none"),
     ("How many things are there?", "two.", "Many things two"),
-    ("Where is the ring?", strange.DO_NOT_KNOW, "Where ring not"),
-    ("Where is the dog?", strange.DO_NOT_KNOW, "None"),
-    ("How old is the dog?", strange.DO_NOT_KNOW, "None"),
+    ("Where is the ring?", unanswerable.DO_NOT_KNOW, "Where ring not"),
+    ("Where is the dog?", unanswerable.DO_NOT_KNOW, "None"),
+    ("How old is the dog?", unanswerable.DO_NOT_KNOW, "None"),
     ("Good night.", "See you soon.", "None"),
 ])  # fmt: skip
 def test_a_question_as_a_lookup(question: str, answer: str, found: str) -> None:
@@ -46,7 +46,7 @@ def test_what_is_looked_up_is_true_and_stands_in_the_text(short: bool) -> None:
         things = world.draw_scene("train", index, fit=lambda each: len(each) > 1)
         text, found = draw(things, rng, short)
         seen |= {each.field for each in found} | {each.value for each in found}
-        assert 1 <= len(found) == len(set(found)) <= lookups.MOST and all(truth(things, each) for each in found)
+        assert 1 <= len(found) == len(set(found)) <= retrieval.MOST and all(truth(things, each) for each in found)
         if not short:
             assert text == world.in_order(things)
             continue

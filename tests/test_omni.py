@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from tinyomni import TINY, Omni, check_gradient_explosion, clip_gradients, validate_loss
-from tinyomni.axes import ShapeError
 from tinyomni.dry_run import AUDIO, IMAGE, build
+from tinyomni.glossary import ShapeError
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tinyomni.data import lookups, strange, world
+from tinyomni.data import retrieval, unanswerable, world
+from tinyomni.data.datasets import Scenes, Speech, pixels
 from tinyomni.data.manifests import ManifestError
-from tinyomni.data.pictures import picture
-from tinyomni.data.samples import Scenes, Speech, pixels
+from tinyomni.data.rendering import picture
 from tinyomni.omni import Omni, take_apart
 from tinyomni.tokenizer import BOS, EOS, BPETokenizer
-from tinyomni.training import audio, omni, recipe, thinker, vision
-from tinyomni.training.omni import (
+from tinyomni.training import recipe
+from tinyomni.training.recipe import Place, train
+from tinyomni.training.stages import audio, omni, thinker, vision
+from tinyomni.training.stages.omni import (
     IGNORE,
     Answer,
     Mix,
@@ -33,7 +35,6 @@ from tinyomni.training.omni import (
     spoken,
     typed,
 )
-from tinyomni.training.recipe import Place, train
 
 TOKENIZER = BPETokenizer()
 
@@ -205,7 +206,7 @@ def test_every_row_of_an_item_is_true(tmp_path: Path) -> None:
         text = f"{TOKENIZER.decode(each.prompt)} {TOKENIZER.decode(each.answer)}".strip()
         heard, seen, found, answer = take_apart(text, spoken=True)
         assert f"{seen}." == world.in_order(things)
-        assert found == str(lookups.lookup(str(heard), answer.lower())) and not each.given
+        assert found == str(retrieval.lookup(str(heard), answer.lower())) and not each.given
         return str(heard), answer.lower()
 
     def in_it(wave: torch.Tensor, each: Row) -> bool:
@@ -240,7 +241,7 @@ def test_every_row_of_an_item_is_true(tmp_path: Path) -> None:
         assert said_again.picture is (caption.picture if both else None) and (both or prompt in omni.REPEAT)
         assert text.picture is None and text.sound is None and text.prompt[0] == BOS and text.answer[-1] == EOS
         answer = take_apart(TOKENIZER.decode(odd.answer), spoken=False).answer
-        assert answer in (strange.DO_NOT_KNOW, strange.SEE_NOTHING, strange.HEARD_NOTHING)
+        assert answer in (unanswerable.DO_NOT_KNOW, unanswerable.SEE_NOTHING, unanswerable.HEARD_NOTHING)
     assert len(set(heard)) > 1
     first, again = ([each.prompt for each in data[index][: omni.TYPED]] for index in (0, 3))
     assert first != again and torch.equal(data[0][0].picture, data[3][0].picture)  # the same scene, other questions
@@ -255,17 +256,17 @@ def test_what_cannot_be_known_is_said_in_the_worlds_own_words() -> None:
         prompt, answer = TOKENIZER.decode(odd.prompt), TOKENIZER.decode(odd.answer)
         if odd.sound is not None:
             said["sound"] += 1
-            assert (prompt, answer) == ("", strange.HEARD_NOTHING) and odd.picture is None
+            assert (prompt, answer) == ("", unanswerable.HEARD_NOTHING) and odd.picture is None
         elif odd.picture is data[index][0].picture or (odd.picture == data[index][0].picture).all():
             said["question"] += 1  # nothing that could be asked of the scene
             right = {pair[0] for halves in world.askable(things).values() for half in halves for pair in half}
             assert prompt not in right
-            assert answer == omni.noted(world.in_order(things), prompt, strange.DO_NOT_KNOW)
+            assert answer == omni.noted(world.in_order(things), prompt, unanswerable.DO_NOT_KNOW)
         else:
             said["picture"] += 1
             assert answer == ("I can see nothing." if prompt in omni.DESCRIBE else "I can see nothing: I do not know.")
         prompt, answer = TOKENIZER.decode(text.prompt), TOKENIZER.decode(text.answer)
-        assert not prompt or omni.REPLIES.get(prompt, strange.CANNOT_SEE) == answer
+        assert not prompt or omni.REPLIES.get(prompt, unanswerable.CANNOT_SEE) == answer
         assert prompt or "? " not in answer  # no guess at a picture that is not there
     assert min(said.values()) >= 3
 
@@ -311,14 +312,14 @@ def test_what_is_strange_in_the_test_split_was_never_met_in_training() -> None:
     known, met = set(), set()
     for index in range(300):
         rng, things = random.Random(index), world.draw_scene("train", index)
-        known |= set(strange.question(things, rng).strip("?").split())
-        met |= set(strange.question(things, rng, "test").strip("?").split())
-    assert set(strange.NOUNS) & met and not set(strange.NOUNS) & met & known
-    for make in (strange.picture, strange.sound):
+        known |= set(unanswerable.question(things, rng).strip("?").split())
+        met |= set(unanswerable.question(things, rng, "test").strip("?").split())
+    assert set(unanswerable.NOUNS) & met and not set(unanswerable.NOUNS) & met & known
+    for make in (unanswerable.picture, unanswerable.sound):
         one, again, other = (make(random.Random(3), split) for split in ("train", "train", "test"))
         assert np.array_equal(one, again) and not np.array_equal(one, other)
-    assert strange.picture(random.Random(1)).size == (224, 224)
-    assert strange.sound(random.Random(1)).dtype == torch.float32
+    assert unanswerable.picture(random.Random(1)).size == (224, 224)
+    assert unanswerable.sound(random.Random(1)).dtype == torch.float32
 
 
 def test_what_is_kept_is_made_once() -> None:
@@ -453,11 +454,11 @@ def test_what_nobody_can_know_is_asked_in_four_ways(stage: OmniStage, monkeypatc
 
     def knows_nothing(_: OmniStage, rows: list[Row], tokenizer: BPETokenizer) -> list[str]:
         seen.extend(rows)
-        return [f"I can see nothing: {strange.DO_NOT_KNOW}"] * len(rows)
+        return [f"I can see nothing: {unanswerable.DO_NOT_KNOW}"] * len(rows)
 
     monkeypatch.setattr(omni, "say", knows_nothing)
     found = omni.unknowable(stage, TOKENIZER, n=4)
     right = {kind: sum(each.right for each in answers) for kind, answers in found.items()}
     assert right == {"not there": 4, "unknown word": 4, "no scene": 4, "no speech": 0}
     assert [(each.picture is None, each.sound is None) for each in seen] == [(False, True)] * 12 + [(True, False)] * 4
-    assert all(set(each.question.strip("?").split()) & set(strange.NOUNS) for each in found["unknown word"])
+    assert all(set(each.question.strip("?").split()) & set(unanswerable.NOUNS) for each in found["unknown word"])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tinyomni.axes import AXES
+from tinyomni.glossary import AXES
 from tinyomni.grade.predict import named, predict
 
 AXES_OF_Q = "batch heads tokens head_dim"

@@ -9,13 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tinyomni import TINY, BPETokenizer, Omni, pretrained
+from tinyomni import TINY, BPETokenizer, Omni
 from tinyomni.dry_run import AUDIO, IMAGE, build
+from tinyomni.evaluation import export
+from tinyomni.evaluation.report import Report, figure
+from tinyomni.io import weights as weights_file
+from tinyomni.metrics import share
 from tinyomni.tokenizer import train_tokenizer
-from tinyomni.training import checkpoint, export
-from tinyomni.training.measures import share
+from tinyomni.training import checkpoint
 from tinyomni.training.recipe import Place
-from tinyomni.training.report import Report, figure
 
 TOP = Path(__file__).resolve().parent.parent
 
@@ -38,7 +40,7 @@ def test_everything_comes_back(weights: Path) -> None:
     assert {each.dtype for each in again.state_dict().values()} == {torch.float32}
     for name, tensor in omni.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor.half().float(), rtol=0, atol=0)
-    tensors, about = pretrained.read(weights)
+    tensors, about = weights_file.read(weights)
     assert json.loads(about["made"]) == {"preset": "smoke"} and len(tensors) == len(omni.state_dict())
 
 
@@ -93,7 +95,7 @@ def test_sizes_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
         (asdict(small), r"pieces, its Thinker only 100 rows"),
         (later, "sizes of another version"),
     ]:
-        pretrained.write(tmp_path / "x", omni.state_dict(), config, omni.tokenizer, limits={})
+        weights_file.write(tmp_path / "x", omni.state_dict(), config, omni.tokenizer, limits={})
         with pytest.raises(ValueError, match=words):
             Omni.from_pretrained(tmp_path / "x")
 
@@ -117,7 +119,7 @@ def test_without_shipped_weights_it_says_what_to_do(monkeypatch: pytest.MonkeyPa
 def test_the_package_takes_its_weights_along() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))
     assert "weights/*" in project["tool"]["setuptools"]["package-data"]["tinyomni"]
-    assert pretrained.SHIPPED.parent == TOP / "tinyomni" / "weights"
+    assert weights_file.SHIPPED.parent == TOP / "tinyomni" / "weights"
 
 
 # ---- stages → file → stages -----------------------------------------------------------------------------------------
@@ -216,7 +218,7 @@ def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_ships_sees_hears_and_speaks() -> None:
-    folder = pretrained.SHIPPED.parent
+    folder = weights_file.SHIPPED.parent
     assert sum(each.stat().st_size for each in folder.iterdir()) <= 30_000_000
     omni = Omni.from_pretrained()
     assert set(omni.limits) == {"read", "heard", "ear"}

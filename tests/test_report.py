@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tinyomni.cli import main
-from tinyomni.training.measures import Rate, cer, share
-from tinyomni.training.report import LIMITS, MEASURES, Figure, figure
+from tinyomni.evaluation.report import LIMITS, MEASURES, Figure, figure
+from tinyomni.metrics import Rate, cer, share
 
 
 def test_a_rate_is_a_sum_over_a_sum() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyomni import doctor
+from tinyomni.cli import doctor
 
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))

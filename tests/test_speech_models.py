@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from tinyomni.axes import ShapeError
 from tinyomni.codec import RVQ, SpeechCodec
 from tinyomni.config import TINY
 from tinyomni.dry_run import AUDIO
-from tinyomni.files import load_audio
+from tinyomni.glossary import ShapeError
+from tinyomni.io.files import load_audio
 from tinyomni.talker import TalkerTiny, generate_codes, max_frames, previous
 from tinyomni.vocoder import GriffinLimVocoder, detect_domain
 

@@ -18,15 +18,16 @@ from sklearn.decomposition import PCA
 from tinyomni.audio import char_ids
 from tinyomni.codec import SpeechCodec
 from tinyomni.config import TINY
-from tinyomni.data.samples import Speaker, Utterance, collate_speech
-from tinyomni.data.speech import TALKER_VOICES, utter
+from tinyomni.data.datasets import Speaker, Utterance, collate_speech
+from tinyomni.data.tts import TALKER_VOICES, utter
+from tinyomni.evaluation import asr_judge
 from tinyomni.talker import TalkerTiny, generate_batch, generate_codes, previous, voice_token
 from tinyomni.tokenizer import BPETokenizer
-from tinyomni.training import audio, codec, ears, talker
-from tinyomni.training.audio import EDGE, AudioStage, in_a_room, needed_tokens, vary
-from tinyomni.training.codec import CodecStage, kmeans, principal, quantise, start
 from tinyomni.training.recipe import Place
-from tinyomni.training.talker import CodeBatch, TalkerStage, mishear, speech_loss
+from tinyomni.training.stages import audio, codec, talker
+from tinyomni.training.stages.audio import EDGE, AudioStage, in_a_room, needed_tokens, vary
+from tinyomni.training.stages.codec import CodecStage, kmeans, principal, quantise, start
+from tinyomni.training.stages.talker import CodeBatch, TalkerStage, mishear, speech_loss
 
 
 def said(text: str, voice: str = "en-us") -> Utterance:
@@ -410,12 +411,12 @@ def test_voices_are_rows_that_no_text_uses() -> None:
 def test_other_ears_understand_a_recording_and_not_another_text() -> None:
     text = "There is a big red circle on the left."
     wave = utter(text, rate=150)
-    assert ears.word_error([wave], [text]).rate <= 0.2
-    assert ears.word_error([wave], ["How many hearts are there? Three."]).rate > 0.7
+    assert asr_judge.word_error([wave], [text]).rate <= 0.2
+    assert asr_judge.word_error([wave], ["How many hearts are there? Three."]).rate > 0.7
 
 
 def test_without_pocketsphinx_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
-    ears.decoder.cache_clear()
+    asr_judge.decoder.cache_clear()
     with pytest.raises(ImportError, match=r"tinyomni\[test\]"):
-        ears.hear(torch.zeros(16_000))
+        asr_judge.hear(torch.zeros(16_000))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tinyomni.axes import ShapeError
 from tinyomni.config import TINY, ThinkerConfig
 from tinyomni.generation import generate, sample, stream
+from tinyomni.glossary import ShapeError
 from tinyomni.layers import init_weights
 from tinyomni.stability import finite_checks
 from tinyomni.thinker import ThinkerLM

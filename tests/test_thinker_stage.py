@@ -11,12 +11,12 @@ import torch
 from tinyomni.cli import main
 from tinyomni.config import ThinkerConfig
 from tinyomni.data import world
-from tinyomni.data.samples import Lines
+from tinyomni.data.datasets import Lines
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BOS, EOS, PAD, BPETokenizer
 from tinyomni.training.engine import Settings
 from tinyomni.training.recipe import Job, Place, train
-from tinyomni.training.thinker import ThinkerStage, collate, next_token_loss, surprises
+from tinyomni.training.stages.thinker import ThinkerStage, collate, next_token_loss, surprises
 
 ENCODE = BPETokenizer().encode
 SMALL = ThinkerConfig(layers=2, d_model=32, heads=2, kv_heads=2, hidden=64)

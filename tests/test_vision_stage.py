@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from tinyomni.data import world
+from tinyomni.data.datasets import Scenes, pixels
 from tinyomni.data.manifests import ManifestError
-from tinyomni.data.pictures import picture
-from tinyomni.data.samples import Scenes, pixels
+from tinyomni.data.rendering import picture
 from tinyomni.data.world import Thing
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BPETokenizer
-from tinyomni.training import vision
 from tinyomni.training.recipe import Place
-from tinyomni.training.vision import (
+from tinyomni.training.stages import vision
+from tinyomni.training.stages.vision import (
     CHOICES,
     NOTHING,
     UNCLEAR,

@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from tinyomni.audio import CHARS
 from tinyomni.cli import main
-from tinyomni.data import speech, strange, world
-from tinyomni.data.pictures import RGB, STEPS, picture
-from tinyomni.data.samples import Lines, Scenes, Speech, collate_scenes, collate_speech
-from tinyomni.data.sheet import contact_sheet
-from tinyomni.data.speech import HELD_OUT_VOICE, VOICES, SpeechCache, SpeechUnavailable, phonemes, utter
+from tinyomni.data import tts, unanswerable, world
+from tinyomni.data.datasets import Lines, Scenes, Speech, collate_scenes, collate_speech
+from tinyomni.data.preview import contact_sheet
+from tinyomni.data.rendering import RGB, STEPS, picture
+from tinyomni.data.tts import HELD_OUT_VOICE, VOICES, SpeechCache, SpeechUnavailable, phonemes, utter
 from tinyomni.data.world import COLOURS, HELD_OUT, PLACES, SHAPES, SIZES, SPLITS, Thing
 from tinyomni.tokenizer import EOS, PAD, BPETokenizer
 
@@ -199,7 +199,7 @@ def test_a_tenth_of_the_questions_is_never_spoken_in_training() -> None:
 
 def test_everybody_gets_the_same_from_a_seed() -> None:
     code = (
-        "from tinyomni.data import world\nfrom tinyomni.data.samples import Scenes, Speech\nimport hashlib\n"
+        "from tinyomni.data import world\nfrom tinyomni.data.datasets import Scenes, Speech\nimport hashlib\n"
         "s = Scenes('test', 50, speech=False)[7]\n"
         "print(world.draw_line('train', 5), s.caption, s.question, Speech('test').text(9), "
         "hashlib.sha256(s.picture.tobytes()).hexdigest())"
@@ -328,7 +328,7 @@ def test_a_quarter_of_the_speech_is_words_in_random_order() -> None:
     assert abs(sum(half.text(i)[1] for i in range(2000)) / 2000 - 0.5) < 0.05
     assert all(Speech("train", 50, order=True).text(i)[1] for i in range(50))
     bare = [text for text, _ in texts if text.lower().strip(".") in {*world.COLOURS, *world.NUMBERS, "yes", "no"}]
-    assert 0.05 < len(bare) / 4000 < 0.15 and sum(text in strange.ANSWERS for text, _ in texts) > 4000 * 0.02
+    assert 0.05 < len(bare) / 4000 < 0.15 and sum(text in unanswerable.ANSWERS for text, _ in texts) > 4000 * 0.02
     assert not any(text in bare for text, _ in map(Speech("train", 500, order=True).text, range(500)))
     batch = collate_speech([said[0], said[1]])
     assert batch.wave.shape == (2, int(batch.samples.max())) and batch.texts[1] == texts[1][0]
@@ -387,7 +387,7 @@ def test_wrong_speech() -> None:
 
 
 def test_without_espeak_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tts.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SpeechUnavailable, match=r"pip install espeakng-loader\. Lessons on text and pictures run"):
         utter("Hello.")
 

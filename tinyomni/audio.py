@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
-from tinyomni.axes import expect
 from tinyomni.config import TINY, AudioConfig
+from tinyomni.glossary import expect
 from tinyomni.layers import EncoderBlock, init_weights
 from tinyomni.stability import assert_finite, full_precision
 

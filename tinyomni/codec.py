@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tinyomni.audio import MelFrontend, valid_positions
-from tinyomni.axes import ShapeError, describe, expect
 from tinyomni.config import TINY, CodecConfig
+from tinyomni.glossary import ShapeError, describe, expect
 from tinyomni.vocoder import GriffinLimVocoder
 
 

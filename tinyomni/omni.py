@@ -17,12 +17,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tinyomni import config, pretrained
+from tinyomni import config
 from tinyomni.audio import AudioEncoderTiny, CTCHead, MelFrontend, audio_token_count, ctc_greedy
 from tinyomni.codec import RVQ, SpeechCodec
 from tinyomni.config import TINY, OmniConfig
-from tinyomni.files import check_not_silent, load_audio, load_image, load_speech
 from tinyomni.generation import BOS, EOS, stream
+from tinyomni.io import weights as weights_file
+from tinyomni.io.files import check_not_silent, load_audio, load_image, load_speech
 from tinyomni.talker import TalkerTiny, generate_codes, max_frames, voice_token
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BPETokenizer
@@ -234,7 +235,7 @@ class Omni(nn.Module):
 
     def save(self, path: str | Path, **more: Any) -> None:
         """Write weights, sizes, tokenizer and limits to one safetensors file, in half precision; see `pretrained`."""
-        pretrained.write(path, self.state_dict(), asdict(self.cfg), self.tokenizer, limits=self.limits, **more)
+        weights_file.write(path, self.state_dict(), asdict(self.cfg), self.tokenizer, limits=self.limits, **more)
 
     @classmethod
     def from_pretrained(cls, path: str | Path | None = None) -> "Omni":
@@ -242,25 +243,25 @@ class Omni(nn.Module):
 
         Raises FileNotFoundError, and ValueError for a file that is damaged, of another format or does not fit.
         """
-        tensors, about = pretrained.read(path)
-        name = Path(path).name if path is not None else pretrained.SHIPPED.name
+        tensors, about = weights_file.read(path)
+        name = Path(path).name if path is not None else weights_file.SHIPPED.name
         try:
-            omni = cls(read_config(json.loads(about["config"])), pretrained.tokenizer_of(about))
+            omni = cls(read_config(json.loads(about["config"])), weights_file.tokenizer_of(about))
             omni.limits = json.loads(about["limits"])
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{pretrained.STEP}: {name} has sizes of another version ({error!r})") from error
+            raise ValueError(f"{weights_file.STEP}: {name} has sizes of another version ({error!r})") from error
         if omni.tokenizer.n_pieces > omni.cfg.thinker.vocab:
             raise ValueError(
-                f"{pretrained.STEP}: the tokenizer in {name} has {omni.tokenizer.n_pieces} pieces, its Thinker only "
+                f"{weights_file.STEP}: the tokenizer in {name} has {omni.tokenizer.n_pieces} pieces, its Thinker only "
                 f"{omni.cfg.thinker.vocab} rows"
             )
         own = omni.state_dict()
         try:
-            omni.load_state_dict({key: pretrained.fill(key, tensor, own.get(key, tensor))
+            omni.load_state_dict({key: weights_file.fill(key, tensor, own.get(key, tensor))
                                   for key, tensor in tensors.items() if not key.startswith("eye.")})  # fmt: skip
         except RuntimeError as error:
             raise ValueError(
-                f"{pretrained.STEP}: {name} does not hold the weights of a model of its sizes: {error}"
+                f"{weights_file.STEP}: {name} does not hold the weights of a model of its sizes: {error}"
             ) from error
         return omni
 

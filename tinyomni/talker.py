@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tinyomni.attention import KVCache
-from tinyomni.axes import expect
 from tinyomni.config import TINY, TalkerConfig
+from tinyomni.glossary import expect
 from tinyomni.layers import DecoderBlock, RMSNorm, init_weights
 from tinyomni.stability import assert_finite
 

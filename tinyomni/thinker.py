@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tinyomni.attention import KVCache
-from tinyomni.axes import ShapeError, describe, expect
 from tinyomni.config import TINY, ThinkerConfig
+from tinyomni.glossary import ShapeError, describe, expect
 from tinyomni.layers import DecoderBlock, RMSNorm, init_weights
 from tinyomni.stability import assert_finite
 

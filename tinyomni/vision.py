@@ -10,8 +10,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tinyomni.axes import expect
 from tinyomni.config import TINY, VisionConfig
+from tinyomni.glossary import expect
 from tinyomni.layers import EncoderBlock
 from tinyomni.stability import assert_finite
 

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tinyomni.audio import LOG_FLOOR, MelFrontend
-from tinyomni.axes import ShapeError
 from tinyomni.config import TINY, AudioConfig
+from tinyomni.glossary import ShapeError
 from tinyomni.stability import full_precision
 
 Domain = Literal["log", "magnitude", "auto"]

@@ -36,7 +36,7 @@ from tinyomni.data.manifests import (
     Unusable,
     count_reasons,
 )
-from tinyomni.files import QUIET, SAMPLE_RATE, existing_file
+from tinyomni.io.files import QUIET, SAMPLE_RATE, existing_file
 from tinyomni.tokenizer import BPETokenizer
 
 

@@ -27,8 +27,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tinyomni.data.speech import SpeechCache
-from tinyomni.files import MOST_SECONDS, SAMPLE_RATE, existing_file, load_audio, load_image
+from tinyomni.data.tts import SpeechCache
+from tinyomni.io.files import MOST_SECONDS, SAMPLE_RATE, existing_file, load_audio, load_image
 
 KINDS = {
     "caption": ("image", "caption"),

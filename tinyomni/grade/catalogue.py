@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tinyomni import grade
+from tinyomni.grade import lessons as modules
 from tinyomni.grade import progress
 from tinyomni.grade.exercise import Exercise
 from tinyomni.grade.judge import Verdict, judge
@@ -27,9 +27,9 @@ class Lesson:
 def lessons() -> tuple[Lesson, ...]:
     """Every lesson that has exercises. Raises ValueError if two exercises share a name."""
     found = []
-    for name in sorted(module.name for module in pkgutil.iter_modules(grade.__path__)):
+    for name in sorted(module.name for module in pkgutil.iter_modules(modules.__path__)):
         if name.startswith("lesson_"):
-            module = importlib.import_module(f"tinyomni.grade.{name}")
+            module = importlib.import_module(f"tinyomni.grade.lessons.{name}")
             own = tuple(each for each in vars(module).values() if isinstance(each, Exercise))
             for each in own:
                 each.book = module.BOOK

@@ -10,7 +10,7 @@ from typing import Any
 from jaxtyping import Shaped
 from torch import Tensor
 
-from tinyomni.axes import AXES
+from tinyomni.glossary import AXES
 from tinyomni.tracing import annotations
 
 

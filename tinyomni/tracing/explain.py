@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tinyomni.axes import AXES
+from tinyomni.glossary import AXES
 from tinyomni.tracing import annotations
 from tinyomni.tracing.annotations import Word
 from tinyomni.tracing.formula import SpecError, evaluate

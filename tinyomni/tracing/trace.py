@@ -26,7 +26,7 @@ import jaxtyping
 import torch
 from torch import Tensor, nn
 
-from tinyomni.axes import AXES, ShapeError
+from tinyomni.glossary import AXES, ShapeError
 from tinyomni.tracing import annotations, explain
 from tinyomni.tracing.annotations import AnnotationError, Axis
 from tinyomni.tracing.records import Entry, Ledger, Record, Row, Value, describe, file_of, fold, tree, walk

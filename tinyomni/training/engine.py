@@ -31,7 +31,7 @@ from tqdm import tqdm
 from tinyomni.layers import DecoderBlock, EncoderBlock
 from tinyomni.stability import check_gradient_explosion, clip_gradients, finite_checks, validate_loss
 from tinyomni.tracing.checks import Finder
-from tinyomni.training import amp, checkpoint, distributed
+from tinyomni.training import checkpoint, distributed, precision
 from tinyomni.training.curves import Log
 from tinyomni.training.distributed import Batches, Share, World, each_a_share, size, to_device
 
@@ -88,7 +88,7 @@ class Settings:
     explosion: float = 100.0  # a batch whose gradient is longer is skipped
     max_skips: int = 10  # one after another
     seed: int = 0
-    precision: str = "auto"  # fp32, bf16, fp16: see amp.py
+    precision: str = "auto"  # fp32, bf16, fp16: see precision.py
     device: str = "auto"
     compile: bool = False
     checkpoint_freq: int = 500
@@ -155,7 +155,7 @@ class Overflow(SkipBatch):
 # ---- the optimiser --------------------------------------------------------------------------------------------------
 
 
-def optimiser_for(stage: Stage, settings: Settings, policy: amp.Policy) -> torch.optim.AdamW:
+def optimiser_for(stage: Stage, settings: Settings, policy: precision.Policy) -> torch.optim.AdamW:
     """The one that the settings ask for."""
     if settings.optimiser == "muon":
         return Muon(stage, settings, torch.bfloat16 if policy.precision == "bf16" else torch.float32)
@@ -264,7 +264,7 @@ class Trainer:
     model: nn.Module  # the stage, wrapped where several processes train it
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    policy: amp.Policy
+    policy: precision.Policy
     world: World
     settings: Settings
 
@@ -362,7 +362,7 @@ def fit(
     `Batches`.
     """
     folder, world = Path(folder), distributed.start(settings.device)
-    policy = amp.policy(world.device, settings.precision)
+    policy = precision.policy(world.device, settings.precision)
     stage.to(world.device)
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(world.device)
@@ -440,7 +440,7 @@ def count(skip: SkipBatch, result: Result) -> None:
         result.skipped_in_a_row += 1
 
 
-def validate(stage: Stage, policy: amp.Policy, world: World) -> dict[str, float]:
+def validate(stage: Stage, policy: precision.Policy, world: World) -> dict[str, float]:
     """The first process validates, the others get its figures. Random numbers drawn here do not change the training."""
     figures: dict[str, float] = {}
     if world.first:

@@ -114,7 +114,7 @@ def train(stage: str, place: Place) -> Result | None:
     """
     if stage not in STAGES:
         raise ValueError(f"Training: there is no stage {stage!r}; there are {', '.join(STAGES)}")
-    recipe = import_module(f"tinyomni.training.{stage}")
+    recipe = import_module(f"tinyomni.training.stages.{stage}")
     if stage != "tokenizer":
         switches = [name for name, each in inspect.signature(recipe.job).parameters.items()
                     if isinstance(each.default, bool) and name in place.changes]  # fmt: skip
