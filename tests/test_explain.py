@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, TypeCheckError
 from torch import Tensor, nn
 
-from tinyomni.glossary import ShapeError
+from tinyomni.shapes import ShapeError
 from tinyomni.tracing import Trace, explain, trace
 from tinyomni.tracing.checks import checked
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tinyomni import attention, cli, dry_run, layers
-from tinyomni.glossary import ShapeError
+from tinyomni.shapes import ShapeError
 from tinyomni.grade import build as builder
 from tinyomni.grade import check, progress, swap
 from tinyomni.grade.build import STUB, answered, build, cut, solutions

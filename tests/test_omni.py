@@ -9,7 +9,7 @@ from PIL import Image
 
 from tinyomni import TINY, Omni, check_gradient_explosion, clip_gradients, validate_loss
 from tinyomni.dry_run import AUDIO, IMAGE, build
-from tinyomni.glossary import ShapeError
+from tinyomni.shapes import ShapeError
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torchaudio
 from torch import nn
 
 from tinyomni.audio import CHARS, AudioEncoderTiny, CTCHead, MelFrontend, audio_token_count, char_ids, ctc_greedy
-from tinyomni.glossary import ShapeError
+from tinyomni.shapes import ShapeError
 from tinyomni.layers import EncoderBlock
 from tinyomni.vision import ViTTiny
 

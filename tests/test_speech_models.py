@@ -10,7 +10,7 @@ import torch
 from tinyomni.codec import RVQ, SpeechCodec
 from tinyomni.config import TINY
 from tinyomni.dry_run import AUDIO
-from tinyomni.glossary import ShapeError
+from tinyomni.shapes import ShapeError
 from tinyomni.io.files import load_audio
 from tinyomni.talker import TalkerTiny, generate_codes, max_frames, previous
 from tinyomni.vocoder import GriffinLimVocoder, detect_domain

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tinyomni.config import TINY, ThinkerConfig
 from tinyomni.generation import generate, sample, stream
-from tinyomni.glossary import ShapeError
+from tinyomni.shapes import ShapeError
 from tinyomni.layers import init_weights
 from tinyomni.stability import finite_checks
 from tinyomni.thinker import ThinkerLM

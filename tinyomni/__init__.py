@@ -23,7 +23,7 @@ ROOMS = {
     "KVCache": "attention",
     "TINY": "config",
     "AXES": "glossary",
-    "ShapeError": "glossary",
+    "ShapeError": "shapes",
     "validate_loss": "stability",
     "check_gradient_explosion": "stability",
     "clip_gradients": "stability",

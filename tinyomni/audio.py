@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
 from tinyomni.config import TINY, AudioConfig
-from tinyomni.glossary import expect
+from tinyomni.shapes import expect
 from tinyomni.layers import EncoderBlock, init_weights
 from tinyomni.stability import assert_finite, full_precision
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tinyomni.audio import MelFrontend, valid_positions
 from tinyomni.config import TINY, CodecConfig
-from tinyomni.glossary import ShapeError, describe, expect
+from tinyomni.shapes import ShapeError, describe, expect
 from tinyomni.vocoder import GriffinLimVocoder
 
 

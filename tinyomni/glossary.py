@@ -4,10 +4,6 @@ The same word always means the same axis. Annotations use these words, the trace
 explain them with the sentences below.
 """
 
-import torch
-from jaxtyping import TypeCheckError
-from torch import Tensor
-
 AXES: dict[str, str] = {
     "batch": "samples that are processed together",
     "tokens": "positions of one sequence: text pieces, picture, sound, or all of them",
@@ -52,48 +48,3 @@ AXES: dict[str, str] = {
     "fields": "colour, shape, size and place of a thing (4)",
     "choices": "scores for every value of every field (13 + 9 + 3 + 6 = 31)",
 }
-
-
-class ShapeError(TypeCheckError, ValueError):
-    """A tensor whose axes, sizes or dtype are not what the step asks for."""
-
-
-def describe(tensor: Tensor) -> str:
-    """`(1, 6, 256) float32`, for error messages."""
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def expect(where: str, name: str, tensor: Tensor, axes: str, fix: str = "", **sizes: int) -> None:
-    """Raise a `ShapeError` unless `tensor` has these axes: the check that stays when jaxtyping's is off.
-
-    `axes` is a jaxtyping string with words and numbers, such as `"batch tokens d_model"`. `sizes` gives the axes
-    whose size is known. Integer axes words `batch tokens` with `integer=1` ask for whole numbers, otherwise floats.
-    Only sizes and dtype are read, never values, so that nothing waits for a GPU.
-    """
-    whole = bool(sizes.pop("integer", 0))
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{where}: {name} should be a tensor, got {type(tensor).__name__}. {fix}".rstrip())
-    words = axes.split()
-    due = [int(word) if word.isdigit() else sizes.get(word) for word in words]
-    wanted = ", ".join(
-        word if size is None or word.isdigit() else f"{word}={size}" for word, size in zip(words, due, strict=True)
-    )
-    kind = "whole numbers (int64)" if whole else "floats"
-    problem = ""
-    if tensor.ndim != len(words):
-        problem = f"{tensor.ndim} axes came, {len(words)} are due"
-        if tensor.ndim == len(words) - 1:
-            fix = f"Is the batch axis missing? `{name}.unsqueeze(0)`"
-    else:
-        for word, size, came in zip(words, due, tensor.shape, strict=True):
-            if size is not None and size != came:
-                meaning = f" ({AXES[word]})" if word in AXES else ""
-                problem = f"{word}{meaning} is {size} here, this has {came}"
-                break
-    if not problem and whole != (tensor.dtype in (torch.int64, torch.int32)):
-        problem = f"{kind} are due, {str(tensor.dtype).removeprefix('torch.')} came"
-        fix = f"`{name}.long()`" if whole else fix
-    if problem:
-        raise ShapeError(
-            f"{where}: {name} should be ({wanted}), {kind}; got {describe(tensor)}: {problem}. {fix}".rstrip()
-        )

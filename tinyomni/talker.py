@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tinyomni.attention import KVCache
 from tinyomni.config import TINY, TalkerConfig
-from tinyomni.glossary import expect
+from tinyomni.shapes import expect
 from tinyomni.layers import DecoderBlock, RMSNorm, init_weights
 from tinyomni.stability import assert_finite
 

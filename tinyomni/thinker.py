@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tinyomni.attention import KVCache
 from tinyomni.config import TINY, ThinkerConfig
-from tinyomni.glossary import ShapeError, describe, expect
+from tinyomni.shapes import ShapeError, describe, expect
 from tinyomni.layers import DecoderBlock, RMSNorm, init_weights
 from tinyomni.stability import assert_finite
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tinyomni.config import TINY, VisionConfig
-from tinyomni.glossary import expect
+from tinyomni.shapes import expect
 from tinyomni.layers import EncoderBlock
 from tinyomni.stability import assert_finite
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tinyomni.audio import LOG_FLOOR, MelFrontend
 from tinyomni.config import TINY, AudioConfig
-from tinyomni.glossary import ShapeError
+from tinyomni.shapes import ShapeError
 from tinyomni.stability import full_precision
 
 Domain = Literal["log", "magnitude", "auto"]

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchaudio.transforms import Resample
 
-from tinyomni.glossary import ShapeError, describe
+from tinyomni.shapes import ShapeError, describe
 
 IMAGE_SIZE = 224
 SAMPLE_RATE = 16_000

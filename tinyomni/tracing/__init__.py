@@ -15,7 +15,7 @@ This room knows no model: it needs torch, jaxtyping and beartype only.
     checks       run-time checks, without a trace
 """
 
-from tinyomni.glossary import ShapeError
+from tinyomni.tracing.errors import ShapeError
 from tinyomni.tracing.checks import check_shapes
 from tinyomni.tracing.formula import SpecError
 from tinyomni.tracing.records import Entry, Ledger, Record, Value

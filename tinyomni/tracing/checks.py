@@ -19,7 +19,7 @@ from beartype import BeartypeConf, beartype
 from beartype.door import is_bearable
 from jaxtyping import TypeCheckError
 
-from tinyomni.glossary import ShapeError
+from tinyomni.tracing.errors import ShapeError
 from tinyomni.tracing import annotations, explain
 
 CONF = BeartypeConf(is_pep484_tower=True)

@@ -26,7 +26,8 @@ import jaxtyping
 import torch
 from torch import Tensor, nn
 
-from tinyomni.glossary import AXES, ShapeError
+from tinyomni.glossary import AXES
+from tinyomni.tracing.errors import ShapeError
 from tinyomni.tracing import annotations, explain
 from tinyomni.tracing.annotations import AnnotationError, Axis
 from tinyomni.tracing.records import Entry, Ledger, Record, Row, Value, describe, file_of, fold, tree, walk
