@@ -22,16 +22,16 @@ def omni() -> Omni:
 def test_every_line_of_every_pipeline_holds(omni: Omni, name: str) -> None:
     report = dry_run.run(name, omni, dry_run.default_inputs())
     assert report.ok, str(report)
-    assert report.lines and all(line.ok for line in report.lines)
+    assert report.steps and all(line.ok for line in report.steps)
 
 
 def test_the_numbers_of_the_document(omni: Omni) -> None:
     reports = {name: dry_run.run(name, omni, dry_run.default_inputs()) for name in ("text", "multimodal", "speech")}
     assert reports["multimodal"].ledger == [("image", 1), ("audio", 25), ("text", 9)]
     assert "= 35 of 512" in str(reports["multimodal"])
-    due = {value for _, value, _ in reports["speech"].figures}
+    due = {value for _, value, _ in reports["speech"].quantities}
     assert {300, 301, 602, 600, 38_528, 385_280, 24_000, 24_080} <= due
-    assert ("tokens at the end of generation (6 → 70)", 70, 70) in reports["text"].figures
+    assert ("tokens at the end of generation (6 → 70)", 70, 70) in reports["text"].quantities
 
 
 def test_the_users_own_input_is_held_to_the_formulas(omni: Omni, tmp_path: Path) -> None:
@@ -75,10 +75,10 @@ def test_a_line_without_a_step_and_a_step_without_a_line_fail(omni: Omni) -> Non
     assert seen.report(Spec(data)).ok
     shorter = tomllib.loads(path.read_text(encoding="utf-8"))
     del shorter["step"][2]
-    assert "no line of the specification names it" in str(seen.report(Spec(shorter)).problems)
+    assert "no [[step]] names it" in str(seen.report(Spec(shorter)).problems)
     longer = tomllib.loads(path.read_text(encoding="utf-8"))
     longer["step"].append({"call": "sing", "title": "Sing"})
-    assert "sing expected 1 times, came 0 times" in str(seen.report(Spec(longer)).problems)
+    assert "sing: expected 1 calls, got 0" in str(seen.report(Spec(longer)).problems)
 
 
 def test_the_steps_in_pieces_are_the_models(omni: Omni) -> None:

@@ -44,7 +44,7 @@ def test_a_specification(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["trace", "--spec", str(tmp_path / "spec.toml"), script(tmp_path, GOOD)]) == 0
     assert "✔" in capsys.readouterr().out
     assert main(["trace", "--spec", str(tmp_path / "spec.toml"), script(tmp_path, GOOD), "4"]) == 1
-    assert "(2, 3) expected" in capsys.readouterr().err
+    assert "expected (2, 3)" in capsys.readouterr().err
     (tmp_path / "spec.toml").write_text("[[step]]\nname = 3\n")
     assert main(["trace", "--spec", str(tmp_path / "spec.toml"), script(tmp_path, GOOD)]) == 2
     assert "spec.toml:1" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from tinyomni.stability import check_gradient_explosion, clip_gradients, validat
 from tinyomni.talker import TalkerTiny, max_frames, next_frame, previous
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BPETokenizer
-from tinyomni.tracing import Report, Spec, step, tokens, trace
+from tinyomni.tracing import Spec, SpecReport, step, tokens, trace
 from tinyomni.tracing.formula import evaluate, split
 from tinyomni.vision import ViTTiny
 from tinyomni.vocoder import GriffinLimVocoder
@@ -137,7 +137,7 @@ def generate_from_ids(
     thinker: ThinkerLM, ids: Int[Tensor, "batch text_tokens"], new_tokens: int, pieces: int
 ) -> Int[Tensor, "batch text_tokens+{new_tokens}"]:
     """The prompt at once, then one token at a time."""
-    new = generate(thinker, ids, max_new_tokens=new_tokens, eos=None, allowed=pieces)
+    new = generate(thinker, ids, max_new_tokens=new_tokens, eos=None, vocab_limit=pieces)
     return torch.cat([ids, new], dim=1)
 
 
@@ -146,7 +146,7 @@ def generate_from_embeddings(
     thinker: ThinkerLM, x: Float[Tensor, "batch total d_model"], new_tokens: int, pieces: int
 ) -> Int[Tensor, "batch {new_tokens}"]:
     """The same behind a picture or a sound: only the new ids come back."""
-    return generate(thinker, embeddings=x, max_new_tokens=new_tokens, eos=None, allowed=pieces)
+    return generate(thinker, embeddings=x, max_new_tokens=new_tokens, eos=None, vocab_limit=pieces)
 
 
 @step("Decode")
@@ -503,7 +503,7 @@ def audio_text(omni: Omni, given: Inputs) -> None:
     """Part 3: sound + text → text."""
     audio = omni.audio
     wav = read_audio(given.audio)[None].to(omni.device)
-    omni.check_sound(wav)
+    omni.check_audio(wav)
     x = second_convolution(audio, first_convolution(audio, as_picture(audio, hear(omni.mel, wav))))
     x = listen(audio, project_bands(audio, flatten_bands(audio, x)))
     sound = project_audio(omni.proj_a, x)
@@ -577,7 +577,7 @@ def given_axes(name: str, omni: Omni, given: Inputs) -> dict[str, int]:
     return axes
 
 
-def run(name: str, omni: Omni, given: Inputs) -> Report:
+def run(name: str, omni: Omni, given: Inputs) -> SpecReport:
     """Run one pipeline under the tracer and hold it against its specification."""
     pipeline = PIPELINES[name]
     axes = given_axes(name, omni, given)
@@ -632,7 +632,7 @@ def shape_table(spec: Spec) -> str:
         parts = {source: evaluate(formula, axes) for source, formula in spec.ledger.items()}
         told = " + ".join(f"{source} {count}" for source, count in parts.items())
         rows += ["", f"Tokens: {told} = {sum(parts.values())} of {spec.limit}."]
-    rows += ["", *(f"- {each['name']}: `{each['formula']}` = {each['equals']:,}" for each in spec.figures)]
+    rows += ["", *(f"- {each['name']}: `{each['formula']}` = {each['equals']:,}" for each in spec.quantities)]
     rows += [f"- for every {each['over']}: `{each['want']}` (`{each['call']}`)" for each in spec.rules]
     return "\n".join(rows)
 
@@ -683,7 +683,7 @@ def example_prompts(omni: Omni) -> str:
     return "\n".join(rows)
 
 
-def quick_reference(reports: dict[str, Report]) -> str:
+def quick_reference(reports: dict[str, SpecReport]) -> str:
     """The document's summary table, filled from this run."""
     rows = [("pipeline", "input", "tokens", "output")]
     for name, report in reports.items():
@@ -740,7 +740,7 @@ def main(
     given = default_inputs(text, image, audio)
     omni = build(seed, device)
     check_inputs(omni, given)
-    reports: dict[str, Report] = {}
+    reports: dict[str, SpecReport] = {}
     for name in names:
         reports[name] = run(name, omni, given)
         out(f"{reports[name]}\n")
@@ -748,7 +748,8 @@ def main(
     out(example_prompts(omni) + "\n")
     good = all(report.ok for report in reports.values())
     checked = sum(
-        len(report.lines) + sum(due is not None for _, _, due in report.figures) for report in reports.values()
+        len(report.steps) + sum(expected is not None for _, _, expected in report.quantities)
+        for report in reports.values()
     )
     wrong = sum(len(report.problems) for report in reports.values())
     out(f"✔ all {checked} lines hold" if good else f"✘ {wrong} of {checked} lines do not hold")

@@ -19,7 +19,7 @@ from tinyomni.tracing.errors import ShapeError
 from tinyomni.tracing.checks import check_shapes
 from tinyomni.tracing.formula import SpecError
 from tinyomni.tracing.records import Entry, Ledger, Record, Value
-from tinyomni.tracing.spec import Report, Spec, SpecMismatch
+from tinyomni.tracing.spec import SpecReport, Spec, SpecMismatch
 from tinyomni.tracing.sweep import Sweep, SweepMismatch, sweep
 from tinyomni.tracing.trace import Trace, step, tokens, trace
 
@@ -27,7 +27,7 @@ __all__ = [
     "Entry",
     "Ledger",
     "Record",
-    "Report",
+    "SpecReport",
     "ShapeError",
     "Spec",
     "SpecError",

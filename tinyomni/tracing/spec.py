@@ -1,7 +1,7 @@
 """Specifications: what a run must show, written down independently of the code, in TOML.
 
     [given]   axes that the input decides        [fixed]  numbers and formulas that always hold, in any order
-    [[step]]  call, in, out, tokens, times       [[figure]]  a formula and the number that it must give
+    [[step]]  call, in, out, tokens, times       [[quantity]] a formula and the value it must have
     [ledger]  who puts how many tokens in        [[rule]]  a length that has to hold for every input: over, want
 
 Shapes are expressions over the axes: "1, text_tokens + new_tokens". In a step with `times`, `i` counts 0, 1, 2, …
@@ -23,19 +23,19 @@ from tinyomni.tracing.trace import Trace
 class SpecMismatch(AssertionError):
     """A run is not what the specification demands."""
 
-    def __init__(self, report: "Report") -> None:
-        super().__init__("\n".join([f"{report.title}: not as specified", *report.problems]))
+    def __init__(self, report: "SpecReport") -> None:
+        super().__init__("\n".join([f"{report.title}: the run does not match the specification", *report.problems]))
         self.report = report
 
 
 @dataclass
-class Line:
+class StepResult:
     """One line of a report."""
 
     number: str
     title: str
-    came: str
-    gone: str
+    inputs: str
+    outputs: str
     tokens: int | None = None
     times: int = 1
     problem: str = ""
@@ -47,20 +47,19 @@ class Line:
 
     @property
     def label(self) -> str:
-        """Title, how often, and how many tokens came out."""
+        """Title, how often, and how many output tokens."""
         often = f" ×{self.times}" if self.times > 1 else ""
         return f"{self.title}{often}" + ("" if self.tokens is None else f" [{self.tokens}]")
 
 
 @dataclass
-class Report:
+class SpecReport:
     """A run beside its specification."""
 
     title: str
-    lines: list[Line] = field(default_factory=list)
-    figures: list[tuple[str, int, int | None]] = field(
-        default_factory=list
-    )  # name, value, what is due (None: formula only)
+    steps: list[StepResult] = field(default_factory=list)
+    # name, value, expected value (None: not compared, other axes were given)
+    quantities: list[tuple[str, int, int | None]] = field(default_factory=list)
     ledger: list[tuple[str, int]] = field(default_factory=list)
     limit: int = 0
     problems: list[str] = field(default_factory=list)
@@ -69,7 +68,7 @@ class Report:
     @property
     def ok(self) -> bool:
         """Does every line hold, and is there one?"""
-        return bool(self.lines) and not self.problems
+        return bool(self.steps) and not self.problems
 
     def data(self) -> dict[str, Any]:
         """The report as plain data, for JSON."""
@@ -78,39 +77,41 @@ class Report:
             "ok": self.ok,
             "axes": self.axes,
             "steps": [
-                {"number": line.number, "title": line.title, "in": line.came, "out": line.gone, "tokens": line.tokens,
-                 "times": line.times, "ok": line.ok, "problem": line.problem}
-                for line in self.lines
+                {"number": line.number, "title": line.title, "in": line.inputs, "out": line.outputs,
+                 "tokens": line.tokens, "times": line.times, "ok": line.ok, "problem": line.problem}
+                for line in self.steps
             ],
-            "figures": [{"name": name, "value": value, "due": due} for name, value, due in self.figures],
+            "quantities": [
+                {"name": name, "value": value, "expected": expected} for name, value, expected in self.quantities
+            ],
             "ledger": {"of": self.limit, **dict(self.ledger)},
             "problems": self.problems,
         }  # fmt: skip
 
     def __str__(self) -> str:
         text = [self.title]
-        width = max((len(line.label) for line in self.lines), default=0)
-        for line in self.lines:
-            arrow = " → ".join(part for part in (line.came, line.gone) if part)
+        width = max((len(line.label) for line in self.steps), default=0)
+        for line in self.steps:
+            arrow = " → ".join(part for part in (line.inputs, line.outputs) if part)
             text.append(f"  {'✔' if line.ok else '✘'} {line.number:>4}  {line.label:{width}}  {arrow}")
             if line.problem:
                 text.append(f"          ✘ {line.problem}")
-        for name, value, due in self.figures:
-            mark = "·" if due is None else "✔" if value == due else "✘"
-            text.append(f"  {mark}       {name}: {value:,}" + (f", {due:,} expected" if mark == "✘" else ""))
+        for name, value, expected in self.quantities:
+            mark = "·" if expected is None else "✔" if value == expected else "✘"
+            text.append(f"  {mark}       {name}: {value:,}" + (f" (expected {expected:,})" if mark == "✘" else ""))
         if self.ledger:
             total = sum(count for _, count in self.ledger)
             parts = " + ".join(f"{name} {count}" for name, count in self.ledger)
             text.append(f"  tokens: {parts} = {total} of {self.limit}")
-        told = [line.problem for line in self.lines if line.problem]
+        told = [line.problem for line in self.steps if line.problem]
         text += [f"  ✘ {problem}" for problem in self.problems if not any(each in problem for each in told)]
         return "\n".join(text)
 
 
-PARTS = {"title", "given", "fixed", "ledger", "step", "figure", "rule"}
+PARTS = {"title", "given", "fixed", "ledger", "step", "quantity", "rule"}
 STEP_KEYS = {"number", "call", "title", "in", "out", "tokens", "times", "inside"}
 INSIDE_KEYS = {"call", "in", "out", "times"}
-FIGURE_KEYS = {"name", "formula", "equals"}
+QUANTITY_KEYS = {"name", "formula", "equals"}
 RULE_KEYS = {"call", "over", "want"}
 
 
@@ -122,21 +123,23 @@ class Spec:
         self._text = text.splitlines()
         unknown = sorted(set(data) - PARTS)
         if unknown:
-            raise self.error(f"unknown part {', '.join(unknown)}; there are {', '.join(sorted(PARTS))}", unknown[0])
+            raise self.error(
+                f"unknown table {', '.join(unknown)}; expected one of {', '.join(sorted(PARTS))}", unknown[0]
+            )
         self.title = str(data.get("title", name))
         self.given: dict[str, int] = data.get("given", {})
         self.fixed: dict[str, int | str] = data.get("fixed", {})
         self.ledger: dict[str, int | str] = dict(data.get("ledger", {}))
         self.limit = self.ledger.pop("of", 0)
         self.steps: list[dict[str, Any]] = data.get("step", [])
-        self.figures: list[dict[str, Any]] = data.get("figure", [])
+        self.quantities: list[dict[str, Any]] = data.get("quantity", [])
         self.rules: list[dict[str, Any]] = data.get("rule", [])
         if not self.steps:
-            raise self.error("no [[step]] in it, so that every run would pass")
+            raise self.error("no [[step]]: every run would pass")
         twice = sorted(set(self.given) & set(self.fixed))
         if twice:
-            raise self.error(f"{twice[0]} stands in [given] and in [fixed]", twice[0])
-        for part, keys, needed in (("step", STEP_KEYS, {"call"}), ("figure", FIGURE_KEYS, FIGURE_KEYS),
+            raise self.error(f"duplicate name {twice[0]!r}: in [given] and in [fixed]", twice[0])
+        for part, keys, needed in (("step", STEP_KEYS, {"call"}), ("quantity", QUANTITY_KEYS, QUANTITY_KEYS),
                                    ("rule", RULE_KEYS, RULE_KEYS)):  # fmt: skip
             for place, each in enumerate(data.get(part, [])):
                 self._keys(part, place, each, keys, needed)
@@ -148,23 +151,21 @@ class Spec:
         """Nothing unknown, nothing missing."""
         unknown, missing = sorted(set(each) - keys), sorted(needed - set(each))
         if unknown:
-            raise self.error(
-                f"[[{part}]] does not know {unknown[0]!r}; it knows {', '.join(sorted(keys))}", part, place
-            )
+            raise self.error(f"unknown key {unknown[0]!r} in [[{part}]]; known: {', '.join(sorted(keys))}", part, place)
         if missing:
-            raise self.error(f"[[{part}]] needs {missing[0]!r}", part, place)
+            raise self.error(f"missing key {missing[0]!r} in [[{part}]]", part, place)
 
     def _check_names(self) -> None:
         """Every formula speaks of axes that there are, and none of itself."""
         for name, size in self.given.items():
             if not isinstance(size, int) or isinstance(size, bool):
-                raise self.error(f"[given] {name} should be a whole number, got {size!r}", name)
+                raise self.error(f"[given] {name}: expected an integer, got {size!r}", name)
         sizes = self.axes({})
         for place, each in enumerate(self.steps):
             for text in formulas(each):
                 self._known(text, {*sizes, "i"}, "step", place)
-        for place, each in enumerate(self.figures):
-            self._known(each["formula"], set(sizes), "figure", place)
+        for place, each in enumerate(self.quantities):
+            self._known(each["formula"], set(sizes), "quantity", place)
         for place, each in enumerate(self.rules):
             self._known(each["want"], {*sizes, each["over"]}, "rule", place)
         for name, formula in self.ledger.items():
@@ -200,21 +201,19 @@ class Spec:
             line = re.search(r"at line (\d+)", str(error))
             raise SpecError(f"{name}{f':{line[1]}' if line else ''}: {error}") from error
         except UnicodeDecodeError as error:
-            raise SpecError(f"{name}: no text file in UTF-8 ({error.reason})") from error
+            raise SpecError(f"{name}: not a UTF-8 text file ({error.reason})") from error
 
     def axes(self, given: dict[str, int]) -> dict[str, int]:
         """All names and their sizes."""
         unknown = sorted(set(given) - set(self.given))
         if unknown:
-            raise SpecError(
-                f"{self.name}: {unknown[0]} given, but [given] knows only {', '.join(self.given) or 'none'}"
-            )
+            raise SpecError(f"{self.name}: unknown axis {unknown[0]!r}; [given] has {', '.join(self.given) or 'none'}")
         sizes: dict[str, int] = {**self.given, **given}
 
         def find(name: str, within: tuple[str, ...]) -> None:
             if name in within:
                 circle = " → ".join([*within[within.index(name) :], name])
-                raise self.error(f"the formulas go in a circle: {circle}", name)
+                raise self.error(f"circular formulas: {circle}", name)
             formula = self.fixed[name]
             try:
                 for other in sorted(names_in(formula) - set(sizes)):
@@ -230,7 +229,7 @@ class Spec:
         return {name: sizes[name] for name in (*self.given, *self.fixed)}
 
     def prove(self, functions: Mapping[str, Callable[..., Any]], **sizes: int) -> list[Sweep]:
-        """Every `[[rule]]` for all lengths, with the function that bears the rule's call. Raises SweepMismatch."""
+        """Every `[[rule]]` for all lengths, with the function that the rule's call names. Raises SweepMismatch."""
         missing = [each["call"] for each in self.rules if each["call"] not in functions]
         if missing:
             raise self.error(f"no function for the rule {missing[0]!r}; given: {', '.join(functions)}", "rule")
@@ -243,10 +242,10 @@ class Spec:
             for each in self.rules
         ]
 
-    def compare(self, run: Trace, given: dict[str, int]) -> Report:
+    def compare(self, run: Trace, given: dict[str, int]) -> SpecReport:
         """Walk through the run and the lines side by side: all declared steps, or without any, the calls named here."""
         names = self.axes(given)
-        report = Report(self.title, axes=names)
+        report = SpecReport(self.title, axes=names)
         done = [record for record in run.steps if record.declared] or [
             record for record in run.steps if any(_is(record, each["call"]) for each in self.steps)
         ]
@@ -254,18 +253,18 @@ class Spec:
         for index, each in enumerate(self.steps):
             times = evaluate(each.get("times", 1), names)
             same = [record for record in done[place : place + times] if _is(record, each["call"])]
-            line = Line(str(each.get("number", "")), each.get("title", each["call"]), "", "", times=times)
-            report.lines.append(line)
+            line = StepResult(str(each.get("number", "")), each.get("title", each["call"]), "", "", times=times)
+            report.steps.append(line)
             if len(same) < times:
-                came = done[place + len(same)].call if place + len(same) < len(done) else "the end of the run"
-                line.problem = f"{each['call']} expected {times} times, came {len(same)} times, then {came}"
+                after = done[place + len(same)].call if place + len(same) < len(done) else "the end of the run"
+                line.problem = f"{each['call']}: expected {times} calls, got {len(same)}, then {after}"
             place += len(same)
             for i, record in enumerate(same):
                 now = {**names, "i": i}
                 line.problem = line.problem or self._differs(each, record, now) or self._inside(each, record, run, now)
             if same:
                 last = {**names, "i": len(same) - 1}
-                line.came, line.gone = _show(same[-1].inputs), _show(same[-1].outputs)
+                line.inputs, line.outputs = _show(same[-1].inputs), _show(same[-1].outputs)
                 line.tokens = evaluate(each["tokens"], last) if "tokens" in each else None
             if line.problem:
                 at = self.line("step", index)
@@ -273,13 +272,13 @@ class Spec:
                 report.problems.append(f"{line.number} {line.title}: {line.problem}{where}".strip())
         left = [record.call for record in done[place:]]
         for call in dict.fromkeys(left):
-            report.problems.append(f"{call} ran {left.count(call)} times, but no line of the specification names it")
-        for each in self.figures:
+            report.problems.append(f"{call} ran {left.count(call)} times, but no [[step]] names it")
+        for each in self.quantities:
             value = evaluate(each["formula"], names)
-            due = None if given else int(each["equals"])
-            report.figures.append((each["name"], value, due))
-            if due is not None and value != due:
-                report.problems.append(f"{each['name']}: {value} by the formula, {due} expected")
+            expected = None if given else int(each["equals"])
+            report.quantities.append((each["name"], value, expected))
+            if expected is not None and value != expected:
+                report.problems.append(f"{each['name']}: expected {expected}, got {value} by the formula")
         self._tokens(run, names, report)
         return report
 
@@ -287,19 +286,19 @@ class Spec:
         """The first difference between a line and a record, in words; empty if there is none."""
         if record.status != "ok":
             return record.status
-        came = {value.name: value for value in record.inputs}
+        inputs = {value.name: value for value in record.inputs}
         for name, text in each.get("in", {}).items():
-            due = shape(text, names)
-            if name not in came:
-                return f"{record.call} has no tensor {name!r}"
-            if came[name].shape != due:
-                return f"{name}: {due} expected, {came[name]} came"
+            expected = shape(text, names)
+            if name not in inputs:
+                return f"{record.call} has no argument {name!r}"
+            if inputs[name].shape != expected:
+                return f"{name}: expected {expected}, got {inputs[name]}"
         if "out" in each:
             outs = each["out"] if isinstance(each["out"], list) else [each["out"]]
-            dues = [shape(text, names) for text in outs]
+            shapes = [shape(text, names) for text in outs]
             got = [value for value in record.outputs if value.dtype]
-            if [value.shape for value in got] != dues:
-                return f"out: {', '.join(map(str, dues))} expected, {', '.join(map(str, got)) or 'nothing'} came"
+            if [value.shape for value in got] != shapes:
+                return f"out: expected {', '.join(map(str, shapes))}, got {', '.join(map(str, got)) or 'nothing'}"
         return ""
 
     def _inside(self, each: dict[str, Any], record: Record, run: Trace, names: dict[str, int]) -> str:
@@ -309,7 +308,7 @@ class Spec:
             times = evaluate(item.get("times", 1), names)
             calls = [record for record in under if _is(record, item["call"])][:times]
             if len(calls) < times:
-                return f"{item['call']} expected {times} times inside, came {len(calls)} times"
+                return f"{item['call']}: expected {times} calls inside, got {len(calls)}"
             for i, call in enumerate(calls):
                 problem = self._differs(item, call, {**names, "i": i})
                 if problem:
@@ -317,15 +316,15 @@ class Spec:
             under = [record for record in under if record.id > calls[-1].id]
         return ""
 
-    def _tokens(self, run: Trace, names: dict[str, int], report: Report) -> None:
+    def _tokens(self, run: Trace, names: dict[str, int], report: SpecReport) -> None:
         """The ledger: every source with its count, and their sum within the limit."""
         report.ledger = [(entry.source, entry.tokens) for entry in run.ledger]
         report.limit = int(self.limit)
-        due = [(source, evaluate(formula, names)) for source, formula in self.ledger.items()]
-        if report.ledger != due:
-            report.problems.append(f"ledger: {dict(due)} expected, {dict(report.ledger)} came")
-        if any(entry.of != self.limit for entry in run.ledger):
-            report.problems.append(f"ledger: a limit of {self.limit} expected")
+        expected = [(source, evaluate(formula, names)) for source, formula in self.ledger.items()]
+        if report.ledger != expected:
+            report.problems.append(f"ledger: expected {dict(expected)}, got {dict(report.ledger)}")
+        for entry in [entry for entry in run.ledger if entry.of != self.limit][:1]:
+            report.problems.append(f"ledger: expected a limit of {self.limit}, got {entry.of}")
         if self.ledger and sum(count for _, count in report.ledger) > report.limit:
             report.problems.append(f"ledger: more than {self.limit} tokens")
 
