@@ -23,17 +23,10 @@ from tinyomni.training.recipe import Place, train
 from tinyomni.training.stages import audio, omni, thinker, vision
 from tinyomni.training.stages.omni import (
     IGNORE,
-    Answer,
     Mix,
     OmniStage,
     Row,
-    best_guess,
-    by_kind,
     collate,
-    one_of_each_kind,
-    say,
-    spoken,
-    typed,
 )
 
 TOKENIZER = BPETokenizer()
@@ -386,79 +379,3 @@ def test_without_the_stages_before_it_says_what_to_train(tmp_path: Path) -> None
         omni.job(Place(tmp_path, "smoke"))
     with pytest.raises(FileNotFoundError, match="tinyomni train thinker"):
         omni.job(Place(tmp_path, "smoke"), anew=False)
-
-
-# ---- measures -------------------------------------------------------------------------------------------------------
-
-
-def test_answers_are_counted_by_kind() -> None:
-    answers = [Answer("What colour is it?", "red.", "Red."), Answer("What colour is that?", "blue.", "Green."),
-               Answer("How many?", "two.", "two.")]  # fmt: skip
-    assert {kind: (rate.rate, rate.n) for kind, rate in by_kind(answers).items()} == {
-        "What colour": (0.5, 2), "How many?": (1.0, 1)}  # fmt: skip
-
-
-def test_questions_about_unseen_pairs_are_about_the_pair() -> None:
-    for index in range(10):
-        things = world.draw_scene("compositional", index)
-        words = {word for c, s in world.pairs_of(things) & world.HELD_OUT for word in (c, s, world.PLURALS[s])}
-        asked = one_of_each_kind(things, "x")
-        assert asked and all(words & set(question.strip("?").split()) for question, _ in asked)
-    assert len(one_of_each_kind(world.draw_scene("test", 0), "x")) >= 4
-
-
-def test_the_best_guess_is_far_from_right_and_so_is_an_untrained_model(stage: OmniStage) -> None:
-    asked = [Answer(question, answer, "") for index in range(60)
-             for question, answer in one_of_each_kind(world.draw_scene("test", index), f"test {index}")]  # fmt: skip
-    guesses = [each.right for each in best_guess(asked, seen=600)]
-    assert 0.2 < sum(guesses) / len(guesses) < 0.6
-    answers = typed(stage, TOKENIZER, scenes=2, blank=True)
-    assert len(answers) >= 8 and not any(each.right for each in answers)
-
-
-def test_typed_questions_can_be_about_easy_pictures(stage: OmniStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[torch.Tensor] = []
-    monkeypatch.setattr(stage, "features", lambda row: shown.append(row.picture) or row)
-    monkeypatch.setattr(omni, "say", lambda _, rows, *more: ["There is a star: Yes."] * len(rows))
-    typed(stage, TOKENIZER, scenes=2, easy=1)
-    due = [pixels(picture(world.draw_scene("test", index), hard=False)) for index in range(2)]
-    assert torch.equal(torch.stack([each for each in shown if each is not None]), torch.stack(due))
-
-
-def test_typed_questions_are_judged_by_the_answer_and_the_scene_apart(
-    stage: OmniStage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = world.in_order(world.draw_scene("test", 0)).removesuffix(".")
-    asked = one_of_each_kind(world.draw_scene("test", 0), "test 0")
-    texts = [omni.noted(f"{right}.", *pair) for pair in asked]
-    texts[0] = omni.noted("There is a star.", *asked[0])
-    texts[1] = omni.noted(f"{right}.", asked[1][0], "What?")
-    monkeypatch.setattr(omni, "say", lambda *_: texts)
-    answers = typed(stage, TOKENIZER, scenes=1)
-    assert [each.right for each in answers] == [True, False, *[True] * (len(asked) - 2)]
-    assert [each.seen == each.scene for each in answers] == [False, *[True] * (len(asked) - 1)]
-
-
-def test_spoken_questions_are_judged_by_what_follows_the_question(
-    stage: OmniStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = Scenes("test", 3, heard=True)
-    texts = [f"{data[i].question} There is a star: {data[i].answer}" for i in range(2)] + ["What? Nothing."]
-    monkeypatch.setattr(omni, "say", lambda *_: texts)
-    answers, written = spoken(stage, TOKENIZER, n=3, cache=str(tmp_path))
-    assert [each.right for each in answers] == [True, True, False] and written.parts == (1, 1, 0)
-
-
-def test_what_nobody_can_know_is_asked_in_four_ways(stage: OmniStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Row] = []
-
-    def knows_nothing(_: OmniStage, rows: list[Row], tokenizer: BPETokenizer) -> list[str]:
-        seen.extend(rows)
-        return [f"I can see nothing: {unanswerable.DO_NOT_KNOW}"] * len(rows)
-
-    monkeypatch.setattr(omni, "say", knows_nothing)
-    found = omni.unknowable(stage, TOKENIZER, n=4)
-    right = {kind: sum(each.right for each in answers) for kind, answers in found.items()}
-    assert right == {"not there": 4, "unknown word": 4, "no scene": 4, "no speech": 0}
-    assert [(each.picture is None, each.sound is None) for each in seen] == [(False, True)] * 12 + [(True, False)] * 4
-    assert all(set(each.question.strip("?").split()) & set(unanswerable.NOUNS) for each in found["unknown word"])

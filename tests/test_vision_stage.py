@@ -1,7 +1,6 @@
 """The vision stage: its objectives beside slow loops, what a scene is turned into, a whole small run, measures."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,7 @@ from tinyomni.training.stages.vision import (
     due_of_patches,
     info_nce,
     patches_loss,
-    retrieval,
     shown_by_patches,
-    slot_accuracy,
     slots_of,
 )
 
@@ -264,25 +261,3 @@ def test_a_smoke_run_trains_and_its_weights_come_back(tmp_path: Path) -> None:
     for name, weight in job.stage.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight), name
     assert any(name.startswith("text.") for name in again.state_dict())  # the text tower is saved too
-
-
-# ---- measures -------------------------------------------------------------------------------------------------------
-
-
-def test_untrained_weights_and_blank_pictures_measure_chance() -> None:
-    stage = VisionStage().eval()
-    found = retrieval(stage, groups=1, among=16)
-    assert found["picture → caption"].n == 16 and found["picture → caption"].rate < 0.5
-    blank = retrieval(stage, groups=1, among=16, blank=True)
-    assert blank["picture → caption"].rate == 1 / 16  # all pictures choose the same caption
-    found = slot_accuracy(stage, scenes=8)
-    assert found["scene"].rate == 0 and found["scene"].n == 8 and found["shape"].n >= 8
-
-
-def test_a_perfect_stage_measures_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = VisionStage().eval()
-    captions = partial(torch.nn.functional.one_hot, num_classes=16)
-    monkeypatch.setattr(stage, "pictures", lambda cls: captions(torch.arange(len(cls))).float())
-    monkeypatch.setattr(stage, "captions", lambda read: captions(torch.arange(len(read))).float())
-    found = retrieval(stage, groups=2, among=16, swaps=False)
-    assert all(rate.rate == 1 and rate.n == 32 for rate in found.values())

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from tinyomni.data import unanswerable, world
+from tinyomni.evaluation import questions as measured_questions
+from tinyomni.evaluation import speech
+from tinyomni.evaluation import vision as measured_vision
 from tinyomni.metrics import Rate, share
 from tinyomni.tokenizer import EOS
 from tinyomni.training.recipe import Place
-from tinyomni.training.stages import audio, codec, omni, talker, thinker, vision
+from tinyomni.training.stages import codec, omni, thinker, vision
 
 LIMITS = {
     "text: loss above the grammar's": (0.01, 0.003),
@@ -111,32 +114,32 @@ def eye(place: Place, n: int) -> Iterator[Figure]:
     stage = place.trained(vision.VisionStage())
     for swaps, more in ((True, ""), (False, ", no swaps")):
         found, grey = (
-            vision.retrieval(stage, groups=max(1, n // 64), swaps=swaps, blank=blank) for blank in (False, True)
+            measured_vision.image_text_retrieval(stage, groups=max(1, n // 64), swaps=swaps, blank=blank) for blank in (False, True)
         )
         yield figure(f"eye: caption found among 64{more}", found["picture → caption"], place.preset,
                      grey["picture → caption"])  # fmt: skip
         yield figure(f"eye: picture found among 64{more}", found["caption → picture"], place.preset,
                      grey["caption → picture"])  # fmt: skip
-    read, grey = (vision.slot_accuracy(stage, scenes=n, blank=blank) for blank in (False, True))
+    read, grey = (measured_vision.slot_accuracy(stage, scenes=n, blank=blank) for blank in (False, True))
     for field, rate in read.items():
         yield figure(f"eye: {field} read off the CLS", rate, place.preset, grey[field])
 
 
 def ear(place: Place, n: int) -> Iterator[Figure]:
     """Speech → characters. The control has the texts exchanged."""
-    rates = audio.measure(place, n)
-    for name in audio.HELD_OUT_SETS:
+    rates = speech.asr_cer(place, n)
+    for name in speech.TEST_SETS:
         yield figure(f"ear: characters wrong, {name}", rates[name], place.preset, rates["texts exchanged"])
 
 
 def speech_codec(place: Place, n: int) -> Iterator[Figure]:
     """Sound → codes → sound → our ear, and the same without codes. The control hears the mean frame."""
-    rates = codec.measure(place, n)
+    rates = speech.codec_cer(place, n)
     for name in ("grammar", "shuffled words"):
         yield figure(f"codec: characters wrong, {name}", rates[f"{name}, codes"], place.preset,
                      rates[f"{name}, mean frame"])  # fmt: skip
         yield figure(f"codec: the same without codes, {name}", rates[f"{name}, unquantised"], place.preset)
-    facts = codec.describe(place, n)
+    facts = speech.codec_statistics(place, n)
     lost = facts.pop("loss")
     yield Figure("codec: variance of the frames lost", lost, lost, lost, n, control=1.0)
     for book, used in facts.items():
@@ -146,22 +149,22 @@ def speech_codec(place: Place, n: int) -> Iterator[Figure]:
 def voice(place: Place, n: int) -> Iterator[Figure]:
     """Text → codes → sound → our ear, and where it ends. Without the Talker its codec's codes are the ceiling."""
     for what, order in ((", shuffled words", False), ("", True)):
-        spoken = talker.speak(place, n, order=order)
-        rates = talker.measure(place, spoken, order)
+        spoken = speech.synthesize(place, n, order=order)
+        rates = speech.tts_cer(place, spoken, order)
         yield figure(f"voice: characters wrong{what}", rates["talker"], place.preset, rates["texts exchanged"])
         yield figure(f"voice: the same by its codec alone{what}", rates["its codec"], place.preset)
     yield figure("voice: ends within 20%", share(spoken.right_length), place.preset)
-    yield figure("voice: seconds of work for one of speech", talker.real_time(place), place.preset)
+    yield figure("voice: seconds of work for one of speech", speech.real_time_factor(place), place.preset)
 
 
 def other_ears(place: Place, n: int) -> Iterator[Figure]:
     """Words wrong in the ears of pocketsphinx: recordings, the codec's round trip, the Talker."""
     from tinyomni.evaluation import asr_judge
 
-    said = audio.held_out_set(place, "grammar", n, **codec.SPEAKERS)
+    said = speech.test_set(place, "grammar", n, **codec.SPEAKERS)
     waves, texts = [each.wave for each in said], [each.text for each in said]
-    trips = codec.round_trips(place.trained(codec.CodecStage()).codec, waves)["codes"]
-    spoken = talker.speak(place, n)
+    trips = speech.round_trips(place.trained(codec.CodecStage()).codec, waves)["codes"]
+    spoken = speech.synthesize(place, n)
     for name, heard, due in (
         ("recordings", waves, texts),
         ("codec", trips, texts),
@@ -174,32 +177,32 @@ def questions(place: Place, n: int) -> Iterator[Figure]:
     """Questions about pictures never seen, typed and spoken. The control gives each question its commonest answer."""
     stage, tokenizer = place.trained(omni.OmniStage()), place.tokenizer()
 
-    def right(answers: Sequence[omni.Answer]) -> Rate:
+    def right(answers: Sequence[measured_questions.Answer]) -> Rate:
         return share([answer.right for answer in answers])
 
-    answers = omni.typed(stage, tokenizer, "test", n)
-    guesses = omni.best_guess(answers)
+    answers = measured_questions.typed(stage, tokenizer, "test", n)
+    guesses = measured_questions.best_guess(answers)
     yield figure("typed questions: all", right(answers), place.preset, right(guesses))
-    kinds = omni.by_kind(answers)
+    kinds = measured_questions.by_kind(answers)
     worst = min(kinds, key=lambda kind: kinds[kind].rate)
-    yield figure("typed questions: worst kind", kinds[worst], place.preset, omni.by_kind(guesses)[worst])
+    yield figure("typed questions: worst kind", kinds[worst], place.preset, measured_questions.by_kind(guesses)[worst])
     yield figure("typed questions: scene noted", share([each.seen == each.scene for each in answers]), place.preset)
-    easy = omni.typed(stage, tokenizer, "test", n, easy=1)
-    yield figure("typed questions: easy pictures", right(easy), place.preset, right(omni.best_guess(easy)))
-    unseen = omni.typed(stage, tokenizer, "compositional", n)
-    yield figure("typed questions: unseen pairs", right(unseen), place.preset, right(omni.best_guess(unseen)))
-    for which in omni.ASKED:
-        answers, written = omni.spoken(stage, tokenizer, which, n, str(place.folder / "speech"))
-        yield figure(f"spoken questions: {which}", right(answers), place.preset, right(omni.best_guess(answers)))
+    easy = measured_questions.typed(stage, tokenizer, "test", n, easy=1)
+    yield figure("typed questions: easy pictures", right(easy), place.preset, right(measured_questions.best_guess(easy)))
+    unseen = measured_questions.typed(stage, tokenizer, "compositional", n)
+    yield figure("typed questions: unseen pairs", right(unseen), place.preset, right(measured_questions.best_guess(unseen)))
+    for which in measured_questions.ASKED:
+        answers, written = measured_questions.spoken(stage, tokenizer, which, n, str(place.folder / "speech"))
+        yield figure(f"spoken questions: {which}", right(answers), place.preset, right(measured_questions.best_guess(answers)))
         yield figure(f"spoken questions: {which}, written down", written, place.preset)
 
 
 def unknowable(place: Place, n: int) -> Iterator[Figure]:
     """What nobody can know: how often that is said. The control is how often it is said where an answer is there."""
     stage, tokenizer = place.trained(omni.OmniStage()), place.tokenizer()
-    known = omni.typed(stage, tokenizer, "test", n)
+    known = measured_questions.typed(stage, tokenizer, "test", n)
     false_alarms = share([answer.said == unanswerable.DO_NOT_KNOW for answer in known])
-    for kind, answers in omni.unknowable(stage, tokenizer, n).items():
+    for kind, answers in measured_questions.unknowable(stage, tokenizer, n).items():
         control = None if kind == "no speech" else false_alarms
         yield figure(
             f"says it does not know: {kind}", share([answer.right for answer in answers]), place.preset, control

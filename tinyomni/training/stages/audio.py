@@ -22,7 +22,6 @@ from torch.utils.data import Dataset, Subset
 from tinyomni.audio import AudioEncoderTiny, CTCHead, MelFrontend, char_ids, ctc_greedy
 from tinyomni.data.datasets import Speaker, Speech, SpeechBatch, Utterance, collate_speech, pad
 from tinyomni.data.manifests import Item
-from tinyomni.data.tts import HELD_OUT_VOICE
 from tinyomni.io.files import SAMPLE_RATE
 from tinyomni.metrics import Rate, cer
 from tinyomni.training.engine import MUON, Settings, Stage
@@ -193,26 +192,3 @@ def recognition(stage: AudioStage, utterances: Sequence[Utterance | Item]) -> Ra
     """How well recordings are written down."""
     spoken = [utterance(each) for each in utterances]
     return cer(stage.transcribe([each.wave for each in spoken]), [each.text for each in spoken])
-
-
-HELD_OUT_SETS: dict[str, dict[str, Any]] = {
-    "grammar": {"order": True},
-    "shuffled words": {"order": False},
-    "unseen voice": {"order": True, "voices": [HELD_OUT_VOICE]},
-}
-
-
-def held_out_set(place: Place, name: str, n: int = 300, **options: Any) -> list[Utterance]:
-    """Held-out utterances: lines of the grammar, the same words in random order, or lines in a voice never heard."""
-    data = speech(place, "test", n, **HELD_OUT_SETS[name], **options)
-    return [data[index] for index in range(n)]
-
-
-def measure(place: Place, n: int = 300) -> dict[str, Rate]:
-    """The character error rate on each of the test sets, and with the texts exchanged: what knowing nothing gives."""
-    stage = place.trained(AudioStage())
-    sets = {name: held_out_set(place, name, n) for name in HELD_OUT_SETS}
-    rates = {name: recognition(stage, utterances) for name, utterances in sets.items()}
-    texts = [each.text for each in sets["grammar"]]
-    heard = stage.transcribe([each.wave for each in sets["grammar"]])
-    return rates | {"texts exchanged": cer(heard, texts[1:] + texts[:1])}

@@ -29,11 +29,10 @@ from tinyomni.codec import RVQ, SpeechCodec
 from tinyomni.data.datasets import Utterance, pad
 from tinyomni.data.manifests import Item
 from tinyomni.data.tts import TALKER_VOICES
-from tinyomni.metrics import Rate, cer
 from tinyomni.training.distributed import same_everywhere
 from tinyomni.training.engine import Settings, Stage
 from tinyomni.training.recipe import Job, Place
-from tinyomni.training.stages.audio import AudioStage, held_out_set, recognition, speech_or_own, utterance
+from tinyomni.training.stages.audio import speech_or_own, utterance
 
 SETTINGS = {
     "smoke": Settings(steps=20, batch_size=4, lr=1e-3, warmup=2, weight_decay=0.0, validate_freq=10),
@@ -93,7 +92,7 @@ def start(codec: SpeechCodec, x: Float[Tensor, "rows features"]) -> None:
     and entries spent on that are lost to the words.
     """
     rvq = codec.rvq
-    if not codec.plain:
+    if not codec.single_frame:
         cosines = codec.down.weight.clone()
         mean, directions = principal(x @ cosines.T, codec.cfg.codec_dim)
         set_maps(codec.down, codec.up, mean @ cosines, directions @ cosines)
@@ -158,7 +157,7 @@ class CodecStage(Stage):
     def __init__(self, held_out: Sequence[Float[Tensor, "_ features"]] = (), plain: bool = False) -> None:
         super().__init__()
         self.name = "plain codec" if plain else "codec"
-        self.codec, self.held_out = SpeechCodec(plain=plain), held_out
+        self.codec, self.held_out = SpeechCodec(single_frame=plain), held_out
         self.register_buffer("used", torch.ones(self.codec.cfg.codebooks, self.codec.cfg.codebook_size))
 
     def there_and_back(
@@ -173,11 +172,11 @@ class CodecStage(Stage):
         """All frames that are sound; the same through the codes and back; commitment, codes and rests of `quantise`."""
         spoken = valid_positions(batch.frames, batch.x.shape[1])
         rows = batch.x[spoken]
-        said, commitment, codes, rests = quantise(self.codec.rvq, rows if self.codec.plain else self.codec.down(rows))
+        said, commitment, codes, rests = quantise(self.codec.rvq, rows if self.codec.single_frame else self.codec.down(rows))
         # padding is zeros for the neighbours, as what lies before and behind a recording
         packed = said.new_zeros(*spoken.shape, said.shape[1])
         packed[spoken] = said
-        return rows, self.codec.draw(packed, batch.frames)[spoken], commitment, codes, rests
+        return rows, self.codec.decode_frames(packed, batch.frames)[spoken], commitment, codes, rests
 
     def forward(self, batch: FrameBatch) -> tuple[Float[Tensor, ""], dict[str, Any]]:
         """The squared error of the frames, and of the entries."""
@@ -225,7 +224,7 @@ def usage(codec: SpeechCodec, codes: Int[Tensor, "rows codebooks"]) -> dict[str,
 @torch.no_grad()
 def frames_of(codec: SpeechCodec, utterances: Iterable[Utterance | Item]) -> list[Float[Tensor, "_ features"]]:
     """Recordings as the codec sees them before anything that is learned."""
-    return [codec.frames(utterance(each).wave[None])[0] for each in utterances]
+    return [codec.mel_blocks(utterance(each).wave[None])[0] for each in utterances]
 
 
 def job(place: Place, plain: bool = False) -> Job:
@@ -239,43 +238,3 @@ def job(place: Place, plain: bool = False) -> Job:
     torch.manual_seed(0)
     start(stage.codec, torch.cat(train))
     return Job(stage, train, collate, place.settings(SETTINGS), [len(frames) for frames in train])  # type: ignore[arg-type]
-
-
-# ---- measures -------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def round_trips(codec: SpeechCodec, waves: Sequence[Float[Tensor, "_"]]) -> dict[str, list[Float[Tensor, "_"]]]:
-    """Recordings through the codec and back: by their codes; unquantised, so that only the vocoder loses something; and
-    with the mean frame all the time, which is what knowing nothing gives."""
-    packed = [codec.pack(wave[None]) for wave in waves]
-    mean = torch.cat(packed, dim=1).mean(dim=1, keepdim=True)
-    return {
-        "codes": [codec.decode(codec.rvq.encode(x))[0] for x in packed],
-        "unquantised": [codec.vocoder.mel_to_audio(codec.mel(wave[None])[0], domain="log") for wave in waves],
-        "mean frame": [codec.unpack(mean.expand_as(x))[0] for x in packed],
-    }
-
-
-def measure(place: Place, n: int = 300, plain: bool = False) -> dict[str, Rate]:
-    """Round trips, heard by the trained recogniser: the character error rate on each test set, beside its controls."""
-    ear, stage = place.trained(AudioStage()), place.trained(CodecStage(plain=plain))
-    rates = {}
-    for name in ("grammar", "shuffled words"):
-        utterances = held_out_set(place, name, n, **SPEAKERS)
-        texts = [each.text for each in utterances]
-        rates[f"{name}, recordings"] = recognition(ear, utterances)
-        for how, waves in round_trips(stage.codec, [each.wave for each in utterances]).items():
-            heard = ear.transcribe(waves)
-            rates[f"{name}, {how}"] = cer(heard, texts)
-            if how == "codes":
-                rates[f"{name}, texts exchanged"] = cer(heard, texts[1:] + texts[:1])
-    return rates
-
-
-@torch.no_grad()
-def describe(place: Place, n: int = 300, plain: bool = False) -> dict[str, float]:
-    """On the test split: the share of the frames' variance that is lost, and of each codebook's entries that occur."""
-    stage = place.trained(CodecStage(plain=plain))
-    stage.held_out = frames_of(stage.codec, held_out_set(place, "grammar", n, **SPEAKERS))
-    return stage.validate()

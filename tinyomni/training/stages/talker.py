@@ -12,7 +12,6 @@ the codes that it hears are replaced by random ones: it learns to go on after a 
 Sources: Wang et al., VALL-E (2023); Bengio et al., Scheduled Sampling (2015) for the gap between the two.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,12 +25,9 @@ from torch.utils.data import Dataset
 from tinyomni.audio import valid_positions
 from tinyomni.data.datasets import Speech, pad
 from tinyomni.data.tts import STEADY, TALKER_VOICES, SpeechCache
-from tinyomni.io.files import SAMPLE_RATE
-from tinyomni.metrics import Rate, cer
-from tinyomni.talker import TalkerTiny, generate_batch, generate_codes, max_frames, previous, voice_token
+from tinyomni.talker import TalkerTiny, previous, voice_token
 from tinyomni.training.engine import MUON, Settings, Stage
 from tinyomni.training.recipe import Job, Place
-from tinyomni.training.stages.audio import AudioStage
 from tinyomni.training.stages.codec import CodecStage
 
 SETTINGS = {
@@ -171,71 +167,3 @@ def job(place: Place) -> Job:
     stage = TalkerStage([held_out[index] for index in range(len(held_out))])
     lengths = [len(train.text(index)) for index in range(len(train))]
     return Job(stage, train, collate, place.settings(SETTINGS), lengths)
-
-
-# ---- measures -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """What the Talker made of texts: the sound, and its frames beside those of the recording."""
-
-    texts: tuple[str, ...]
-    waves: tuple[Float[Tensor, "_"], ...]
-    frames: tuple[int, ...]
-    true_frames: tuple[int, ...]
-
-    @property
-    def right_length(self) -> tuple[bool, ...]:
-        """Whether each ended within 20% of the recording's length."""
-        return tuple(abs(one - two) <= 0.2 * two for one, two in zip(self.frames, self.true_frames, strict=True))
-
-    @property
-    def frames_off(self) -> tuple[int, ...]:
-        """How many frames too long (or, below 0, too short) each is."""
-        return tuple(one - two for one, two in zip(self.frames, self.true_frames, strict=True))
-
-
-@torch.no_grad()
-def speak(place: Place, n: int = 300, batch_size: int = 32, order: bool = True) -> Spoken:
-    """Let the Talker, its voices in turn, say `n` lines of the test split, or with `order=False` words at random."""
-    codec, talker = place.trained(CodecStage()), place.trained(TalkerStage()).talker
-    sayings = Sayings(place, codec, "test", n, order)
-    waves: list[Tensor] = []
-    frames: list[int] = []
-    for at in range(0, n, batch_size):
-        rows = [sayings.ids(index) for index in range(at, min(n, at + batch_size))]
-        text, lengths = pad(rows)
-        codes, ends = generate_batch(talker, text, max_frames(int(lengths.max())))
-        frames += ends.tolist()
-        waves += [codec.codec.decode(row[None, 1 : 1 + end])[0] for row, end in zip(codes, ends.tolist(), strict=True)]
-    true_frames = tuple(len(sayings[index][1]) for index in range(n))
-    return Spoken(tuple(map(sayings.text, range(n))), tuple(waves), tuple(frames), true_frames)
-
-
-@torch.no_grad()
-def real_time(place: Place, n: int = 20) -> Rate:
-    """Seconds of work for a second of speech, from text to sound, one sentence at a time: below 1 nobody waits."""
-    codec, talker = place.trained(CodecStage()), place.trained(TalkerStage()).talker
-    sayings = Sayings(place, codec, "test", n + 1, order=True)
-    work, speech = [], []
-    for index in range(n + 1):
-        ids, start = sayings.ids(index)[None], time.perf_counter()
-        wave = codec.codec.decode(generate_codes(talker, ids, max_frames(ids.shape[1]))[:, 1:])
-        work.append(time.perf_counter() - start)
-        speech.append(wave.shape[1] / SAMPLE_RATE)
-    return Rate(tuple(work[1:]), tuple(speech[1:]))  # the first call prepares much that stays
-
-
-def measure(place: Place, spoken: Spoken, order: bool = True) -> dict[str, Rate]:
-    """Text → speech → recogniser: the character error rate; beside it that of the recordings' codes, the ceiling."""
-    ear, codec = place.trained(AudioStage()), place.trained(CodecStage())
-    sayings = Sayings(place, codec, "test", len(spoken.texts), order)
-    with torch.no_grad():
-        ceiling = [codec.codec.decode(sayings[index][1][None])[0] for index in range(len(sayings))]
-    heard = ear.transcribe(spoken.waves)
-    return {
-        "talker": cer(heard, spoken.texts),
-        "its codec": cer(ear.transcribe(ceiling), spoken.texts),
-        "texts exchanged": cer(heard, spoken.texts[1:] + spoken.texts[:1]),
-    }
