@@ -56,14 +56,14 @@ def encoder(width: int, layers: int, heads: int, hidden: int) -> nn.Module:
 def thinker(ours: bool, device: str) -> Step:
     """64 lines of 12 tokens."""
     cfg, ids = TINY.thinker, torch.randint(4, 1300, (64, 12), device=device)
-    model = ThinkerLM() if ours else llama(cfg.vocab, cfg.d_model, cfg.layers, cfg.heads, cfg.hidden)
+    model = ThinkerLM() if ours else llama(cfg.vocab, cfg.d_model, cfg.layers, cfg.heads, cfg.intermediate_size)
     return model, lambda: next_token_loss(model(ids) if ours else model(ids).logits, ids), 64, ids.numel()
 
 
 def vision(ours: bool, device: str) -> Step:
     """16 pictures."""
     cfg, pictures = TINY.vision, torch.rand(16, 3, 224, 224, device=device)
-    model: nn.Module = ViTTiny() if ours else encoder(cfg.vision_dim, cfg.layers, cfg.heads, cfg.hidden)
+    model: nn.Module = ViTTiny() if ours else encoder(cfg.vision_dim, cfg.layers, cfg.heads, cfg.intermediate_size)
     if ours:
         return model, lambda: model(pictures).square().mean(), 16, 16 * 197
     model.patches = nn.Conv2d(3, cfg.vision_dim, cfg.patch, cfg.patch)
@@ -81,7 +81,7 @@ def audio(ours: bool, device: str) -> Step:
     mel = MelFrontend()(torch.randn(16, 32_000) * 0.1).to(device)
     targets = torch.randint(1, 90, (16, 30), device=device)
     ours_model, head = AudioEncoderTiny(), CTCHead()
-    body: nn.Module = ours_model if ours else encoder(cfg.audio_dim, cfg.layers, cfg.heads, cfg.hidden)
+    body: nn.Module = ours_model if ours else encoder(cfg.audio_dim, cfg.layers, cfg.heads, cfg.intermediate_size)
     model = nn.ModuleList([body, head, *([] if ours else [ours_model.down, ours_model.proj])])
 
     def loss() -> Tensor:
@@ -106,7 +106,7 @@ def talker(ours: bool, device: str) -> Step:
             )
 
         return model, loss, 32, 32 * 37
-    model = llama(cfg.vocab, cfg.talker_dim, cfg.layers, cfg.heads, cfg.hidden)
+    model = llama(cfg.vocab, cfg.talker_dim, cfg.layers, cfg.heads, cfg.intermediate_size)
     model.lm_head = nn.Linear(cfg.talker_dim, 2 * cfg.codebook_size, bias=False)
     ids = torch.cat([text, codes[..., 0]], dim=1)
 
@@ -122,7 +122,7 @@ def omni(ours: bool, device: str) -> Step:
     cfg, ids = TINY.thinker, torch.randint(4, 1300, (32, 12), device=device)
     senses = torch.randn(32, 39, TINY.audio.audio_dim, device=device)
     proj = nn.Linear(TINY.audio.audio_dim, cfg.d_model)
-    body: nn.Module = ThinkerLM() if ours else llama(cfg.vocab, cfg.d_model, cfg.layers, cfg.heads, cfg.hidden)
+    body: nn.Module = ThinkerLM() if ours else llama(cfg.vocab, cfg.d_model, cfg.layers, cfg.heads, cfg.intermediate_size)
     table = body.tok_emb if ours else body.get_input_embeddings()
 
     def loss() -> Tensor:

@@ -119,7 +119,7 @@ def test_rope_is_llamas_and_depends_on_the_distance_only() -> None:
 
 
 def test_attention_turns_queries_and_keys_but_not_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = SelfAttention(H * D, H, causal=True, positions=T)
+    layer = SelfAttention(H * D, H, causal=True, max_seq_len=T)
     x = torch.randn(B, T, H * D)
     q, k, v = layer.qkv(x)
     seen = {}
@@ -136,16 +136,16 @@ def test_attention_turns_queries_and_keys_but_not_values(monkeypatch: pytest.Mon
 
 
 def test_kv_cache_counts_and_refuses_more_than_fits() -> None:
-    cache = KVCache(layers=2, batch=B, kv_heads=H, length=6, head_dim=D)
+    cache = KVCache(layers=2, batch=B, kv_heads=H, max_seq_len=6, head_dim=D)
     k = torch.randn(B, H, 4, D)
     keys, values = cache.update(0, k, -k)
     assert torch.equal(keys, k) and torch.equal(values, -k)
     cache.advance(4)
     keys, _ = cache.update(0, k[:, :, :2], k[:, :, :2])
     assert keys.shape == (B, H, 6, D) and torch.equal(keys[:, :, :4], k)
-    with pytest.raises(ValueError, match=r"4 tokens .* 3 new = 7 > 6"):
+    with pytest.raises(ValueError, match=r"4 cached tokens \+ 3 new = 7 > max_seq_len = 6"):
         cache.room_for("test", B, 3)
-    with pytest.raises(ValueError, match="batch of 2, got 5"):
+    with pytest.raises(ValueError, match="expected a batch of 2.*got 5"):
         cache.room_for("test", 5, 1)
 
 

@@ -169,7 +169,7 @@ def test_explosions_are_seen_and_clipping_is_torchs() -> None:
 
 
 def test_tiny_is_what_the_design_says() -> None:
-    assert (TINY.thinker.layers, TINY.thinker.d_model, TINY.thinker.heads, TINY.thinker.hidden) == (4, 256, 4, 1024)
+    assert (TINY.thinker.layers, TINY.thinker.d_model, TINY.thinker.heads, TINY.thinker.intermediate_size) == (4, 256, 4, 1024)
     assert (TINY.vision.vision_dim, TINY.audio.audio_dim, TINY.talker.talker_dim, TINY.audio_limit) == (
         128,
         192,

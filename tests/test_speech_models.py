@@ -67,16 +67,16 @@ def test_rvq_refuses_what_does_not_fit() -> None:
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("samples", [1, 1279, 1280, 1281, 5000])
 def test_the_codec_keeps_every_sample_in_whole_frames(plain: bool, samples: int) -> None:
-    codec, wav = SpeechCodec(plain=plain), torch.randn(2, samples) * 0.1
+    codec, wav = SpeechCodec(single_frame=plain), torch.randn(2, samples) * 0.1
     frames = -(-samples // 1280)
-    assert codec.pack(wav).shape == (2, frames, 128)
+    assert codec.encode_latents(wav).shape == (2, frames, 128)
     assert codec.encode(wav).shape == (2, frames, 2)
     assert codec.decode(codec.encode(wav)).shape == (2, frames * 1280)
 
 
 def test_what_the_speaking_codec_packs_sounds_far_more_like_the_recording_than_its_mean_or_the_plain_path() -> None:
     wav = load_audio(AUDIO)[None]
-    speaks, plain = SpeechCodec(), SpeechCodec(plain=True)
+    speaks, plain = SpeechCodec(), SpeechCodec(single_frame=True)
     mel = speaks.mel(torch.nn.functional.pad(wav, (0, -wav.shape[1] % 1280)))
 
     def distance(sound: torch.Tensor) -> float:
@@ -86,9 +86,9 @@ def test_what_the_speaking_codec_packs_sounds_far_more_like_the_recording_than_i
         return float((mel - other - shift).abs().mean())
 
     mean = float((mel - mel.mean(dim=1, keepdim=True)).abs().mean())
-    speaking = distance(speaks.unpack(speaks.pack(wav)))
+    speaking = distance(speaks.decode_latents(speaks.encode_latents(wav)))
     assert speaking < 0.6 * mean
-    assert speaking < distance(plain.unpack(plain.pack(wav)))
+    assert speaking < distance(plain.decode_latents(plain.encode_latents(wav)))
 
 
 # ---- Talker ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from tinyomni.layers import init_weights
 from tinyomni.stability import finite_checks
 from tinyomni.thinker import ThinkerLM
 
-SMALL = ThinkerConfig(layers=3, d_model=48, heads=4, kv_heads=4, hidden=80, vocab=61, ctx_len=40)
+SMALL = ThinkerConfig(layers=3, d_model=48, heads=4, kv_heads=4, intermediate_size=80, vocab=61, ctx_len=40)
 
 
 def thinker(**changes: int) -> ThinkerLM:
@@ -36,7 +36,7 @@ def llama(mine: ThinkerLM) -> LlamaForCausalLM:
         LlamaConfig(
             vocab_size=cfg.vocab,
             hidden_size=cfg.d_model,
-            intermediate_size=cfg.hidden,
+            intermediate_size=cfg.intermediate_size,
             num_hidden_layers=cfg.layers,
             num_attention_heads=cfg.heads,
             num_key_value_heads=cfg.kv_heads,
@@ -77,7 +77,7 @@ def test_with_a_cache_in_any_chunks_the_logits_are_the_same(chunks: list[int], k
     cache = model.new_cache(2)
     parts = [model(part, cache=cache) for part in ids.split(chunks, dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), model(ids), atol=1e-5, rtol=1e-5)
-    assert cache.length == 7
+    assert cache.size == 7
 
 
 def test_no_token_sees_a_later_one_so_padding_at_the_right_changes_nothing() -> None:
@@ -96,10 +96,10 @@ def test_a_batch_is_its_members_and_embeddings_are_ids_looked_up() -> None:
 
 
 def test_a_wide_start_is_as_loud_at_any_width() -> None:
-    model = ThinkerLM(dataclasses.replace(SMALL, d_model=256, hidden=400))
+    model = ThinkerLM(dataclasses.replace(SMALL, d_model=256, intermediate_size=400))
     stds = [float(part.weight.detach().std()) for part in (model.tok_emb, model.blocks[0].attn.q_proj, model.lm_head)]
     assert stds == pytest.approx([0.02] * 3, rel=0.1)
-    init_weights(model, layers=8, wide=True)
+    init_weights(model, layers=8, init="lecun")
     block = model.blocks[0]
     parts = (model.tok_emb, block.attn.q_proj, block.attn.o_proj, block.mlp.down)
     due = [1, 256**-0.5, 256**-0.5 / 4, 400**-0.5 / 4]
@@ -140,7 +140,7 @@ def test_seed_and_forbidden_ids() -> None:
     hot = {"temperature": 3.0, "max_new_tokens": 20, "eos": None}
     assert torch.equal(generate(model, ids, seed=4, **hot), generate(model, ids, seed=4, **hot))
     assert not torch.equal(generate(model, ids, seed=4, **hot), generate(model, ids, seed=5, **hot))
-    assert int(generate(model, ids, allowed=9, **hot).max()) < 9
+    assert int(generate(model, ids, vocab_limit=9, **hot).max()) < 9
     assert torch.equal(generate(model, ids, top_k=1, **hot), generate(model, ids, max_new_tokens=20, eos=None))
 
 

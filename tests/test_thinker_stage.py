@@ -19,7 +19,7 @@ from tinyomni.training.recipe import Job, Place, train
 from tinyomni.training.stages.thinker import ThinkerStage, collate, next_token_loss, surprises
 
 ENCODE = BPETokenizer().encode
-SMALL = ThinkerConfig(layers=2, d_model=32, heads=2, kv_heads=2, hidden=64)
+SMALL = ThinkerConfig(layers=2, d_model=32, heads=2, kv_heads=2, intermediate_size=64)
 
 
 def test_the_loss_is_that_of_each_next_token_padding_left_out() -> None:

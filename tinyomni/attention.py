@@ -28,7 +28,7 @@ def merge_heads(x: Float[Tensor, "batch heads tokens head_dim"]) -> Float[Tensor
     return rearrange(x, "batch heads tokens head_dim -> batch tokens (heads head_dim)")
 
 
-def visible(queries: int, keys: int, device: torch.device | str = "cpu") -> Bool[Tensor, "queries keys"]:
+def causal_mask(queries: int, keys: int, device: torch.device | str = "cpu") -> Bool[Tensor, "queries keys"]:
     """The causal mask: True where a query may look. The last query stands at the last key."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
@@ -47,7 +47,7 @@ def attention(
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / q.shape[-1] ** 0.5
     if causal:
-        scores = scores.masked_fill(~visible(q.shape[2], k.shape[2], q.device), -torch.inf)
+        scores = scores.masked_fill(~causal_mask(q.shape[2], k.shape[2], q.device), -torch.inf)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     weights = scores.softmax(dim=-1).nan_to_num(0.0) if mask is not None else scores.softmax(dim=-1)
@@ -72,7 +72,7 @@ def attend(
         causal = False  # the newest token may look everywhere: no mask is needed
     # torch aligns its own causal mask to the top left, which is wrong for a chunk behind a cache
     if causal and (mask is not None or q.shape[2] != k.shape[2]):
-        seen = visible(q.shape[2], k.shape[2], q.device)
+        seen = causal_mask(q.shape[2], k.shape[2], q.device)
         mask, causal = (seen if mask is None else seen & mask), False
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
@@ -80,10 +80,12 @@ def attend(
 
 
 class KVCache:
-    """Keys and values of all tokens so far, for every layer, in memory that is set aside once.
+    """Keys and values of all tokens so far, for every layer, in memory that is allocated once.
 
-    `length` counts the tokens that are in. A forward pass first writes its tokens with `update`, layer by layer, and
-    then moves on with `advance`. Prefill, single steps and chunks are the same thing with different numbers of tokens.
+    `size` counts the tokens that are stored, `max_seq_len` how many fit. A forward pass first writes its tokens with
+    `update`, layer by layer, and then moves on with `advance`. Prefill, single steps and chunks are the same thing with
+    different numbers of tokens. `key_padding_mask` is True where a key may be attended to, False at padding (the
+    opposite of `nn.MultiheadAttention`'s argument of that name); None means that there is no padding.
     """
 
     def __init__(
@@ -91,28 +93,28 @@ class KVCache:
         layers: int,
         batch: int,
         kv_heads: int,
-        length: int,
+        max_seq_len: int,
         head_dim: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.keys = torch.zeros(layers, batch, kv_heads, length, head_dim, device=device, dtype=dtype)
+        self.keys = torch.zeros(layers, batch, kv_heads, max_seq_len, head_dim, device=device, dtype=dtype)
         self.values = torch.zeros_like(self.keys)
-        self.keep: Bool[Tensor, "batch keys"] | None = None  # False at padding, where a batch has some
-        self.capacity = length
-        self.length = 0
+        self.key_padding_mask: Bool[Tensor, "batch keys"] | None = None
+        self.max_seq_len = max_seq_len
+        self.size = 0
 
     def room_for(self, where: str, batch: int, tokens: int) -> None:
         """Raise a `ValueError` unless `tokens` more tokens of `batch` sequences fit."""
         if batch != self.keys.shape[1]:
             raise ValueError(
-                f"{where}: this KV cache was made for a batch of {self.keys.shape[1]}, got {batch}. Use "
-                f"new_cache({batch})."
+                f"{where}: expected a batch of {self.keys.shape[1]}, for which this KV cache was made, got {batch}. "
+                f"Use new_cache({batch})."
             )
-        if self.length + tokens > self.capacity:
+        if self.size + tokens > self.max_seq_len:
             raise ValueError(
-                f"{where}: {self.length} tokens in the KV cache + {tokens} new = {self.length + tokens} > "
-                f"{self.capacity}, all that fit"
+                f"{where}: {self.size} cached tokens + {tokens} new = {self.size + tokens} > "
+                f"max_seq_len = {self.max_seq_len} of the KV cache"
             )
 
     def update(
@@ -122,19 +124,19 @@ class KVCache:
         v: Float[Tensor, "batch kv_heads tokens head_dim"],
     ) -> tuple[Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]]:
         """Write the new tokens of one layer; return all keys and values up to and with them."""
-        end = self.length + k.shape[2]
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
+        end = self.size + k.shape[2]
+        self.keys[layer, :, :, self.size : end] = k
+        self.values[layer, :, :, self.size : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def advance(self, tokens: int) -> None:
         """Count the tokens that all layers have now written."""
-        self.length += tokens
+        self.size += tokens
 
     def __repr__(self) -> str:
-        layers, batch, kv_heads, length, head_dim = self.keys.shape
+        layers, batch, kv_heads, max_seq_len, head_dim = self.keys.shape
         return (
-            f"KVCache({self.length} of {length} tokens, {layers} layers, batch {batch}, {kv_heads} heads of {head_dim})"
+            f"KVCache({self.size} of {max_seq_len} tokens, {layers} layers, batch {batch}, {kv_heads} heads of {head_dim})"
         )
 
 
@@ -150,30 +152,30 @@ class SelfAttention(nn.Module):
 
     def __init__(
         self,
-        width: int,
+        dim: int,
         heads: int,
         kv_heads: int | None = None,
         causal: bool = False,
-        positions: int = 0,
+        max_seq_len: int = 0,
         theta: float = 10_000.0,
         bias: bool = False,
     ) -> None:
         super().__init__()
         kv_heads = kv_heads or heads
-        if width % heads or heads % kv_heads:
+        if dim % heads or heads % kv_heads:
             raise ValueError(
-                f"SelfAttention: width {width} must divide by heads {heads}, and heads by kv_heads {kv_heads}"
+                f"SelfAttention: dim {dim} must divide by heads {heads}, and heads by kv_heads {kv_heads}"
             )
-        self.heads, self.kv_heads, self.head_dim, self.causal = heads, kv_heads, width // heads, causal
-        self.q_proj = nn.Linear(width, heads * self.head_dim, bias=bias)
-        self.k_proj = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
-        self.v_proj = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
-        self.o_proj = nn.Linear(heads * self.head_dim, width, bias=bias)
-        if positions:
-            cos, sin = rope_table(positions, self.head_dim, theta)
+        self.heads, self.kv_heads, self.head_dim, self.causal = heads, kv_heads, dim // heads, causal
+        self.q_proj = nn.Linear(dim, heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(dim, kv_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(dim, kv_heads * self.head_dim, bias=bias)
+        self.o_proj = nn.Linear(heads * self.head_dim, dim, bias=bias)
+        if max_seq_len:
+            cos, sin = rope_table(max_seq_len, self.head_dim, theta)
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
-        self.positions = positions
+        self.max_seq_len = max_seq_len
 
     def qkv(
         self, x: Float[Tensor, "batch tokens features"]
@@ -197,9 +199,9 @@ class SelfAttention(nn.Module):
     ) -> tuple[Float[Tensor, "batch heads tokens head_dim"], Float[Tensor, "batch kv_heads tokens head_dim"]]:
         """Turn queries and keys by their positions start, start + 1, …; values are never turned."""
         end = start + q.shape[2]
-        if end > self.positions:
+        if end > self.max_seq_len:
             raise ValueError(
-                f"SelfAttention: position {end - 1} is past the last one, {self.positions - 1}: the sequence is too "
+                f"SelfAttention: position {end - 1} is past the last one, {self.max_seq_len - 1}: the sequence is too "
                 "long"
             )
         cos, sin = self.cos[start:end], self.sin[start:end]
@@ -214,8 +216,8 @@ class SelfAttention(nn.Module):
     ) -> Float[Tensor, "batch tokens features"]:
         """(batch, tokens, features) → the same shape; each token now knows of those that it looked at."""
         q, k, v = self.qkv(x)
-        if self.positions:
-            q, k = self.rotate(q, k, start=cache.length if cache is not None else 0)
+        if self.max_seq_len:
+            q, k = self.rotate(q, k, start=cache.size if cache is not None else 0)
         if cache is not None:
             k, v = cache.update(layer, k.to(cache.keys.dtype), v.to(cache.values.dtype))
             k, v = k.to(q.dtype), v.to(q.dtype)

@@ -95,8 +95,8 @@ def audio_token_count(mel_frames: int) -> int:
 
 def sinusoids(length: int, features: int) -> Float[Tensor, "audio_tokens audio_dim"]:
     """Fixed positions: sines and cosines from fast to slow (Vaswani et al., 2017, section 3.5)."""
-    speed = torch.exp(-math.log(10_000.0) * torch.arange(features // 2) / (features // 2 - 1))
-    angle = torch.arange(length)[:, None] * speed
+    inv_freq = torch.exp(-math.log(10_000.0) * torch.arange(features // 2) / (features // 2 - 1))
+    angle = torch.arange(length)[:, None] * inv_freq
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
@@ -117,7 +117,7 @@ class AudioEncoderTiny(nn.Module):
             nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1), nn.GELU(),
         )  # fmt: skip
         self.proj = nn.Linear(channels * cfg.n_mels // 4, cfg.audio_dim)
-        self.blocks = nn.ModuleList(EncoderBlock(cfg.audio_dim, cfg.heads, cfg.hidden) for _ in range(cfg.layers))
+        self.blocks = nn.ModuleList(EncoderBlock(cfg.audio_dim, cfg.heads, cfg.intermediate_size) for _ in range(cfg.layers))
         self.norm = nn.LayerNorm(cfg.audio_dim)
         init_weights(self, cfg.layers)
 

@@ -74,7 +74,7 @@ class RVQ(nn.Module):
         return self.out_proj(self.lookup(codes))
 
 
-def cosines(count: int, length: int) -> Float[Tensor, "count length"]:
+def dct_basis(count: int, length: int) -> Float[Tensor, "count length"]:
     """The first `count` rows of the orthonormal DCT-II of `length` points: from flat to wavy."""
     place = (torch.arange(length) + 0.5) * math.pi / length
     rows = torch.cos(torch.arange(count)[:, None] * place) * (2 / length) ** 0.5
@@ -82,7 +82,7 @@ def cosines(count: int, length: int) -> Float[Tensor, "count length"]:
     return rows
 
 
-class Neighbours(nn.Module):
+class PostNet(nn.Module):
     """What the frames before and after tell of each frame: a correction to what is made of it alone.
 
     Two codes cannot say where in its 80 ms a sound begins, but the frames around them nearly do. The correction starts
@@ -118,30 +118,30 @@ class SpeechCodec(nn.Module):
     back, the same with a correction by the neighbouring frames, then Griffin-Lim at hop 160. The map starts as the
     lowest 4 × 32 cosines over time and frequency, and is learned.
 
-    `plain=True` is the document's own path: one log-mel frame of hop 1280 for each 80 ms.
+    `single_frame=True` is the document's own path: one log-mel frame of hop 1280 for each 80 ms.
     """
 
     SHIFT, SCALE = 6.0, 4.0  # brings log-mel values, about -11.5 … 4, near 0 with a spread of about 1
 
-    def __init__(self, cfg: CodecConfig = TINY.codec, plain: bool = False) -> None:
+    def __init__(self, cfg: CodecConfig = TINY.codec, single_frame: bool = False) -> None:
         super().__init__()
-        self.cfg, self.plain = cfg, plain
+        self.cfg, self.single_frame = cfg, single_frame
         self.rvq = RVQ(cfg)
-        self.mel = MelFrontend(cfg.hop if plain else TINY.audio.hop)
+        self.mel = MelFrontend(cfg.hop if single_frame else TINY.audio.hop)
         self.vocoder = GriffinLimVocoder(self.mel.hop)
         self.mel_per_frame = cfg.hop // self.mel.hop
-        if not plain:
-            basis = torch.kron(cosines(4, self.mel_per_frame), cosines(cfg.codec_dim // 4, TINY.audio.n_mels))
+        if not single_frame:
+            basis = torch.kron(dct_basis(4, self.mel_per_frame), dct_basis(cfg.codec_dim // 4, TINY.audio.n_mels))
             self.down = nn.Linear(basis.shape[1], cfg.codec_dim)
             self.up = nn.Linear(cfg.codec_dim, basis.shape[1])
-            self.neighbours = Neighbours(cfg.codec_dim, basis.shape[1])
+            self.neighbours = PostNet(cfg.codec_dim, basis.shape[1])
             with torch.no_grad():
                 self.down.weight.copy_(basis)
                 self.up.weight.copy_(basis.T)
                 self.down.bias.zero_()
                 self.up.bias.zero_()
 
-    def frames(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch (samples+1279)//1280 features"]:
+    def mel_blocks(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch (samples+1279)//1280 features"]:
         """(batch, samples) → (batch, ⌈samples / 1280⌉, 1024), 8 mel frames in each; the last is filled up with silence.
 
         The plain codec has one mel frame in each, 128 numbers, as they are.
@@ -150,38 +150,38 @@ class SpeechCodec(nn.Module):
         if wav.shape[1] == 0:
             raise ValueError("SpeechCodec: the recording holds no samples")
         mel = self.mel(F.pad(wav, (0, -wav.shape[1] % self.cfg.hop)))
-        if self.plain:
+        if self.single_frame:
             return mel
         blocks = rearrange(mel, "batch (frames slots) n_mels -> batch frames (slots n_mels)", slots=self.mel_per_frame)
         return (blocks + self.SHIFT) / self.SCALE
 
-    def pack(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch (samples+1279)//1280 codec_dim"]:
+    def encode_latents(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch (samples+1279)//1280 codec_dim"]:
         """(batch, samples) → (batch, ⌈samples / 1280⌉, 128)."""
-        frames = self.frames(wav)
-        return frames if self.plain else self.down(frames)
+        frames = self.mel_blocks(wav)
+        return frames if self.single_frame else self.down(frames)
 
-    def draw(
+    def decode_frames(
         self, x: Float[Tensor, "batch frames codec_dim"], lengths: Int[Tensor, "batch"] | None = None
     ) -> Float[Tensor, "batch frames features"]:
-        """The way back: what `frames` gave, as far as the 128 numbers tell. `lengths` as for the neighbours."""
-        return x if self.plain else self.up(x) + self.neighbours(x, lengths)
+        """The way back: what `mel_blocks` gave, as far as the 128 numbers tell. `lengths` as for the neighbours."""
+        return x if self.single_frame else self.up(x) + self.neighbours(x, lengths)
 
     def to_mel(self, x: Float[Tensor, "batch frames codec_dim"]) -> Float[Tensor, "batch mel_frames n_mels"]:
         """The log-mel spectrogram that the frames describe."""
-        if self.plain:
+        if self.single_frame:
             return x
-        blocks = self.draw(x) * self.SCALE - self.SHIFT
+        blocks = self.decode_frames(x) * self.SCALE - self.SHIFT
         return rearrange(blocks, "batch frames (slots n_mels) -> batch (frames slots) n_mels", slots=self.mel_per_frame)
 
-    def unpack(self, x: Float[Tensor, "batch frames codec_dim"]) -> Float[Tensor, "batch frames*1280"]:
+    def decode_latents(self, x: Float[Tensor, "batch frames codec_dim"]) -> Float[Tensor, "batch frames*1280"]:
         """(batch, frames, 128) → (batch, frames × 1280), each with a peak of 0.95."""
-        expect("SpeechCodec.unpack", "x", x, "batch frames codec_dim", codec_dim=self.cfg.codec_dim)
+        expect("SpeechCodec.decode_latents", "x", x, "batch frames codec_dim", codec_dim=self.cfg.codec_dim)
         return torch.stack([self.vocoder.mel_to_audio(mel, domain="log") for mel in self.to_mel(x)])
 
     def encode(self, wav: Float[Tensor, "batch samples"]) -> Int[Tensor, "batch (samples+1279)//1280 codebooks"]:
         """Sound → codes."""
-        return self.rvq.encode(self.pack(wav))
+        return self.rvq.encode(self.encode_latents(wav))
 
     def decode(self, codes: Int[Tensor, "batch frames codebooks"]) -> Float[Tensor, "batch frames*1280"]:
         """Codes → sound."""
-        return self.unpack(self.rvq.decode(codes))
+        return self.decode_latents(self.rvq.decode(codes))

@@ -11,7 +11,7 @@ class ThinkerConfig:
     d_model: int = 256
     heads: int = 4
     kv_heads: int = 4
-    hidden: int = 1024
+    intermediate_size: int = 1024
     vocab: int = 5000
     ctx_len: int = 512
     rope_theta: float = 10_000.0
@@ -26,7 +26,7 @@ class VisionConfig:
     vision_dim: int = 128
     layers: int = 4
     heads: int = 2
-    hidden: int = 512
+    intermediate_size: int = 512
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class AudioConfig:
     audio_dim: int = 192
     layers: int = 4
     heads: int = 3
-    hidden: int = 768
+    intermediate_size: int = 768
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TalkerConfig:
     talker_dim: int = 192
     layers: int = 4
     heads: int = 3
-    hidden: int = 768
+    intermediate_size: int = 768
     codebooks: int = 2
     codebook_size: int = 128
     vocab: int = 5000

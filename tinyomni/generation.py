@@ -73,11 +73,11 @@ def stream(
     top_p: float | None = None,
     eos: int | None = EOS,
     seed: int = 0,
-    allowed: int | None = None,
+    vocab_limit: int | None = None,
 ) -> Iterator[Int[Tensor, "batch"]]:
     """Yield the new ids step by step, `(batch,)` each; a sequence that has ended goes on with `eos`.
 
-    `eos=None` never stops early. `allowed` forbids ids from there on: rows of the table that no text piece uses.
+    `eos=None` never stops early. `vocab_limit` forbids ids from there on: rows of the table that no text piece uses.
     Raises ValueError if prompt + max_new_tokens > ctx_len, for an id outside the table, and for ids without BOS.
     """
     if (ids is None) == (embeddings is None):
@@ -106,8 +106,8 @@ def stream(
     with torch.no_grad():
         logits = thinker(ids, embeddings=embeddings, cache=cache)[:, -1]
     for step in range(max_new_tokens):
-        if allowed is not None:
-            logits[:, allowed:] = -torch.inf
+        if vocab_limit is not None:
+            logits[:, vocab_limit:] = -torch.inf
         new = sample(logits, temperature, top_k, top_p, generator)
         if eos is not None:
             new = torch.where(ended, eos, new)
@@ -130,7 +130,7 @@ def generate(
     top_p: float | None = None,
     eos: int | None = EOS,
     seed: int = 0,
-    allowed: int | None = None,
+    vocab_limit: int | None = None,
 ) -> Int[Tensor, "batch new_tokens"]:
     """The new ids of `stream`, all together: (batch, new_tokens), new_tokens ≤ max_new_tokens."""
     steps = stream(
@@ -143,6 +143,6 @@ def generate(
         top_p=top_p,
         eos=eos,
         seed=seed,
-        allowed=allowed,
+        vocab_limit=vocab_limit,
     )
     return torch.stack(list(steps), dim=1)

@@ -7,6 +7,8 @@ the stream, so a block called with `x` alone keeps its shape.
 Sources: Zhang & Sennrich, RMSNorm (2019); Shazeer, GLU Variants (2020); Xiong et al., On Layer Normalization (2020).
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -18,9 +20,9 @@ from tinyomni.attention import KVCache, SelfAttention
 class RMSNorm(nn.Module):
     """Divide each vector by its root mean square, then scale each number by a learned weight."""
 
-    def __init__(self, width: int, eps: float = 1e-6) -> None:
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
@@ -32,11 +34,11 @@ class RMSNorm(nn.Module):
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) · up(x)): one projection decides how much of the other passes."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, dim: int, intermediate_size: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.gate = nn.Linear(dim, intermediate_size, bias=False)
+        self.up = nn.Linear(dim, intermediate_size, bias=False)
+        self.down = nn.Linear(intermediate_size, dim, bias=False)
 
     def forward(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
         """Each token by itself; the shape is kept."""
@@ -46,10 +48,10 @@ class SwiGLU(nn.Module):
 class GELUMLP(nn.Module):
     """fc2(gelu(fc1(x)))."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, dim: int, intermediate_size: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = nn.Linear(dim, intermediate_size)
+        self.fc2 = nn.Linear(intermediate_size, dim)
 
     def forward(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
         """Each token by itself; the shape is kept."""
@@ -61,18 +63,18 @@ class DecoderBlock(nn.Module):
 
     def __init__(
         self,
-        width: int,
+        dim: int,
         heads: int,
-        hidden: int,
-        positions: int,
+        intermediate_size: int,
+        max_seq_len: int,
         kv_heads: int | None = None,
         theta: float = 10_000.0,
     ) -> None:
         super().__init__()
-        self.norm1 = RMSNorm(width)
-        self.attn = SelfAttention(width, heads, kv_heads, causal=True, positions=positions, theta=theta)
-        self.norm2 = RMSNorm(width)
-        self.mlp = SwiGLU(width, hidden)
+        self.norm1 = RMSNorm(dim)
+        self.attn = SelfAttention(dim, heads, kv_heads, causal=True, max_seq_len=max_seq_len, theta=theta)
+        self.norm2 = RMSNorm(dim)
+        self.mlp = SwiGLU(dim, intermediate_size)
 
     def forward(
         self,
@@ -89,12 +91,12 @@ class DecoderBlock(nn.Module):
 class EncoderBlock(nn.Module):
     """The same with every token looking at every token."""
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
+    def __init__(self, dim: int, heads: int, intermediate_size: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attn = SelfAttention(width, heads, bias=True)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = GELUMLP(width, hidden)
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = SelfAttention(dim, heads, bias=True)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = GELUMLP(dim, intermediate_size)
 
     def forward(
         self,
@@ -106,18 +108,19 @@ class EncoderBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def init_weights(model: nn.Module, layers: int, wide: bool = False) -> None:
-    """GPT-2's start: normal with deviation 0.02; what writes into the stream is made smaller by √(2 · layers).
+def init_weights(model: nn.Module, layers: int, init: Literal["gpt2", "lecun"] = "gpt2") -> None:
+    """GPT-2's initialization: normal, deviation 0.02; what writes into the residual stream is divided by √(2 · layers).
 
-    `wide` keeps the size of what goes through: deviation 1 / √inputs (LeCun et al., Efficient BackProp, 1998), 1 for
-    embeddings. GPT-2's number fits a width of thousands; at 256 all layers start by saying almost nothing.
+    `init="lecun"` keeps the variance of what passes through: deviation 1 / √inputs (LeCun et al., Efficient BackProp,
+    1998), 1 for embeddings. GPT-2's 0.02 fits widths around a thousand; at 256 every layer starts out almost at zero.
     """
+    lecun = init == "lecun"
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             last = name.endswith(("o_proj", "down", "fc2"))
-            std = module.in_features**-0.5 if wide else 0.02
+            std = module.in_features**-0.5 if lecun else 0.02
             nn.init.normal_(module.weight, std=std / (2 * layers) ** 0.5 if last else std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=1.0 if wide else 0.02)
+            nn.init.normal_(module.weight, std=1.0 if lecun else 0.02)

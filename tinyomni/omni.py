@@ -99,7 +99,7 @@ class Omni(nn.Module):
         """Picture → CLS → one vector."""
         return self.proj_v(self.vision(img))
 
-    def check_sound(self, wav: Float[Tensor, "batch samples"]) -> None:
+    def check_audio(self, wav: Float[Tensor, "batch samples"]) -> None:
         """The door for sound: raises ValueError for silence, and for more than a quarter of the context."""
         check_not_silent(wav)
         rate, hop, limit = self.cfg.audio.sample_rate, self.mel.hop, self.cfg.audio_limit
@@ -114,7 +114,7 @@ class Omni(nn.Module):
 
     def embed_audio(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch audio_tokens d_model"]:
         """Sound → one vector for each 40 ms."""
-        self.check_sound(wav)
+        self.check_audio(wav)
         return self.proj_a(self.audio(self.mel(wav)))
 
     def embed(self, text: Any = None, image: Any = None, audio: Any = None) -> Float[Tensor, "1 total d_model"]:
@@ -161,7 +161,7 @@ class Omni(nn.Module):
         with torch.no_grad():
             prompt = self.embed([BOS] if text is None else text, image, audio)
         ids = stream(
-            self.thinker, embeddings=prompt, max_new_tokens=max_new_tokens, allowed=self.tokenizer.n_pieces,
+            self.thinker, embeddings=prompt, max_new_tokens=max_new_tokens, vocab_limit=self.tokenizer.n_pieces,
             temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
         )  # fmt: skip
         return Reply(self, prompt, ids, spoken=audio is not None)
@@ -335,7 +335,7 @@ class Reply(Iterator[str]):
     @property
     def unsure(self) -> bool | None:
         """Less certain than all but a few right answers to validation questions were; None where nobody measured."""
-        return below(self.certainty, self.omni.limits.get("heard" if self.spoken else "read"))
+        return below(self.certainty, self.omni.limits.get("spoken" if self.spoken else "typed"))
 
 
 class Parts(NamedTuple):
@@ -391,7 +391,7 @@ class Transcript(Iterator[str]):
     @property
     def unsure(self) -> bool | None:
         """As that of `Reply`."""
-        return below(self.certainty, self.omni.limits.get("ear"))
+        return below(self.certainty, self.omni.limits.get("asr"))
 
 
 def below(certainty: float, limit: float | None) -> bool | None:

@@ -18,8 +18,8 @@ def rope_table(
     """Cosine and sine of every angle, for positions 0 … length - 1."""
     if head_dim % 2:
         raise ValueError(f"rope_table: head_dim must be even, since it is turned in pairs; got {head_dim}")
-    speed = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    angle = torch.outer(torch.arange(length, dtype=torch.float32), speed)
+    inv_freq = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angle = torch.outer(torch.arange(length, dtype=torch.float32), inv_freq)
     angle = torch.cat([angle, angle], dim=-1)
     return angle.cos(), angle.sin()
 

@@ -55,11 +55,11 @@ class TalkerTiny(nn.Module):
     def __init__(self, cfg: TalkerConfig = TINY.talker) -> None:
         super().__init__()
         self.cfg = cfg
-        self.positions = cfg.max_text + 1 + cfg.max_frames
+        self.max_seq_len = cfg.max_text + 1 + cfg.max_frames
         self.code_emb = nn.ModuleList(nn.Embedding(cfg.codebook_size, cfg.talker_dim) for _ in range(cfg.codebooks))
         self.text_emb = nn.Embedding(cfg.vocab, cfg.talker_dim)
         self.blocks = nn.ModuleList(
-            DecoderBlock(cfg.talker_dim, cfg.heads, cfg.hidden, self.positions, theta=cfg.rope_theta)
+            DecoderBlock(cfg.talker_dim, cfg.heads, cfg.intermediate_size, self.max_seq_len, theta=cfg.rope_theta)
             for _ in range(cfg.layers)
         )
         self.norm = RMSNorm(cfg.talker_dim)
@@ -75,7 +75,7 @@ class TalkerTiny(nn.Module):
             cfg.layers,
             batch,
             cfg.heads,
-            self.positions,
+            self.max_seq_len,
             cfg.talker_dim // cfg.heads,
             device=weight.device,
             dtype=weight.dtype,
@@ -119,8 +119,8 @@ class TalkerTiny(nn.Module):
         """
         x = self.embed_codes(codes)
         batch, frames, _ = x.shape
-        past = cache.length if cache is not None else 0
-        keep: Bool[Tensor, "batch keys"] | None = cache.keep if cache is not None else None
+        past = cache.size if cache is not None else 0
+        key_padding_mask: Bool[Tensor, "batch keys"] | None = cache.key_padding_mask if cache is not None else None
         if text is not None:
             if past:
                 raise ValueError("TalkerTiny: with a cache the text goes in once, with the first call")
@@ -128,19 +128,19 @@ class TalkerTiny(nn.Module):
                 raise ValueError(f"TalkerTiny: {batch} rows of codes, but {text.shape[0]} texts")
             text = align_right(text)
             x = torch.cat([self.embed_text(text), x], dim=1)
-            keep = torch.cat([text != PAD, torch.ones_like(codes[..., 0], dtype=torch.bool)], dim=1)
-        elif keep is not None:
-            keep = torch.cat([keep, torch.ones_like(codes[..., 0], dtype=torch.bool)], dim=1)
+            key_padding_mask = torch.cat([text != PAD, torch.ones_like(codes[..., 0], dtype=torch.bool)], dim=1)
+        elif key_padding_mask is not None:
+            key_padding_mask = torch.cat([key_padding_mask, torch.ones_like(codes[..., 0], dtype=torch.bool)], dim=1)
         tokens = x.shape[1]
-        if past + tokens > self.positions:
+        if past + tokens > self.max_seq_len:
             raise ValueError(
-                f"TalkerTiny: {past} positions before + {tokens} now = {past + tokens} > {self.positions}, all that "
+                f"TalkerTiny: {past} positions before + {tokens} now = {past + tokens} > {self.max_seq_len}, all that "
                 "it has"
             )
         if cache is not None:
             cache.room_for("TalkerTiny", batch, tokens)
-            cache.keep = keep
-        mask = keep[:, None, None, :] if keep is not None else None
+            cache.key_padding_mask = key_padding_mask
+        mask = key_padding_mask[:, None, None, :] if key_padding_mask is not None else None
         for layer, block in enumerate(self.blocks):
             x = block(x, cache=cache, layer=layer, mask=mask)
         if cache is not None:
@@ -171,7 +171,7 @@ def next_frame(
 
     Only the newest frame is fed: the cache knows the others, and the text after the first call.
     """
-    first = cache.length == 0
+    first = cache.size == 0
     base, res, end = talker.predict(codes if first else codes[:, -1:], text if first else None, cache)
     new = torch.stack([base[:, -1].argmax(dim=-1), res[:, -1].argmax(dim=-1)], dim=-1)
     return torch.cat([codes, new[:, None]], dim=1), end[:, -1].sigmoid()

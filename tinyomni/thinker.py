@@ -26,7 +26,7 @@ class ThinkerLM(nn.Module):
         self.cfg = cfg
         self.tok_emb = nn.Embedding(cfg.vocab, cfg.d_model)
         self.blocks = nn.ModuleList(
-            DecoderBlock(cfg.d_model, cfg.heads, cfg.hidden, cfg.ctx_len, cfg.kv_heads, cfg.rope_theta)
+            DecoderBlock(cfg.d_model, cfg.heads, cfg.intermediate_size, cfg.ctx_len, cfg.kv_heads, cfg.rope_theta)
             for _ in range(cfg.layers)
         )
         self.norm = RMSNorm(cfg.d_model)
@@ -96,7 +96,7 @@ class ThinkerLM(nn.Module):
             fix="A picture's vector (128) goes through proj_v first, a sound's (192) through proj_a.",
         )
         batch, tokens, _ = x.shape
-        past = cache.length if cache is not None else 0
+        past = cache.size if cache is not None else 0
         if tokens == 0:
             raise ValueError("ThinkerLM: at least one token is needed, got none")
         if past + tokens > self.cfg.ctx_len:

@@ -22,8 +22,8 @@ def grid_positions(side: int, features: int) -> Float[Tensor, "n_patches vision_
     Neighbours start alike, so that what is learned at one place is half known at the next (Beyer et al., 2022,
     arXiv:2205.01580). Measured in the closed world: from random positions the CLS learns places far later.
     """
-    speed = 100 ** -(torch.arange(features // 4) * 4 / features)
-    angle = torch.arange(side)[:, None] * speed
+    inv_freq = 100 ** -(torch.arange(features // 4) * 4 / features)
+    angle = torch.arange(side)[:, None] * inv_freq
     line = torch.cat([angle.sin(), angle.cos()], dim=1)
     rows, columns = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
     return torch.cat([rows, columns], dim=-1).flatten(0, 1)
@@ -40,7 +40,7 @@ class ViTTiny(nn.Module):
         self.cls = nn.Parameter(torch.randn(1, 1, cfg.vision_dim) * 0.02)
         self.pos = nn.Parameter(torch.randn(1, 1 + n_patches, cfg.vision_dim) * 0.02)
         self.pos.data[0, 1:] += grid_positions(cfg.image_size // cfg.patch, cfg.vision_dim)
-        self.blocks = nn.ModuleList(EncoderBlock(cfg.vision_dim, cfg.heads, cfg.hidden) for _ in range(cfg.layers))
+        self.blocks = nn.ModuleList(EncoderBlock(cfg.vision_dim, cfg.heads, cfg.intermediate_size) for _ in range(cfg.layers))
         self.norm = nn.LayerNorm(cfg.vision_dim)
         for name, layer in self.blocks.named_modules():
             if isinstance(layer, nn.Linear):

@@ -31,6 +31,9 @@ TABLES = ("thinker.tok_emb.weight", "eye.text.tok_emb.weight")
 The Talker's table is not among them: its last rows are voices.
 """
 
+OLD_FIELDS = {"hidden": "intermediate_size"}
+OLD_LIMITS = {"heard": "spoken", "read": "typed", "ear": "asr"}
+
 Tensors = dict[str, Shaped[Tensor, "..."]]
 
 
@@ -95,7 +98,21 @@ def read(path: str | Path | None = None) -> tuple[Tensors, dict[str, str]]:
         )
     if digest(tensors, {name: text for name, text in about.items() if name != "sha256"}) != about.get("sha256"):
         raise ValueError(f"{STEP}: {source.name} is damaged: its checksum is another one. {again}.")
-    return {name: tensor.float() for name, tensor in tensors.items()}, about
+    return {name: tensor.float() for name, tensor in tensors.items()}, translate(about)
+
+
+def translate(about: dict[str, str]) -> dict[str, str]:
+    """The metadata with the keys of today: files of the first release say `hidden`, `heard`, `read` and `ear`."""
+    renamed = about.copy()
+    if "config" in about:
+        sizes = json.loads(about["config"])
+        renamed["config"] = json.dumps({
+            part: {OLD_FIELDS.get(key, key): value for key, value in fields.items()} for part, fields in sizes.items()
+        })
+    if "limits" in about:
+        limits = json.loads(about["limits"])
+        renamed["limits"] = json.dumps({OLD_LIMITS.get(key, key): value for key, value in limits.items()})
+    return renamed
 
 
 def fill(name: str, tensor: Shaped[Tensor, "..."], like: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
