@@ -223,3 +223,56 @@ def test_calls_without_a_mark_can_be_named_too() -> None:
         seen.check(Spec({"step": [{"call": "Model.inner", "times": 2}]}))
     with pytest.raises(SpecMismatch):
         seen.check(Spec({"step": [{"call": "ner"}]}))
+
+
+class Inner(torch.nn.Module):
+    def forward(self, x: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+        return x + 1
+
+
+class Outer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Inner(), Inner()
+
+    def forward(self, x: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+        return self.second(self.first(x))
+
+
+def nested() -> Trace:
+    """Outer, then its second part once more."""
+    outer = Outer()
+    with trace("nested") as seen:
+        outer.second(outer(torch.zeros(2, 3)))
+    return seen
+
+
+INNER = {"call": "Inner.forward", "in": {"x": "2, 3"}, "out": "2, 3"}
+
+
+def test_a_step_names_the_module_where_a_call_has_to_happen() -> None:
+    first, second = {**INNER, "module": "first"}, {**INNER, "module": "second"}
+    assert nested().check(Spec({"step": [first, {**second, "times": 2}]})).ok
+    with pytest.raises(SpecMismatch, match=r"Inner.forward \(first\): expected 2 calls, got 1, then .*second"):
+        nested().check(Spec({"step": [{**first, "times": 2}, second]}))
+    with pytest.raises(SpecMismatch, match=r"Inner.forward \(third\): expected 1 calls, got 0, then the end"):
+        nested().check(Spec({"step": [{**INNER, "module": "third"}]}))
+
+
+def test_calls_below_a_step_with_inside_belong_to_it_alone() -> None:
+    outer = {"call": "Outer.forward", "inside": [{**INNER, "module": "first"}, {**INNER, "module": "second"}]}
+    report = nested().check(Spec({"step": [outer, INNER]}))
+    assert [step.calls for step in report.steps] == [[0], [3]]
+    with pytest.raises(SpecMismatch, match=r"Inner.forward: expected 1 calls inside, got 0"):
+        nested().check(Spec({"step": [{**outer, "inside": outer["inside"][::-1]}, INNER]}))
+    # without `inside`, the calls below are steps like others
+    assert nested().check(Spec({"step": [{"call": "Outer.forward"}, {**INNER, "times": 3}]})).ok
+
+
+def test_a_complete_specification_names_every_outermost_call() -> None:
+    outer = {"step": [{"call": "Outer.forward", "inside": []}]}
+    assert nested().check(Spec(outer)).ok
+    with pytest.raises(SpecMismatch, match=r"Inner.forward \(second\) ran 1 times, but no ..step.. names it"):
+        nested().check(Spec({"complete": True, **outer}))
+    # a call is named by what it calls, too
+    assert nested().check(Spec({"complete": True, "step": [{**INNER, "times": 3}]})).ok

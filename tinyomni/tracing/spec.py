@@ -5,6 +5,9 @@
     [ledger]  who puts how many tokens in        [[rule]]  a length that has to hold for every input: over, want
 
 Shapes are expressions over the axes: "1, text_tokens + new_tokens". In a step with `times`, `i` counts 0, 1, 2, …
+A step names a call as the trace shows it (`RMSNorm.forward`), and with `module` also where ("thinker.blocks.0.norm1").
+Calls below a step with `inside` belong to that step alone. `complete = true` at the top: no outermost call without a
+step, its own or one for a call below it.
 """
 
 import re
@@ -39,6 +42,7 @@ class StepResult:
     tokens: int | None = None
     times: int = 1
     problem: str = ""
+    calls: list[int] = field(default_factory=list)  # ids of the records that were compared
 
     @property
     def ok(self) -> bool:
@@ -108,9 +112,9 @@ class SpecReport:
         return "\n".join(text)
 
 
-PARTS = {"title", "given", "fixed", "ledger", "step", "quantity", "rule"}
-STEP_KEYS = {"number", "call", "title", "in", "out", "tokens", "times", "inside"}
-INSIDE_KEYS = {"call", "in", "out", "times"}
+PARTS = {"title", "complete", "given", "fixed", "ledger", "step", "quantity", "rule"}
+STEP_KEYS = {"number", "call", "module", "title", "in", "out", "tokens", "times", "inside"}
+INSIDE_KEYS = {"call", "module", "in", "out", "times"}
 QUANTITY_KEYS = {"name", "formula", "equals"}
 RULE_KEYS = {"call", "over", "want"}
 
@@ -127,6 +131,7 @@ class Spec:
                 f"unknown table {', '.join(unknown)}; expected one of {', '.join(sorted(PARTS))}", unknown[0]
             )
         self.title = str(data.get("title", name))
+        self.complete = bool(data.get("complete", False))
         self.given: dict[str, int] = data.get("given", {})
         self.fixed: dict[str, int | str] = data.get("fixed", {})
         self.ledger: dict[str, int | str] = dict(data.get("ledger", {}))
@@ -243,21 +248,21 @@ class Spec:
         ]
 
     def compare(self, run: Trace, given: dict[str, int]) -> SpecReport:
-        """Walk through the run and the lines side by side: all declared steps, or without any, the calls named here."""
+        """Walk through the run and the lines side by side: the calls named here, and all that are marked with @step."""
         names = self.axes(given)
         report = SpecReport(self.title, axes=names)
-        done = [record for record in run.steps if record.declared] or [
-            record for record in run.steps if any(_is(record, each["call"]) for each in self.steps)
-        ]
+        done = self._named(run)
         place = 0
         for index, each in enumerate(self.steps):
             times = evaluate(each.get("times", 1), names)
-            same = [record for record in done[place : place + times] if _is(record, each["call"])]
+            same = [record for record in done[place : place + times] if _is(record, each)]
             line = StepResult(str(each.get("number", "")), each.get("title", each["call"]), "", "", times=times)
+            line.calls = [record.id for record in same]
             report.steps.append(line)
             if len(same) < times:
-                after = done[place + len(same)].call if place + len(same) < len(done) else "the end of the run"
-                line.problem = f"{each['call']}: expected {times} calls, got {len(same)}, then {after}"
+                after = _place(done[place + len(same)]) if place + len(same) < len(done) else "the end of the run"
+                where = f" ({each['module']})" if "module" in each else ""
+                line.problem = f"{each['call']}{where}: expected {times} calls, got {len(same)}, then {after}"
             place += len(same)
             for i, record in enumerate(same):
                 now = {**names, "i": i}
@@ -270,7 +275,7 @@ class Spec:
                 at = self.line("step", index)
                 where = f" ({self.name}:{at})" if at else ""
                 report.problems.append(f"{line.number} {line.title}: {line.problem}{where}".strip())
-        left = [record.call for record in done[place:]]
+        left = [_place(record) for record in [*done[place:], *(self._unnamed(run, done) if self.complete else [])]]
         for call in dict.fromkeys(left):
             report.problems.append(f"{call} ran {left.count(call)} times, but no [[step]] names it")
         for each in self.quantities:
@@ -281,6 +286,28 @@ class Spec:
                 report.problems.append(f"{each['name']}: expected {expected}, got {value} by the formula")
         self._tokens(run, names, report)
         return report
+
+    def _named(self, run: Trace) -> list[Record]:
+        """The records that a step has to name or names, in order; a step with `inside` answers for what is below it."""
+        found, answered = [], set()
+        for record in run.steps:
+            if record.parent in answered:
+                answered.add(record.id)
+                continue
+            steps = [each for each in self.steps if _is(record, each)]
+            if steps or record.declared:
+                found.append(record)
+            if any("inside" in each for each in steps):
+                answered.add(record.id)
+        return found
+
+    def _unnamed(self, run: Trace, named: list[Record]) -> list[Record]:
+        """The outermost calls that no step names, and no call below them either."""
+        within = {record.id for record in named}
+        for record in reversed(run.steps):
+            if record.id in within and record.parent is not None:
+                within.add(record.parent)
+        return [record for record in run.steps if record.parent is None and record.id not in within]
 
     def _differs(self, each: dict[str, Any], record: Record, names: dict[str, int]) -> str:
         """The first difference between a line and a record, in words; empty if there is none."""
@@ -306,7 +333,7 @@ class Spec:
         under = _below(run.steps, record)
         for item in each.get("inside", []):
             times = evaluate(item.get("times", 1), names)
-            calls = [record for record in under if _is(record, item["call"])][:times]
+            calls = [record for record in under if _is(record, item)][:times]
             if len(calls) < times:
                 return f"{item['call']}: expected {times} calls inside, got {len(calls)}"
             for i, call in enumerate(calls):
@@ -329,9 +356,15 @@ class Spec:
             report.problems.append(f"ledger: more than {self.limit} tokens")
 
 
-def _is(record: Record, call: str) -> bool:
-    """`Thinker.forward` is called `Thinker.forward`, or `forward` for short."""
-    return record.call == call or record.call.endswith("." + call)
+def _is(record: Record, step: dict[str, Any]) -> bool:
+    """`ThinkerLM.forward` is named `ThinkerLM.forward`, or `forward` for short; `module` is the whole path."""
+    call = step["call"]
+    return (record.call == call or record.call.endswith("." + call)) and step.get("module", record.path) == record.path
+
+
+def _place(record: Record) -> str:
+    """The call, with the module it belongs to."""
+    return f"{record.call} ({record.path})" if record.path else record.call
 
 
 def _below(steps: list[Record], top: Record) -> list[Record]:
