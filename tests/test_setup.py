@@ -184,7 +184,7 @@ def test_a_kernel_of_another_python_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_survives_a_console_without_signs() -> None:
-    code = "from tinyomni.cli import say; say('✔ a → b × 3')"
+    code = "from tinyomni.cli.console import say; say('✔ a → b × 3')"
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.stdout.strip() == "ok a -> b x 3", done.stderr

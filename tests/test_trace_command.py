@@ -71,4 +71,4 @@ def test_a_script_that_fails_or_shows_nothing(
 
 def test_a_script_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trace", str(tmp_path / "none.py")]) == 2
-    assert "none.py is no file" in capsys.readouterr().err
+    assert "there is no file" in capsys.readouterr().err

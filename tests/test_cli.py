@@ -1,0 +1,109 @@
+"""The command itself: its exit statuses, its choices, its start."""
+
+import errno
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinyomni import cli
+from tinyomni.cli import course
+from tinyomni.cli.console import Choices, encodable
+from tinyomni.errors import InputError
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Make `tinyomni progress` raise this."""
+
+    def run(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(course, "run_progress", run)
+
+
+def test_wrong_input_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    error = InputError("expected a number, got 'x'")
+    error.add_note("See --help.")
+    failing(monkeypatch, error)
+    assert cli.main(["progress"]) == 2
+    assert capsys.readouterr() == ("", "tinyomni progress: expected a number, got 'x'\nSee --help.\n")
+    with pytest.raises(InputError):
+        cli.main(["progress", "--debug"])
+
+
+@pytest.mark.parametrize("error", [TypeError("ours"), IndexError("ours"), ValueError("ours"), KeyError("ours"),
+                                   FileNotFoundError(2, "ours", "weights"), OSError("ours")])  # fmt: skip
+def test_a_fault_of_ours_keeps_its_traceback_and_says_how_to_report_it(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, error)
+    assert cli.main(["progress"]) == 70
+    told = capsys.readouterr().err
+    assert "Traceback" in told and "raise error" in told and type(error).__name__ in told
+    assert "fault of tinyomni" in told and "tinyomni --version" in told
+    with pytest.raises(type(error)):
+        cli.main(["--debug", "progress"])
+
+
+def test_a_path_that_the_user_named_is_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "missing" / "trace.json"
+    (tmp_path / "script.py").write_text("import torch\n")
+    assert cli.main(["trace", "--json", str(out), str(tmp_path / "script.py")]) == 2
+    told = capsys.readouterr().err
+    assert "No such file or directory" in told and str(out) in told and "Traceback" not in told
+
+
+def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
+    assert cli.main(["progress"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_choices_are_those_of_the_registries() -> None:
+    from tinyomni.data.world import SPLITS
+    from tinyomni.dry_run import PIPELINES
+    from tinyomni.evaluation.report import MEASURES
+    from tinyomni.training.recipe import PRESETS, STAGES
+
+    (commands,) = (each for each in cli.parser()._actions if isinstance(each.choices, dict))
+    found = {(name, action.dest): [*action.choices] for name, command in commands.choices.items()
+             for action in command._actions if isinstance(action.choices, Choices)}  # fmt: skip
+    assert found["train", "stage"] == ["all", *STAGES]
+    for name in ("train", "report", "export"):
+        assert found[name, "preset"] == [*PRESETS]
+    assert found["report", "only"] == [*MEASURES]
+    assert found["dry-run", "pipeline"] == [*PIPELINES]
+    assert found["world", "split"] == [*SPLITS]
+    assert found["ask", "voice"] == found["chat", "voice"] == ["1", "2"]
+
+
+@pytest.mark.parametrize("arguments", [
+    ["dry-run", "--pipeline", "smell"], ["train", "sing"], ["train", "omni", "--preset", "huge"],
+    ["ask", "--voice", "9"], ["report", "--only", "smell"], ["world", "--split", "all"], ["sing"], [],
+])  # fmt: skip
+def test_what_is_no_choice_is_refused_with_the_choices(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and ("choose from" in told or "required" in told)
+
+
+def test_start_needs_no_torch() -> None:
+    code = "import sys; from tinyomni.cli import main; sys.argv = ['tinyomni', '--help']\n"
+    code += "try: main()\nfinally: assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "transcribe" in done.stdout, done.stderr
+
+
+def test_version_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "tinyomni", "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith(f"tinyomni {importlib.metadata.version('tinyomni')} (Python 3."), done.stderr
+
+
+def test_a_console_without_signs_gets_plain_ones() -> None:
+    assert encodable("✔ a → b × 3 é", "ascii") == "ok a -> b x 3 ?"
+    assert encodable("✔ é", "utf-8") == "✔ é"

@@ -1,0 +1,82 @@
+"""`tinyomni report` and `tinyomni export`."""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from tinyomni.cli.console import Choices, say
+from tinyomni.cli.training import add_preset
+from tinyomni.errors import InputError
+
+
+def parts() -> Iterable[str]:
+    """The parts of the report."""
+    from tinyomni.evaluation.report import MEASURES
+
+    return MEASURES
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add both commands to the parser."""
+    report = commands.add_parser("report", help="measure a trained run, beside baselines and thresholds")
+    report.add_argument("folder", nargs="?", metavar="RUNS", help="where it was trained (default: runs/PRESET)")
+    add_preset(report, "whose thresholds")
+    report.add_argument("--n", type=int, default=300, help="samples for each metric (default 300)")
+    report.add_argument("--only", nargs="+", default=[], choices=Choices(parts), metavar="PART", help="%(choices)s")
+    report.add_argument("--json", metavar="FILE", help="also write the metrics to this file")
+    report.add_argument("--plot", metavar="FILE", help="plot them")
+    report.add_argument(
+        "--weights", nargs="?", const="shipped", metavar="FILE",
+        help="measure a weights file instead (without FILE: the shipped one), unpacked into runs/shipped",
+    )  # fmt: skip
+    report.set_defaults(run=run_report)
+
+    export = commands.add_parser("export", help="write a trained run to one weights file, with its model card")
+    export.add_argument("folder", metavar="RUNS", help="such as runs/laptop, with vision, audio, codec, talker, omni")
+    export.add_argument("-o", "--out", metavar="FILE", help="default: where the package keeps its weights")
+    add_preset(export, "what it was trained with")
+    export.add_argument("--report", metavar="FILE", help="metrics of these weights, by `tinyomni report --json`")
+    export.add_argument("--n", type=int, default=300, help="samples for each metric (default 300)")
+    export.add_argument("--hardware", default="", help="for the card: what it was trained on")
+    export.add_argument("--commit", default="", help="for the card, where it is not that of this checkout")
+    export.set_defaults(run=run_export)
+
+
+def check_trained(folder: Path, preset: str) -> None:
+    """Raise InputError where there is no run to measure or to export."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}. First: tinyomni train all --preset {preset}")
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Measure what was trained; 1 if a threshold is missed."""
+    from tinyomni.evaluation.report import report
+    from tinyomni.training.recipe import Place
+
+    folder = Path(args.folder or ("runs/shipped" if args.weights else f"runs/{args.preset}"))
+    if args.weights:
+        from tinyomni.evaluation.export import unpack
+
+        unpack(None if args.weights == "shipped" else Path(args.weights), folder, args.preset)
+    check_trained(folder, args.preset)
+    found = report(Place(folder, args.preset), args.n, args.only)
+    say(str(found))
+    if args.json:
+        found.save(Path(args.json))
+    if args.plot:
+        found.draw(Path(args.plot))
+    return 0 if found.good else 1
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Write one file of a trained run; 1 if it misses a threshold."""
+    from tinyomni.evaluation.export import CARD, export
+    from tinyomni.io.weights import SHIPPED
+    from tinyomni.training.recipe import Place
+
+    out, folder = Path(args.out or SHIPPED), Path(args.folder)
+    check_trained(folder, args.preset)
+    measured = Path(args.report) if args.report else None
+    found = export(Place(folder, args.preset), out, args.n, args.hardware, args.commit, measured)
+    say(f"{found}\n\n{out}: {out.stat().st_size / 1e6:.1f} MB; {out.parent / CARD}")
+    return 0 if found.good else 1

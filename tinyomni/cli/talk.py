@@ -1,0 +1,110 @@
+"""The commands that use trained weights: ask, caption, transcribe, speak, chat, demo."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from tinyomni.cli.console import Choices, say, stream
+
+if TYPE_CHECKING:
+    from tinyomni.apps.chat import Talk
+
+
+def voices() -> Iterable[str]:
+    """The voices that the Talker has learned, numbered from 1."""
+    from tinyomni.omni import VOICES
+
+    return map(str, range(1, VOICES + 1))
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the six commands to the parser."""
+    ask = commands.add_parser("ask", help="answer a question, typed or spoken, about an image or none")
+    ask.add_argument("question", nargs="?", metavar="QUESTION")
+    ask.add_argument("--image", metavar="FILE", help="an image (PNG, JPEG, …)")
+    ask.add_argument("--audio", metavar="FILE", help="a spoken question, or speech to repeat (WAV, FLAC, OGG)")
+    caption = commands.add_parser("caption", help="describe an image")
+    caption.add_argument("image", metavar="SCENE.png")
+    transcribe = commands.add_parser("transcribe", help="write what is said in a recording")
+    transcribe.add_argument("audio", metavar="SPEECH.wav")
+    speak = commands.add_parser("speak", help="say a text")
+    speak.add_argument("text", metavar="TEXT")
+    speak.add_argument("-o", "--out", default="speech.wav", metavar="FILE", help="default speech.wav")
+    chat = commands.add_parser("chat", help="a conversation: /image /audio /caption /speak /trace /help /quit")
+    demo = commands.add_parser("demo", help="a page in the browser to draw, ask and listen")
+    demo.add_argument("--port", type=int, default=7860, help="default 7860")
+    demo.add_argument("--no-browser", action="store_true", help="do not open one")
+
+    for each in (ask, caption):
+        each.add_argument("--speak", metavar="FILE", help="speak the answer into this WAV file")
+    for each in (ask, caption, speak, chat):
+        each.add_argument("--voice", choices=Choices(voices), default="1", metavar="N", help="%(choices)s (default 1)")
+    for each in (ask, caption, transcribe, speak, chat):
+        each.add_argument("--trace", action="store_true", help="show the shape of every call of this run")
+    for each in (ask, caption, transcribe, speak, chat, demo):
+        each.add_argument("--weights", metavar="FILE", help="weights other than the shipped ones")
+    for each, run in ((ask, run_ask), (caption, run_caption), (transcribe, run_transcribe), (speak, run_speak),
+                      (chat, run_chat), (demo, run_demo)):  # fmt: skip
+        each.set_defaults(run=run)
+
+
+def talk(args: argparse.Namespace) -> "Talk":
+    """The model behind these commands, with its trained weights."""
+    from tinyomni.apps.chat import Talk
+    from tinyomni.omni import Omni
+
+    return Talk(Omni.from_pretrained(args.weights), stream, args.trace, int(getattr(args, "voice", 1)) - 1)
+
+
+def run_ask(args: argparse.Namespace) -> int:
+    """Answer one question."""
+    its = talk(args)
+    its.image = args.image
+    its.ask(args.question, args.audio, args.speak)
+    return 0
+
+
+def run_caption(args: argparse.Namespace) -> int:
+    """Describe an image."""
+    its = talk(args)
+    its.image = args.image
+    its.caption(args.speak)
+    return 0
+
+
+def run_transcribe(args: argparse.Namespace) -> int:
+    """Write what is said in a recording."""
+    talk(args).transcribe(args.audio)
+    return 0
+
+
+def run_speak(args: argparse.Namespace) -> int:
+    """Say a text."""
+    talk(args).speak(args.text, args.out)
+    return 0
+
+
+def run_chat(args: argparse.Namespace) -> int:
+    """A conversation in the terminal; without a terminal, one line of the input after the other."""
+    from tinyomni.apps.chat import HELP
+
+    def lines() -> Iterator[str]:
+        with contextlib.suppress(EOFError):
+            while True:
+                yield input("> " if sys.stdin.isatty() else "")
+
+    its = talk(args)
+    if sys.stdin.isatty():
+        say(HELP)
+    its.chat(lines())
+    return 0
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """A page in the browser, served to this machine only."""
+    from tinyomni.apps.demo import main
+
+    main(args.weights, args.port, not args.no_browser, say)
+    return 0

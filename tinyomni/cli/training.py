@@ -1,0 +1,77 @@
+"""`tinyomni train` and `tinyomni curves`."""
+
+import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tinyomni.cli.console import Choices, say
+from tinyomni.errors import InputError
+
+
+def stages() -> Iterable[str]:
+    """Every stage, and "all"."""
+    from tinyomni.training.recipe import STAGES
+
+    return ("all", *STAGES)
+
+
+def presets() -> Iterable[str]:
+    """The presets that settings and thresholds exist for."""
+    from tinyomni.training.recipe import PRESETS
+
+    return PRESETS
+
+
+def add_preset(command: argparse.ArgumentParser, meaning: str) -> None:
+    """Add --preset, which several commands have."""
+    command.add_argument("--preset", choices=Choices(presets), default="laptop", metavar="NAME",
+                         help=f"{meaning}: %(choices)s (default laptop)")  # fmt: skip
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add both commands to the parser."""
+    train = commands.add_parser("train", help="train one stage, or all; a run that was stopped is resumed")
+    train.add_argument("stage", choices=Choices(stages), metavar="STAGE", help="%(choices)s")
+    add_preset(train, "settings for which machine")
+    train.add_argument("--data", metavar="PATH", help="custom data, a manifest or texts, instead of the closed world")
+    train.add_argument("--skip-bad", action="store_true", help="skip rows of it that cannot be used")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the preset")
+    train.add_argument("--out", metavar="FOLDER", help="where everything goes (default: runs/PRESET)")
+    train.set_defaults(run=run_train)
+
+    curves = commands.add_parser("curves", help="plot the losses of runs")
+    curves.add_argument("runs", nargs="+", metavar="RUN", help="a stage's folder, such as runs/laptop/thinker")
+    curves.add_argument("--out", default="curves.png", metavar="FILE", help="PNG, SVG or PDF (default curves.png)")
+    curves.set_defaults(run=run_curves)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train one stage, or all of them."""
+    from tinyomni.training.recipe import STAGES, Place, train
+
+    if args.stage == "all" and args.data:
+        raise InputError("--data belongs to one stage, got `train all`: the stages read data of different kinds")
+    for each in args.set:
+        if "=" not in each:
+            raise InputError(f"--set: expected KEY=VALUE, such as --set lr=1e-4, got {each}")
+    changes = dict(each.split("=", 1) for each in args.set)
+    place = Place(
+        Path(args.out or f"runs/{args.preset}"), args.preset, args.data and Path(args.data), args.skip_bad, changes
+    )
+    for stage in STAGES if args.stage == "all" else [args.stage]:
+        result = train(stage, place)
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in result.validation.items()) if result else ""
+        done = f"{result.steps} steps, {result.seconds:.0f} s, validation: {metrics or 'none'}" if result else "done"
+        if os.environ.get("RANK", "0") == "0":  # of several processes the first one reports
+            say(f"{place.of(result.stage if result else stage)}: {done}")
+    return 0
+
+
+def run_curves(args: argparse.Namespace) -> int:
+    """Plot the losses of runs."""
+    from tinyomni.training.curves import curves
+
+    curves([Path(run) for run in args.runs], Path(args.out))
+    say(args.out)
+    return 0
