@@ -4,9 +4,9 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Loaded when they are first used: `predict` needs none of it."""
+    """Imported on first use: `predict`, which every lesson starts with, needs none of the exercises."""
     if name == "check":
-        from tinyomni.grade.catalogue import check
+        from tinyomni.grade.checker import check
 
         return check
     if name == "swap":

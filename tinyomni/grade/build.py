@@ -1,11 +1,11 @@
-"""exercises/*.ipynb, made from solutions/*.ipynb: what stands between the marks is cut, outputs are dropped.
+"""exercises/*.ipynb, made from solutions/*.ipynb: the code between the marks is removed, outputs are dropped.
 
-A notebook that somebody has written answers into is never overwritten: it bears a checksum of what it was made as.
+A notebook that holds somebody's answers is never overwritten: it carries a checksum of its original sources.
 
-### BEGIN SOLUTION        nbgrader's marks; `raise NotImplementedError` takes their place
+### BEGIN SOLUTION        nbgrader's marks; `raise NotImplementedError` replaces what is between them
 ### END SOLUTION
-### BEGIN STUB            optional, right behind: what takes their place instead, each line behind "# ",
-# return thinker(image)   such as a broken program that is to be mended
+### BEGIN STUB            optional, right after it: what replaces the solution instead, each line commented out,
+# return thinker(image)   such as a broken program to debug
 ### END STUB
 """
 
@@ -25,66 +25,68 @@ REGION = re.compile(
 STUB = "raise NotImplementedError"
 
 
-def solutions(source: str) -> list[str]:
-    """What is cut out of a cell."""
+def find_solutions(source: str) -> list[str]:
+    """The code that is removed from a cell."""
     return [match["body"] for match in REGION.finditer(source)]
 
 
-def cut(source: str) -> str:
-    """A cell without its solutions. Raises ValueError for a mark without its partner."""
+def remove_solutions(source: str) -> str:
+    """A cell with stubs for its solutions. Raises ValueError for an unpaired mark."""
 
     def stub(match: re.Match[str]) -> str:
         if match["stub"] is None:
             return f"{match['indent']}{STUB}\n"
         return re.sub(r"^([ \t]*)# ?", r"\1", match["stub"], flags=re.MULTILINE)
 
-    found = REGION.sub(stub, source)
-    if "### BEGIN" in found or "### END" in found:
-        raise ValueError(f"exercises: a mark without its partner in\n{source}")
-    return found if source.endswith("\n") else found.rstrip("\n")
+    stubbed = REGION.sub(stub, source)
+    if "### BEGIN" in stubbed or "### END" in stubbed:
+        raise ValueError(f"exercises: unpaired BEGIN or END mark in\n{source}")
+    return stubbed if source.endswith("\n") else stubbed.rstrip("\n")
 
 
-def checksum(book: Any) -> str:
-    """Of all that is written in the cells; outputs do not count."""
-    sources = "\0".join("".join(cell["source"]) for cell in book["cells"])
+def checksum(notebook: Any) -> str:
+    """Of the sources of all cells; outputs do not count."""
+    sources = "\0".join("".join(cell["source"]) for cell in notebook["cells"])
     return hashlib.sha256(sources.encode()).hexdigest()
 
 
-def build(solution: Path) -> str:
+def make_exercises(solution: Path) -> str:
     """The exercise notebook as text."""
     import nbformat
 
-    book: Any = nbformat.read(solution, as_version=4)
-    for cell in book.cells:
+    notebook: Any = nbformat.read(solution, as_version=4)
+    for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.source, cell.outputs, cell.execution_count = cut(cell.source), [], None
-    book.metadata["tinyomni"] = {"made": checksum(book)}
-    return str(nbformat.writes(book)) + "\n"
+            cell.source, cell.outputs, cell.execution_count = remove_solutions(cell.source), [], None
+    notebook.metadata["tinyomni"] = {"checksum": checksum(notebook)}
+    return str(nbformat.writes(notebook)) + "\n"
 
 
-def answered(path: Path) -> bool:
-    """Has anybody written into it since it was made?"""
+def has_answers(path: Path) -> bool:
+    """Has anybody edited the notebook since it was made? Anything that was not made here counts as edited."""
     try:
-        book = json.loads(path.read_text(encoding="utf-8"))
-        return bool(checksum(book) != book["metadata"]["tinyomni"]["made"])
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        return bool(checksum(notebook) != notebook["metadata"]["tinyomni"]["checksum"])
     except (ValueError, KeyError, TypeError):
-        return True  # not made by us: not ours to overwrite
+        return True
 
 
 def main(top: Path = TOP) -> int:
-    """Write all of them; 1 if one was left as it is."""
+    """Write all of them; 1 if a notebook with answers was left as it is."""
     if not (top / "solutions").is_dir():
-        raise FileNotFoundError("exercises: there are no solutions/ here; they come with the checkout of the course")
+        raise FileNotFoundError(f"exercises: no folder {top / 'solutions'}; it is part of the course's checkout")
     (top / "exercises").mkdir(exist_ok=True)
-    kept = 0
+    skipped = 0
     for solution in sorted((top / "solutions").glob("*.ipynb")):
         target = top / "exercises" / solution.name
-        if target.exists() and answered(target):
-            print(f"exercises/{target.name} has answers in it and stays as it is. Move it away to have it made anew.")
-            kept = 1
+        if target.exists() and has_answers(target):
+            print(
+                f"exercises/{target.name} has answers in it and was not overwritten. Move it away to get a fresh one."
+            )
+            skipped = 1
         else:
-            target.write_text(build(solution), encoding="utf-8")
-    return kept
+            target.write_text(make_exercises(solution), encoding="utf-8")
+    return skipped
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Grade a learner's notebook: a copy of it runs in a process of its own, with a time limit.
+"""Grade a learner's notebook: a copy of it runs in a separate process, with a time limit.
 
-The file itself is only read. The cells run as they are, with the rights of whoever grades: this is no jail, and no
-proof against somebody who wants to cheat.
+The file itself is only read. The cells run as they are, with the rights of whoever grades: this is not a sandbox, and
+it does not stop somebody who wants to cheat.
 """
 
 import json
@@ -16,106 +16,104 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tinyomni.grade.judge import PASSED, SIGNS
+from tinyomni.errors import InputError
+from tinyomni.grade.grading import PASSED, SYMBOLS, grade_answer
+from tinyomni.grade.registry import exercises, find_lesson, lessons
 
 MISSING, NO_RESULT = "missing", "no result"
 
 
-def cells_of(path: Path) -> list[str]:
-    """The code cells. Raises ValueError for what is no notebook."""
+def code_cells(path: Path) -> list[str]:
+    """The sources of the code cells. Raises InputError if the file is not a notebook."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        code = [each for each in data["cells"] if each["cell_type"] == "code"]
-        return ["".join(each["source"]) for each in code]
+        code = [cell for cell in data["cells"] if cell["cell_type"] == "code"]
+        return ["".join(cell["source"]) for cell in code]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path.name} is no notebook ({type(error).__name__}: {error})") from error
+        raise InputError(f"{path.name} is not a notebook ({type(error).__name__}: {error})") from error
 
 
-def lesson_of(path: Path, cells: list[str]) -> str:
-    """Which lesson's exercises it answers: by the checks in it, then by its name. Raises ValueError if by neither."""
-    from tinyomni.grade.catalogue import exercises, lessons
-
+def detect_lesson(path: Path, cells: list[str]) -> str:
+    """Which lesson a notebook answers: by the checks in it and by its name. Raises InputError if neither tells."""
     called = re.findall(r"check\.(\w+)", "\n".join(cells))
-    books = [exercises()[name].book for name in called if name in exercises()]
-    books += [lesson.book for lesson in lessons() if path.stem.startswith(lesson.book)]
-    if not books:
-        known = ", ".join(lesson.book for lesson in lessons())
-        raise ValueError(f"{path.name} has no checks of any exercise. There are exercises for {known}.")
-    return max(books, key=books.count)
+    votes = [exercises()[name].notebook for name in called if name in exercises()]
+    votes += [lesson.notebook for lesson in lessons() if path.stem.startswith(lesson.notebook)]
+    if not votes:
+        known = ", ".join(lesson.notebook for lesson in lessons())
+        raise InputError(f"{path.name} calls no `check` of an exercise. There are exercises for {known}.")
+    return max(votes, key=votes.count)
 
 
-def grade(path: Path, timeout: float = 120.0) -> dict[str, Any]:
-    """Run a notebook and judge every exercise of its lesson; the result is ready for JSON.
+def grade_notebook(path: Path, timeout: float = 120.0) -> dict[str, Any]:
+    """Run a notebook and grade every exercise of its lesson; the result is ready for JSON.
 
-    Raises FileNotFoundError, and ValueError for what is no notebook with exercises.
+    Raises InputError if there is no such file, or if it is not a notebook with exercises.
     """
-    from tinyomni.grade.catalogue import lessons
-
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise InputError(f"no file {path}")
     if not timeout > 0:
-        raise ValueError(f"--timeout should be a number of seconds, got {timeout:g}")
-    book = lesson_of(path, cells_of(path))
-    lesson = next(each for each in lessons() if each.book == book)
+        raise InputError(f"--timeout must be a positive number of seconds, got {timeout:g}")
+    lesson = find_lesson(detect_lesson(path, code_cells(path)))
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         log, copied = Path(folder) / "verdicts.jsonl", Path(folder) / "work" / path.name
         copied.parent.mkdir()
         shutil.copyfile(path, copied)
-        command = [sys.executable, "-m", "tinyomni.grade.notebook", str(copied), book, str(log)]
-        beside = [str(path.resolve().parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # modules of the learner's
+        command = [sys.executable, "-m", "tinyomni.grade.notebook", str(copied), lesson.notebook, str(log)]
+        search_path = [str(path.resolve().parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # learner's modules
         env = os.environ | {
             "TINYOMNI_HOME": folder, "MPLBACKEND": "Agg", "IPYTHONDIR": folder, "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONPATH": os.pathsep.join(beside),
+            "PYTHONPATH": os.pathsep.join(search_path),
         }  # fmt: skip
-        ended = run(command, copied.parent, env, timeout)
+        failure = run_process(command, copied.parent, env, timeout)
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    events = [json.loads(line) for line in lines if line.endswith("}")]  # the last one may be half written
-    if not events and ended:
-        raise ValueError(f"{path.name} could not be run: {ended}")
+    events = [json.loads(line) for line in lines if line.endswith("}")]  # the last one may be incomplete
+    if not events and failure:
+        raise InputError(f"{path.name} could not be run: {failure}")
     verdicts = {each["exercise"]: each for each in events if "exercise" in each}
     for each in lesson.exercises:
         if each.name not in verdicts:
-            why = f"no result: {ended}" if ended else f"there is no `{each.answer}` in the notebook"
-            verdicts[each.name] = {"exercise": each.name, "status": NO_RESULT if ended else MISSING, "head": why}
+            status = NO_RESULT if failure else MISSING
+            summary = f"no result: {failure}" if failure else f"the notebook does not define `{each.answer_name}`"
+            verdicts[each.name] = {"exercise": each.name, "status": status, "summary": summary}
     results = [verdicts[each.name] for each in lesson.exercises]
     return {
         "notebook": path.name,
-        "lesson": book,
+        "lesson": lesson.notebook,
         "passed": sum(each["status"] == PASSED for each in results),
         "of": len(results),
         "seconds": round(time.monotonic() - start, 1),
-        "ended": ended or "whole",
+        "failure": failure,
         "exercises": results,
         "errors": [each for each in events if "cell" in each and "error" in each],
     }
 
 
-def run(command: list[str], cwd: Path, env: dict[str, str], timeout: float) -> str:
-    """Run it; an empty string, or how it ended too early. Its children end with it."""
-    own_group = os.name != "nt"
+def run_process(command: list[str], cwd: Path, env: dict[str, str], timeout: float) -> str:
+    """Run a command; returns an empty string, or why it ended early. Its children are killed with it."""
+    new_group = os.name != "nt"
     process = subprocess.Popen(
         command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-        start_new_session=own_group,
+        start_new_session=new_group,
     )  # fmt: skip
     try:
-        _, said = process.communicate(timeout=timeout)
+        _, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL) if own_group else process.kill()
+        os.killpg(process.pid, signal.SIGKILL) if new_group else process.kill()
         process.communicate()
-        return f"the time limit of {timeout:g} s was reached"
+        return f"it ran longer than the time limit of {timeout:g} s"
     if process.returncode:
-        last = said.decode(errors="replace").strip().splitlines()[-1:]
-        return f"the process ended with status {process.returncode}{': ' + last[0][:200] if last else ''}"
+        last = stderr.decode(errors="replace").strip().splitlines()[-1:]
+        return f"the process exited with status {process.returncode}{': ' + last[0][:200] if last else ''}"
     return ""
 
 
-def report(result: dict[str, Any]) -> str:
+def format_grades(result: dict[str, Any]) -> str:
     """A line for each exercise, with the diagnosis where there is one."""
-    signs = SIGNS | {MISSING: "✎", NO_RESULT: "✘"}
-    rows = [f"{result['notebook']}: {result['passed']} of {result['of']} in {result['seconds']} s"]
+    symbols = SYMBOLS | {MISSING: "✎", NO_RESULT: "✘"}
+    rows = [f"{result['notebook']}: {result['passed']} of {result['of']} passed in {result['seconds']} s"]
     for each in result["exercises"]:
-        rows.append(f"  {signs[each['status']]} {each['exercise']}: {each['head']}")
+        rows.append(f"  {symbols[each['status']]} {each['exercise']}: {each['summary']}")
         rows += [f"      {each['diagnosis']}"] if each.get("diagnosis") else []
     rows += [f"  cell {each['cell']}: {each['error']}" for each in result["errors"]]
     return "\n".join(rows)
@@ -124,35 +122,32 @@ def report(result: dict[str, Any]) -> str:
 # ---- inside the process ---------------------------------------------------------------------------------------------
 
 
-def work(path: Path, book: str, log: Path) -> int:
-    """Run cell by cell; judge an answer as soon as it is defined, so that a later endless loop cannot take it away."""
+def run_and_grade(path: Path, notebook: str, log: Path) -> int:
+    """Run cell by cell; grade an answer as soon as it is defined, so that a later endless loop cannot lose it."""
     from IPython.core.interactiveshell import InteractiveShell
 
-    from tinyomni.grade.catalogue import lessons
-    from tinyomni.grade.judge import judge
-
-    lesson = next(each for each in lessons() if each.book == book)
+    lesson = find_lesson(notebook)
     shell = InteractiveShell.instance()
-    judged: dict[str, Any] = {}
+    graded: dict[str, Any] = {}
     with log.open("a", encoding="utf-8") as file:
 
         def write(event: dict[str, Any]) -> None:
             file.write(json.dumps(event) + "\n")
             file.flush()
 
-        write({"begin": book})
-        for number, source in enumerate(cells_of(path), 1):
+        write({"begin": notebook})
+        for number, source in enumerate(code_cells(path), 1):
             result = shell.run_cell(source, store_history=False)
             error = result.error_before_exec or result.error_in_exec
             if error is not None:
                 write({"cell": number, "error": f"{type(error).__name__}: {error}"[:500]})
             for each in lesson.exercises:
-                answer = shell.user_ns.get(each.answer)
-                if each.answer in shell.user_ns and judged.get(each.name) is not answer:
-                    judged[each.name] = answer
-                    write(judge(each, answer).data())
+                answer = shell.user_ns.get(each.answer_name)
+                if each.answer_name in shell.user_ns and graded.get(each.name) is not answer:
+                    graded[each.name] = answer
+                    write(grade_answer(each, answer).to_json())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(work(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
+    sys.exit(run_and_grade(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))

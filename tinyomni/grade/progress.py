@@ -1,7 +1,7 @@
-"""What is done: one small file on this machine, and nothing that is sent anywhere.
+"""Which exercises have passed: one small file on this machine, and nothing that is sent anywhere.
 
 It lies in the folder TINYOMNI_HOME if that is set; else in `.home/` of the checkout; else, without a checkout, in the
-user's folder for data.
+user's data folder.
 """
 
 import dataclasses
@@ -10,11 +10,13 @@ import os
 import sys
 from pathlib import Path
 
-from tinyomni.grade.judge import EMPTY, PASSED, Verdict
+from tinyomni.errors import InputError
+from tinyomni.grade.grading import NOT_ATTEMPTED, PASSED, Verdict
+from tinyomni.grade.registry import lessons
 
 
-def folder() -> Path:
-    """Where the file lies."""
+def data_dir() -> Path:
+    """The folder of the file."""
     if home := os.environ.get("TINYOMNI_HOME"):
         return Path(home)
     checkout = Path(__file__).resolve().parents[2]
@@ -28,50 +30,52 @@ def folder() -> Path:
 
 
 def load() -> dict[str, str]:
-    """Exercise → "passed" or "failed". Raises ValueError if the file is damaged."""
-    file = folder() / "progress.json"
-    if not file.exists():
+    """Exercise → "passed" or "failed". Raises InputError if the file is damaged."""
+    path = data_dir() / "progress.json"
+    if not path.exists():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        states = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"progress: {file} is damaged ({error}). Move it away to begin anew.") from error
-    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
-        raise ValueError(f"progress: {file} does not hold exercises and their states. Move it away to begin anew.")
-    return found
+        raise InputError(f"progress: {path} is not valid JSON ({error}). Move it away to start over.") from error
+    if not isinstance(states, dict) or not all(isinstance(state, str) for state in states.values()):
+        raise InputError(
+            f"progress: expected a JSON object of exercise names and states in {path}. Move it away to start over."
+        )
+    return states
 
 
 def record(verdict: Verdict) -> Verdict:
-    """Keep it: what has passed once stays passed. Where it cannot be kept, the verdict says so."""
-    if verdict.status == EMPTY:
+    """Save it: what has passed once stays passed. Where it cannot be saved, the verdict's note says so."""
+    if verdict.status == NOT_ATTEMPTED:
         return verdict
     try:
         states = load()
         state = PASSED if PASSED in (states.get(verdict.exercise), verdict.status) else verdict.status
         if states.get(verdict.exercise) != state:
-            folder().mkdir(parents=True, exist_ok=True)
-            draft = folder() / f"progress.{os.getpid()}"
-            draft.write_text(json.dumps(states | {verdict.exercise: state}, indent=1) + "\n", encoding="utf-8")
-            draft.replace(folder() / "progress.json")
-    except (OSError, ValueError) as error:
-        return dataclasses.replace(verdict, note=f"This was not kept: {error}")
+            data_dir().mkdir(parents=True, exist_ok=True)
+            temporary = data_dir() / f"progress.{os.getpid()}"
+            temporary.write_text(json.dumps(states | {verdict.exercise: state}, indent=1) + "\n", encoding="utf-8")
+            temporary.replace(data_dir() / "progress.json")
+    except (OSError, InputError) as error:
+        return dataclasses.replace(verdict, note=f"Your progress was not saved: {error}")
     return verdict
 
 
-def table() -> str:
-    """Done of all, lesson by lesson, and the one thing to do next."""
-    from tinyomni.grade.catalogue import lessons
-
+def format_progress() -> str:
+    """A line for each lesson, and the next exercise."""
     states = load()
-    rows, ahead = [], []
+    rows, open_exercises = [], []
     for lesson in lessons():
-        done = [each for each in lesson.exercises if states.get(each.name) == PASSED]
-        begun = sum(states.get(each.name) not in (None, PASSED) for each in lesson.exercises)
-        bar = "".join("■" if each in done else "·" for each in lesson.exercises)
-        more = f"  {begun} begun" if begun else ""
-        rows.append(f"{lesson.book[:2]}  {lesson.title:24} {len(done):2} of {len(lesson.exercises):2}  {bar}{more}")
-        ahead += [each for each in lesson.exercises if each not in done]
-    if not ahead:
-        return "\n".join([*rows, "All exercises are done."])
-    one = ahead[0]
-    return "\n".join([*rows, f"Next: {one.name} ({one.title}, {one.minutes} minutes) in exercises/{one.book}.ipynb"])
+        passed = [each for each in lesson.exercises if states.get(each.name) == PASSED]
+        failed = sum(states.get(each.name) not in (None, PASSED) for each in lesson.exercises)
+        bar = "".join("■" if each in passed else "·" for each in lesson.exercises)
+        counts = f"{len(passed):2} of {len(lesson.exercises):2}"
+        started = f"  {failed} in progress" if failed else ""
+        rows.append(f"{lesson.notebook[:2]}  {lesson.title:28} {counts}  {bar}{started}")
+        open_exercises += [each for each in lesson.exercises if each not in passed]
+    if not open_exercises:
+        return "\n".join([*rows, "All exercises passed."])
+    first = open_exercises[0]
+    where = f"exercises/{first.notebook}.ipynb"
+    return "\n".join([*rows, f"Next: {first.name} ({first.title}, {first.minutes} minutes) in {where}"])

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tinyomni.grade.exercise import exercise
 
-BOOK, TITLE = "01_tokens", "Tokens"
+NOTEBOOK, TITLE = "01_tokens", "Tokens"
 
 HAND = "2. Learn the pieces, by hand"
 MARKS = "6. The marks: begin, end, padding"
@@ -30,7 +30,7 @@ def best_pair(words: dict[str, list[str]], counts: dict[str, int]) -> tuple[str,
 
 
 @best_pair.cases
-def _(draw):
+def _(rng):
     yield (
         "a frequent word outweighs many",
         {
@@ -102,7 +102,7 @@ def _(words, counts):
     return choose({"": run}, {"": 1}, key=usual)
 
 
-@best_pair.right
+@best_pair.alternative
 def _(words, counts):
     pairs: Counter[tuple[str, str]] = Counter()
     for word in words:
@@ -120,7 +120,7 @@ def merge_pair(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 @merge_pair.cases
-def _(draw):
+def _(rng):
     yield "twice in a word", {"parts": list("banana"), "pair": ("a", "n")}
     yield "three in a row", {"parts": list("aaa"), "pair": ("a", "a")}
     yield "the last two", {"parts": list("▁the"), "pair": ("h", "e")}
@@ -185,7 +185,7 @@ def _(parts, pair):
     return parts
 
 
-@merge_pair.right
+@merge_pair.alternative
 def _(parts, pair):
     rest, joined = list(parts), []
     while rest:
@@ -194,7 +194,7 @@ def _(parts, pair):
     return joined
 
 
-@merge_pair.right
+@merge_pair.alternative
 def _(parts, pair):
     return join(parts, pair)
 
@@ -212,8 +212,8 @@ def make_batch(
 
 
 @make_batch.cases
-def _(draw):
-    rows = [draw.ints(50, length, low=10).tolist() for length in (3, 6, 1)]
+def _(rng):
+    rows = [rng.randint(50, length, low=10).tolist() for length in (3, 6, 1)]
     yield "three texts", {"rows": rows}
     yield "other marks", {"rows": [[20], [21, 22]], "bos": 7, "eos": 8, "pad": 9}
     yield "one text", {"rows": [[30, 31]]}
@@ -298,7 +298,7 @@ def _(*inputs, **more):
     return ids.float(), lengths
 
 
-@make_batch.right
+@make_batch.alternative
 def _(rows, bos=1, eos=2, pad=0):
     lengths = torch.tensor([len(row) for row in rows]) + 2
     ids = torch.full((len(rows), int(lengths.max())), pad)
@@ -316,7 +316,7 @@ def padding_mask(lengths: Int[Tensor, "batch"], tokens: int) -> Bool[Tensor, "ba
 
 
 @padding_mask.cases
-def _(draw):
+def _(rng):
     yield "three texts", {"lengths": torch.tensor([3, 5, 1]), "tokens": 6}
     yield "one text that fills its row", {"lengths": torch.tensor([4]), "tokens": 4}
     yield "a row of padding only", {"lengths": torch.tensor([0, 2]), "tokens": 2}
@@ -353,7 +353,7 @@ def _(lengths, tokens):
     return torch.arange(tokens)[:, None] < lengths
 
 
-@padding_mask.right
+@padding_mask.alternative
 def _(lengths, tokens):
     mask = torch.zeros(len(lengths), tokens, dtype=torch.bool)
     for row, length in zip(mask, lengths, strict=True):
@@ -373,11 +373,11 @@ def embed(
 
 
 @embed.cases
-def _(draw):
-    yield "all sizes different", {"ids": torch.tensor([[1, 0, 9, 4, 3], [2, 9, 9, 10, 8]]), "table": draw(11, 7)}
-    yield "a square table", {"ids": draw.ints(4, 2, 3), "table": draw(4, 4)}
-    yield "batch 1, one token", {"ids": torch.tensor([[2]]), "table": draw(3, 2)}
-    yield "a padded row", {"ids": torch.tensor([[1, 2], [0, 0]]), "table": draw(3, 4)}
+def _(rng):
+    yield "all sizes different", {"ids": torch.tensor([[1, 0, 9, 4, 3], [2, 9, 9, 10, 8]]), "table": rng.randn(11, 7)}
+    yield "a square table", {"ids": rng.randint(4, 2, 3), "table": rng.randn(4, 4)}
+    yield "batch 1, one token", {"ids": torch.tensor([[2]]), "table": rng.randn(3, 2)}
+    yield "a padded row", {"ids": torch.tensor([[1, 2], [0, 0]]), "table": rng.randn(3, 4)}
 
 
 @embed.mutant("each id gets the row before its own: ids begin at 0", VECTORS)
@@ -420,11 +420,11 @@ def _(ids, table):
     return table[ids[0]].expand(len(ids), -1, -1)
 
 
-@embed.right
+@embed.alternative
 def _(ids, table):
     return torch.nn.functional.one_hot(ids, len(table)).to(table.dtype) @ table
 
 
-@embed.right
+@embed.alternative
 def _(ids, table):
     return table.index_select(0, ids.flatten()).unflatten(0, tuple(ids.shape))

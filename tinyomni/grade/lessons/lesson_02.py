@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tinyomni.grade.exercise import exercise
 
-BOOK, TITLE = "02_positions", "Positions"
+NOTEBOOK, TITLE = "02_positions", "Positions"
 
 ARROW = "3. Two numbers: turn the arrow"
 PAIRS = "4. Many pairs, each with its own speed"
@@ -31,7 +31,7 @@ def rope_angles(tokens: int, head_dim: int, theta: float = 10_000.0) -> Float[Te
 
 
 @rope_angles.cases
-def _(draw):
+def _(rng):
     yield "five tokens, heads of eight", {"tokens": 5, "head_dim": 8}
     yield "another θ", {"tokens": 3, "head_dim": 4, "theta": 100.0}
     yield "one token", {"tokens": 1, "head_dim": 6}
@@ -84,13 +84,13 @@ def _(*inputs, **more):
     return angles(*inputs, **more).repeat(1, 2)
 
 
-@rope_angles.right
+@rope_angles.alternative
 def _(tokens, head_dim, theta=10_000.0):
     speed = torch.logspace(0, -(head_dim - 2) / head_dim, head_dim // 2, base=theta)
     return torch.arange(tokens)[:, None] * speed
 
 
-@rope_angles.right
+@rope_angles.alternative
 def _(tokens, head_dim, theta=10_000.0):
     exponent = torch.arange(0, head_dim, 2) / head_dim
     return torch.arange(tokens)[:, None] / theta**exponent
@@ -120,18 +120,18 @@ def apply_rope(
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
-def table(draw, tokens, head_dim):
+def table(rng, tokens, head_dim):
     """Cosine and sine of any angles, each twice."""
-    angle = draw(tokens, head_dim // 2).repeat(1, 2)
+    angle = rng.randn(tokens, head_dim // 2).repeat(1, 2)
     return {"cos": angle.cos(), "sin": angle.sin()}
 
 
 @apply_rope.cases
-def _(draw):
-    yield "all sizes different", {"x": draw(2, 3, 5, 8), **table(draw, 5, 8)}
-    yield "as many heads as tokens", {"x": draw(1, 3, 3, 4), **table(draw, 3, 4)}
-    yield "batch 1, one token", {"x": draw(1, 2, 1, 4), **table(draw, 1, 4)}
-    yield "one pair", {"x": draw(1, 1, 2, 2), **table(draw, 2, 2)}
+def _(rng):
+    yield "all sizes different", {"x": rng.randn(2, 3, 5, 8), **table(rng, 5, 8)}
+    yield "as many heads as tokens", {"x": rng.randn(1, 3, 3, 4), **table(rng, 3, 4)}
+    yield "batch 1, one token", {"x": rng.randn(1, 2, 1, 4), **table(rng, 1, 4)}
+    yield "one pair", {"x": rng.randn(1, 1, 2, 2), **table(rng, 2, 2)}
 
 
 def other_half(x, sign=-1):
@@ -190,14 +190,14 @@ def _(x, cos, sin):
     return x + torch.cat([cos, sin], dim=-1)[:, ::2]
 
 
-@apply_rope.right
+@apply_rope.alternative
 def _(x, cos, sin):
     x1, x2 = x.chunk(2, dim=-1)
     c, s = cos.chunk(2, dim=-1)[0], sin.chunk(2, dim=-1)[0]
     return torch.cat([x1 * c - x2 * s, x1 * s + x2 * c], dim=-1)
 
 
-@apply_rope.right
+@apply_rope.alternative
 def _(x, cos, sin):
     half = x.shape[-1] // 2
     sign = torch.ones(x.shape[-1], dtype=x.dtype)
@@ -216,10 +216,10 @@ def halves(x: Float[Tensor, "batch heads tokens head_dim"]) -> Float[Tensor, "ba
 
 
 @halves.cases
-def _(draw):
-    yield "all sizes different", {"x": draw(2, 3, 5, 8)}
+def _(rng):
+    yield "all sizes different", {"x": rng.randn(2, 3, 5, 8)}
     yield "batch 1, one token", {"x": torch.arange(6.0).reshape(1, 1, 1, 6)}
-    yield "one pair", {"x": draw(1, 2, 2, 2)}
+    yield "one pair", {"x": rng.randn(1, 2, 2, 2)}
 
 
 @halves.mutant("it goes from halves to neighbours: that is the way back", BUGS)
@@ -247,7 +247,7 @@ def _(x):
     return torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1)
 
 
-@halves.right
+@halves.alternative
 def _(x):
     return x.unflatten(-1, (-1, 2)).mT.flatten(-2)
 
@@ -281,10 +281,10 @@ def rotate(
 
 
 @rotate.cases
-def _(draw):
+def _(rng):
     def three(batch, heads, kv_heads, tokens, head_dim):
-        return {"q": draw(batch, heads, tokens, head_dim), "k": draw(batch, kv_heads, tokens, head_dim),
-                "v": draw(batch, kv_heads, tokens, head_dim)}  # fmt: skip
+        return {"q": rng.randn(batch, heads, tokens, head_dim), "k": rng.randn(batch, kv_heads, tokens, head_dim),
+                "v": rng.randn(batch, kv_heads, tokens, head_dim)}  # fmt: skip
 
     yield "all sizes different", {**three(3, 4, 2, 5, 8), "start": 6}
     yield "from the beginning", three(1, 2, 1, 3, 4)
@@ -344,12 +344,12 @@ def _(q, k, v, start=0, theta=10_000.0):
     return turned(q, start), turned(k, start), v
 
 
-@rotate.right
+@rotate.alternative
 def _(q, k, v, start=0, theta=10_000.0):
     return turned(q, start, theta), turned(k, start, theta), v
 
 
-@rotate.right
+@rotate.alternative
 def _(q, k, v, start=0, theta=10_000.0):
     place = torch.arange(start, start + q.shape[2], dtype=torch.float64)
     speed = theta ** -torch.linspace(0, 1, q.shape[-1] // 2 + 1, dtype=torch.float64)[:-1]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tinyomni.grade.exercise import exercise
 
-BOOK, TITLE = "03_attention", "Attention"
+NOTEBOOK, TITLE = "03_attention", "Attention"
 
 LOOP = "2. Many questions at once: the slow loop"
 LINE = "3. One line"
@@ -33,12 +33,12 @@ def attention_scores(
 
 
 @attention_scores.cases
-def _(draw):
-    yield "all sizes different", {"q": draw(2, 3, 5, 7), "k": draw(2, 3, 6, 7)}
-    yield "as many queries as keys", {"q": draw(1, 2, 3, 4), "k": draw(1, 2, 3, 4)}
-    yield "batch 1, one query", {"q": draw(1, 2, 1, 3), "k": draw(1, 2, 2, 3)}
-    yield "one key", {"q": draw(2, 1, 3, 5), "k": draw(2, 1, 1, 5)}
-    yield "head_dim 1", {"q": draw(2, 1, 3, 1), "k": draw(2, 1, 4, 1)}
+def _(rng):
+    yield "all sizes different", {"q": rng.randn(2, 3, 5, 7), "k": rng.randn(2, 3, 6, 7)}
+    yield "as many queries as keys", {"q": rng.randn(1, 2, 3, 4), "k": rng.randn(1, 2, 3, 4)}
+    yield "batch 1, one query", {"q": rng.randn(1, 2, 1, 3), "k": rng.randn(1, 2, 2, 3)}
+    yield "one key", {"q": rng.randn(2, 1, 3, 5), "k": rng.randn(2, 1, 1, 5)}
+    yield "head_dim 1", {"q": rng.randn(2, 1, 3, 1), "k": rng.randn(2, 1, 4, 1)}
 
 
 @attention_scores.mutant("the scores are not divided by √head_dim", ROOT)
@@ -81,12 +81,12 @@ def _(q, k):
     return (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)
 
 
-@attention_scores.right
+@attention_scores.alternative
 def _(q, k):
     return torch.einsum("bhqd,bhkd->bhqk", q, k) * q.shape[-1] ** -0.5
 
 
-@attention_scores.right
+@attention_scores.alternative
 def _(q, k):
     return ((q[:, :, :, None] * k[:, :, None]) / q.shape[-1] ** 0.5).sum(dim=-1)
 
@@ -110,17 +110,17 @@ def attention_weights(
 
 
 @attention_weights.cases
-def _(draw):
-    some = draw.bools(2, 5, 6)
+def _(rng):
+    some = rng.randbool(2, 5, 6)
     some[:, :, 0] = True
-    yield "all sizes different", {"scores": draw(2, 3, 5, 6), "mask": some}
-    yield "no mask", {"scores": draw(1, 2, 3, 4)}
-    yield "a causal mask", {"scores": draw(1, 2, 3, 3), "mask": torch.ones(1, 3, 3, dtype=torch.bool).tril()}
+    yield "all sizes different", {"scores": rng.randn(2, 3, 5, 6), "mask": some}
+    yield "no mask", {"scores": rng.randn(1, 2, 3, 4)}
+    yield "a causal mask", {"scores": rng.randn(1, 2, 3, 3), "mask": torch.ones(1, 3, 3, dtype=torch.bool).tril()}
     nobody = torch.ones(2, 2, 3, dtype=torch.bool)
     nobody[1] = False
-    yield "a text that is all padding: zeros are due", {"scores": draw(2, 1, 2, 3), "mask": nobody}
-    yield "large scores", {"scores": 300 * draw(1, 1, 2, 3)}
-    yield "one key", {"scores": draw(1, 2, 3, 1)}
+    yield "a text that is all padding: zeros are due", {"scores": rng.randn(2, 1, 2, 3), "mask": nobody}
+    yield "large scores", {"scores": 300 * rng.randn(1, 1, 2, 3)}
+    yield "one key", {"scores": rng.randn(1, 2, 3, 1)}
     hidden = torch.tensor([[[True, False, True]]])
     yield "a hidden key with a huge score", {"scores": torch.tensor([[[[0.5, 1e9, 1.0]]]]), "mask": hidden}
 
@@ -183,7 +183,7 @@ def _(scores, mask=None):
     return (shares / shares.sum(dim=-1, keepdim=True)).nan_to_num(0.0)
 
 
-@attention_weights.right
+@attention_weights.alternative
 def _(scores, mask=None):
     if mask is None:
         return F.softmax(scores, dim=-1)
@@ -203,7 +203,7 @@ def causal_mask(queries: int, keys: int) -> Bool[Tensor, "queries keys"]:
 
 
 @causal_mask.cases
-def _(draw):
+def _(rng):
     yield "two new tokens behind three old ones", {"queries": 2, "keys": 5}
     yield "all tokens ask", {"queries": 4, "keys": 4}
     yield "the newest token alone", {"queries": 1, "keys": 6}
@@ -245,12 +245,12 @@ def _(queries, keys):
     return torch.ones(queries, keys).tril(keys - queries)
 
 
-@causal_mask.right
+@causal_mask.alternative
 def _(queries, keys):
     return torch.arange(keys)[None] <= torch.arange(keys - queries, keys)[:, None]
 
 
-@causal_mask.replaces("tinyomni.attention.visible")
+@causal_mask.replaces("tinyomni.attention.causal_mask")
 def _(answer):
     return lambda queries, keys, device="cpu": answer(queries, keys).to(device)
 
@@ -259,19 +259,19 @@ def _(answer):
 
 
 @exercise("Cut a vector into heads", minutes=5, level=1)
-def split_heads(x: Float[Tensor, "batch tokens features"], heads: int) -> Float[Tensor, "batch heads tokens head_dim"]:
+def split_heads(x: Float[Tensor, "batch tokens dim"], heads: int) -> Float[Tensor, "batch heads tokens head_dim"]:
     """Head after head is cut out."""
     head_dim = x.shape[2] // heads
     return torch.stack([x[:, :, h * head_dim : (h + 1) * head_dim] for h in range(heads)], dim=1)
 
 
 @split_heads.cases
-def _(draw):
-    yield "all sizes different", {"x": draw(2, 5, 21), "heads": 3}
-    yield "as many heads as tokens", {"x": draw(1, 2, 6), "heads": 2}
-    yield "batch 1, one token", {"x": draw(1, 1, 6), "heads": 3}
-    yield "one head", {"x": draw(2, 3, 4), "heads": 1}
-    yield "heads of width 1", {"x": draw(2, 3, 4), "heads": 4}
+def _(rng):
+    yield "all sizes different", {"x": rng.randn(2, 5, 21), "heads": 3}
+    yield "as many heads as tokens", {"x": rng.randn(1, 2, 6), "heads": 2}
+    yield "batch 1, one token", {"x": rng.randn(1, 1, 6), "heads": 3}
+    yield "one head", {"x": rng.randn(2, 3, 4), "heads": 1}
+    yield "heads of width 1", {"x": rng.randn(2, 3, 4), "heads": 4}
 
 
 @split_heads.mutant("the vector is cut, but the axes stay (batch, tokens, heads, head_dim)", HEADS)
@@ -304,12 +304,12 @@ def _(x, heads):
     return x.unflatten(-1, (-1, heads)).transpose(1, 2)
 
 
-@split_heads.right
+@split_heads.alternative
 def _(x, heads):
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-@split_heads.right
+@split_heads.alternative
 def _(x, heads):
     return torch.stack(x.chunk(heads, dim=-1)).movedim(0, 1)
 
@@ -318,17 +318,17 @@ split_heads.replaces("tinyomni.attention.split_heads")
 
 
 @exercise("Join the heads again", minutes=5, level=1)
-def merge_heads(x: Float[Tensor, "batch heads tokens head_dim"]) -> Float[Tensor, "batch tokens features"]:
+def merge_heads(x: Float[Tensor, "batch heads tokens head_dim"]) -> Float[Tensor, "batch tokens dim"]:
     """Head beside head."""
     return torch.cat([x[:, h] for h in range(x.shape[1])], dim=-1)
 
 
 @merge_heads.cases
-def _(draw):
-    yield "all sizes different", {"x": draw(2, 3, 5, 7)}
-    yield "as many heads as tokens", {"x": draw(1, 2, 2, 3)}
-    yield "batch 1, one token", {"x": draw(1, 3, 1, 2)}
-    yield "one head", {"x": draw(2, 1, 3, 2)}
+def _(rng):
+    yield "all sizes different", {"x": rng.randn(2, 3, 5, 7)}
+    yield "as many heads as tokens", {"x": rng.randn(1, 2, 2, 3)}
+    yield "batch 1, one token", {"x": rng.randn(1, 3, 1, 2)}
+    yield "one head", {"x": rng.randn(2, 1, 3, 2)}
 
 
 @merge_heads.mutant("the heads are not moved beside head_dim before they are joined: tokens get mixed", BUGS)
@@ -356,12 +356,12 @@ def _(x):
     return x.flip(1).transpose(1, 2).flatten(2)
 
 
-@merge_heads.right
+@merge_heads.alternative
 def _(x):
     return x.movedim(1, 2).reshape(x.shape[0], x.shape[2], -1)
 
 
-@merge_heads.right
+@merge_heads.alternative
 def _(x):
     return torch.einsum("bhtd->bthd", x).flatten(-2)
 
@@ -382,12 +382,12 @@ def share_heads(
 
 
 @share_heads.cases
-def _(draw):
-    yield "all sizes different", {"k": draw(2, 3, 5, 7), "heads": 6}
-    yield "batch 1, one key", {"k": draw(1, 2, 1, 3), "heads": 4}
-    yield "one shared head", {"k": draw(2, 1, 3, 2), "heads": 4}
-    yield "nothing is shared", {"k": draw(2, 3, 2, 4), "heads": 3}
-    yield "groups of three", {"k": draw(1, 2, 2, 2), "heads": 6}
+def _(rng):
+    yield "all sizes different", {"k": rng.randn(2, 3, 5, 7), "heads": 6}
+    yield "batch 1, one key", {"k": rng.randn(1, 2, 1, 3), "heads": 4}
+    yield "one shared head", {"k": rng.randn(2, 1, 3, 2), "heads": 4}
+    yield "nothing is shared", {"k": rng.randn(2, 3, 2, 4), "heads": 3}
+    yield "groups of three", {"k": rng.randn(1, 2, 2, 2), "heads": 6}
 
 
 @share_heads.mutant("the heads come as 0 1 2 0 1 2 instead of 0 0 1 1 2 2: neighbours should share", THINKER)
@@ -415,12 +415,12 @@ def _(k, heads):
     return k.repeat_interleave(heads // k.shape[1], dim=2).reshape(k.shape[0], heads, *k.shape[2:])
 
 
-@share_heads.right
+@share_heads.alternative
 def _(k, heads):
     return k.repeat_interleave(heads // k.shape[1], dim=1)
 
 
-@share_heads.right
+@share_heads.alternative
 def _(k, heads):
     return k[:, :, None].expand(-1, -1, heads // k.shape[1], -1, -1).flatten(1, 2)
 
@@ -450,21 +450,21 @@ def attention(
 
 
 @attention.cases
-def _(draw):
+def _(rng):
     # 4 query heads share 2 key heads; 5 queries stand behind 1 older key
-    some = draw.bools(3, 1, 5, 6)
+    some = rng.randbool(3, 1, 5, 6)
     some[..., 0] = True
-    q, k, v = draw(3, 4, 5, 7), draw(3, 2, 6, 7), draw(3, 2, 6, 7)
+    q, k, v = rng.randn(3, 4, 5, 7), rng.randn(3, 2, 6, 7), rng.randn(3, 2, 6, 7)
     yield "all sizes different", {"q": q, "k": k, "v": v, "causal": True, "mask": some}
-    yield "everybody sees everybody", {"q": draw(2, 2, 3, 4), "k": draw(2, 2, 5, 4), "v": draw(2, 2, 5, 4)}
-    yield "causal", {"q": draw(1, 2, 3, 4), "k": draw(1, 2, 3, 4), "v": draw(1, 2, 3, 4), "causal": True}
-    yield "a chunk behind older keys", {"q": draw(1, 1, 2, 3), "k": draw(1, 1, 5, 3), "v": draw(1, 1, 5, 3),
+    yield "everybody sees everybody", {"q": rng.randn(2, 2, 3, 4), "k": rng.randn(2, 2, 5, 4), "v": rng.randn(2, 2, 5, 4)}
+    yield "causal", {"q": rng.randn(1, 2, 3, 4), "k": rng.randn(1, 2, 3, 4), "v": rng.randn(1, 2, 3, 4), "causal": True}
+    yield "a chunk behind older keys", {"q": rng.randn(1, 1, 2, 3), "k": rng.randn(1, 1, 5, 3), "v": rng.randn(1, 1, 5, 3),
                                         "causal": True}  # fmt: skip
-    yield "one shared head", {"q": draw(1, 3, 2, 4), "k": draw(1, 1, 3, 4), "v": draw(1, 1, 3, 4)}
+    yield "one shared head", {"q": rng.randn(1, 3, 2, 4), "k": rng.randn(1, 1, 3, 4), "v": rng.randn(1, 1, 3, 4)}
     padding = torch.tensor([[True, True, False], [False, False, False]])[:, None, None]
-    yield "one text is all padding: zeros are due", {"q": draw(2, 2, 2, 3), "k": draw(2, 2, 3, 3),
-                                                     "v": draw(2, 2, 3, 3), "mask": padding}  # fmt: skip
-    yield "batch 1, one token", {"q": draw(1, 2, 1, 3), "k": draw(1, 2, 1, 3), "v": draw(1, 2, 1, 3), "causal": True}
+    yield "one text is all padding: zeros are due", {"q": rng.randn(2, 2, 2, 3), "k": rng.randn(2, 2, 3, 3),
+                                                     "v": rng.randn(2, 2, 3, 3), "mask": padding}  # fmt: skip
+    yield "batch 1, one token", {"q": rng.randn(1, 2, 1, 3), "k": rng.randn(1, 2, 1, 3), "v": rng.randn(1, 2, 1, 3), "causal": True}
 
 
 def pieces(q, k, v, causal=False, mask=None, *, scale=None, share=torch.repeat_interleave, corner=None, dim=-1,
@@ -542,7 +542,7 @@ def _(q, k, v, *inputs, **more):
     return pieces(q, k, k, *inputs, **more)
 
 
-@attention.right
+@attention.alternative
 def _(q, k, v, causal=False, mask=None):
     may = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(k.shape[2] - q.shape[2]) if causal else None
     both = mask if may is None else may if mask is None else may & mask
@@ -550,7 +550,7 @@ def _(q, k, v, causal=False, mask=None):
     return out.nan_to_num(0.0)
 
 
-@attention.right
+@attention.alternative
 def _(*inputs, **more):
     return pieces(*inputs, **more)
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tinyomni.grade.exercise import borrow, exercise, fill
+from tinyomni.grade.exercise import share_weights, exercise, load_weights
 
-BOOK, TITLE = "04_thinker", "The Thinker"
+NOTEBOOK, TITLE = "04_thinker", "The Thinker"
 
 NORM = "1. RMSNorm: keep the numbers in a range"
 MLP = "2. SwiGLU: each token thinks for itself"
@@ -25,10 +25,10 @@ BUGS = "8. Three bugs that keep the shape"
 # ---- norm -----------------------------------------------------------------------------------------------------------
 
 
-@exercise("Divide by the root mean square", minutes=15, level=1, answer="RMSNorm", rtol=2e-3, atol=1e-4)
+@exercise("Divide by the root mean square", minutes=15, level=1, answer_name="RMSNorm", rtol=2e-3, atol=1e-4)
 def rms_norm(
-    x: Float[Tensor, "batch tokens features"], weight: Float[Tensor, "features"], eps: float = 1e-6
-) -> Float[Tensor, "batch tokens features"]:
+    x: Float[Tensor, "batch tokens dim"], weight: Float[Tensor, "dim"], eps: float = 1e-6
+) -> Float[Tensor, "batch tokens dim"]:
     """One token at a time, with Python's own floats."""
     out = torch.empty_like(x)
     for b, t in torch.cartesian_prod(*map(torch.arange, x.shape[:2])).tolist():
@@ -39,19 +39,19 @@ def rms_norm(
 
 
 @rms_norm.cases
-def _(draw):
-    yield "all sizes different", {"x": draw(2, 5, 7) + 1, "weight": draw(7), "eps": 0.1}
-    yield "the usual ε", {"x": draw(2, 3, 4), "weight": draw(4)}
-    yield "batch 1, one token", {"x": draw(1, 1, 3), "weight": draw(3)}
-    yield "as many tokens as features", {"x": draw(1, 3, 3), "weight": draw(3)}
-    yield "zeros: nobody may divide by zero", {"x": torch.zeros(1, 2, 3), "weight": draw(3)}
-    half = (300 * torch.sign(draw(1, 2, 4)) * (1 + draw(1, 2, 4).abs())).half()
+def _(rng):
+    yield "all sizes different", {"x": rng.randn(2, 5, 7) + 1, "weight": rng.randn(7), "eps": 0.1}
+    yield "the usual ε", {"x": rng.randn(2, 3, 4), "weight": rng.randn(4)}
+    yield "batch 1, one token", {"x": rng.randn(1, 1, 3), "weight": rng.randn(3)}
+    yield "as many tokens as features", {"x": rng.randn(1, 3, 3), "weight": rng.randn(3)}
+    yield "zeros: nobody may divide by zero", {"x": torch.zeros(1, 2, 3), "weight": rng.randn(3)}
+    half = (300 * torch.sign(rng.randn(1, 2, 4)) * (1 + rng.randn(1, 2, 4).abs())).half()
     yield "large numbers in half precision", {"x": half, "weight": torch.ones(4).half()}
 
 
-@rms_norm.use
+@rms_norm.invoke
 def _(answer, x, weight, eps=1e-6):
-    return fill(answer(x.shape[-1], eps), weight=weight)(x)
+    return load_weights(answer(x.shape[-1], eps), weight=weight)(x)
 
 
 class Norm(nn.Module):
@@ -122,13 +122,13 @@ class HalfSquares(Norm):
         return self.apart(x) * self.weight
 
 
-@rms_norm.right
+@rms_norm.alternative
 class TorchNorm(Norm):
     def forward(self, x):
         return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps).to(x.dtype)
 
 
-@rms_norm.right
+@rms_norm.alternative
 class DoubleNorm(Norm):
     def forward(self, x):
         scale = torch.rsqrt(torch.einsum("...d,...d->...", x.double(), x.double()) / x.shape[-1] + self.eps)
@@ -137,19 +137,19 @@ class DoubleNorm(Norm):
 
 @rms_norm.replaces("tinyomni.layers.RMSNorm")
 def _(answer, old):
-    return borrow(answer(old.weight.shape[0], old.eps), old)
+    return share_weights(answer(old.weight.shape[0], old.eps), old)
 
 
 # ---- SwiGLU ---------------------------------------------------------------------------------------------------------
 
 
-@exercise("Workers with a gate", minutes=15, level=2, answer="SwiGLU")
+@exercise("Workers with a gate", minutes=15, level=2, answer_name="SwiGLU")
 def swiglu(
-    x: Float[Tensor, "batch tokens features"],
-    gate: Float[Tensor, "hidden features"],
-    up: Float[Tensor, "hidden features"],
-    down: Float[Tensor, "features hidden"],
-) -> Float[Tensor, "batch tokens features"]:
+    x: Float[Tensor, "batch tokens dim"],
+    gate: Float[Tensor, "intermediate_size dim"],
+    up: Float[Tensor, "intermediate_size dim"],
+    down: Float[Tensor, "dim intermediate_size"],
+) -> Float[Tensor, "batch tokens dim"]:
     """One worker at a time."""
     out = torch.zeros_like(x)
     for b, t, h in torch.cartesian_prod(*map(torch.arange, (*x.shape[:2], len(gate)))).tolist():
@@ -159,29 +159,29 @@ def swiglu(
 
 
 @swiglu.cases
-def _(draw):
+def _(rng):
     def layer(width, hidden):
-        return {"gate": draw(hidden, width), "up": draw(hidden, width), "down": draw(width, hidden)}
+        return {"gate": rng.randn(hidden, width), "up": rng.randn(hidden, width), "down": rng.randn(width, hidden)}
 
-    yield "all sizes different", {"x": draw(2, 5, 3), **layer(3, 7)}
-    yield "batch 1, one token", {"x": draw(1, 1, 4), **layer(4, 2)}
-    yield "as wide inside as outside", {"x": draw(1, 2, 3), **layer(3, 3)}
-    yield "one worker", {"x": draw(2, 2, 3), **layer(3, 1)}
+    yield "all sizes different", {"x": rng.randn(2, 5, 3), **layer(3, 7)}
+    yield "batch 1, one token", {"x": rng.randn(1, 1, 4), **layer(4, 2)}
+    yield "as wide inside as outside", {"x": rng.randn(1, 2, 3), **layer(3, 3)}
+    yield "one worker", {"x": rng.randn(2, 2, 3), **layer(3, 1)}
 
 
-@swiglu.use
+@swiglu.invoke
 def _(answer, x, gate, up, down):
     weights = {"gate__weight": gate, "up__weight": up, "down__weight": down}
-    return fill(answer(x.shape[-1], len(gate)), **weights)(x)
+    return load_weights(answer(x.shape[-1], len(gate)), **weights)(x)
 
 
 class Workers(nn.Module):
     """SwiGLU; a mutant changes `inner`."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, dim: int, intermediate_size: int) -> None:
         super().__init__()
-        self.gate, self.up = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.gate, self.up = nn.Linear(dim, intermediate_size, bias=False), nn.Linear(dim, intermediate_size, bias=False)
+        self.down = nn.Linear(intermediate_size, dim, bias=False)
 
     def forward(self, x):
         return self.down(self.inner(self.gate(x), self.up(x)))
@@ -195,7 +195,7 @@ def workers(inner: Callable[[Tensor, Tensor], Tensor]) -> Any:
     return type("SwiGLU", (Workers,), {"inner": lambda self, gate, up: inner(gate, up)})
 
 
-for why, middle in (
+for cause, middle in (
     ("gate and up have changed roles: SiLU goes around up", lambda gate, up: gate * F.silu(up)),
     ("the gate is a plain sigmoid: SiLU is z times the sigmoid of z", lambda gate, up: torch.sigmoid(gate) * up),
     ("the curve is missing: gate and up are multiplied as they are", lambda gate, up: gate * up),
@@ -205,7 +205,7 @@ for why, middle in (
     ("the curve is GELU instead of SiLU", lambda gate, up: F.gelu(gate) * up),
     ("`up` is not used: an MLP without a gate", lambda gate, up: F.silu(gate)),
 ):
-    swiglu.mutant(why, MLP)(workers(middle))
+    swiglu.mutant(cause, MLP)(workers(middle))
 
 
 @swiglu.mutant("the input is added here already: that is the block's work", RESIDUAL)
@@ -214,7 +214,7 @@ class AddsInput(Workers):
         return x + super().forward(x)
 
 
-@swiglu.right
+@swiglu.alternative
 class OneMatrix(Workers):
     def forward(self, x):
         both = x @ torch.cat([self.gate.weight, self.up.weight]).T
@@ -224,7 +224,7 @@ class OneMatrix(Workers):
 
 @swiglu.replaces("tinyomni.layers.SwiGLU")
 def _(answer, old):
-    return borrow(answer(old.gate.in_features, old.gate.out_features), old)
+    return share_weights(answer(old.gate.in_features, old.gate.out_features), old)
 
 
 # ---- block ----------------------------------------------------------------------------------------------------------
@@ -243,8 +243,8 @@ class Look(nn.Module):
 
 @exercise("A block", minutes=10, level=2)
 def block(
-    x: Float[Tensor, "batch tokens features"], norm1: nn.Module, attention: nn.Module, norm2: nn.Module, mlp: nn.Module
-) -> Float[Tensor, "batch tokens features"]:
+    x: Float[Tensor, "batch tokens dim"], norm1: nn.Module, attention: nn.Module, norm2: nn.Module, mlp: nn.Module
+) -> Float[Tensor, "batch tokens dim"]:
     """torch's encoder layer with these parts built in."""
     look: Any = attention
     first, _, last = list(mlp.children())
@@ -257,7 +257,7 @@ def block(
 
 
 @block.cases
-def _(draw):
+def _(rng):
     def parts(width, heads, hidden):
         made = {
             "norm1": nn.LayerNorm(width),
@@ -267,12 +267,12 @@ def _(draw):
         }
         for part in made.values():
             for weight in part.parameters():
-                weight.data = draw(*weight.shape) / 2
+                weight.data = rng.randn(*weight.shape) / 2
         return made
 
-    yield "all sizes different", {"x": draw(2, 5, 6), **parts(6, 2, 7)}
-    yield "batch 1, one token", {"x": draw(1, 1, 4), **parts(4, 1, 3)}
-    yield "large numbers in the stream", {"x": 100 * draw(1, 3, 2), **parts(2, 1, 3)}
+    yield "all sizes different", {"x": rng.randn(2, 5, 6), **parts(6, 2, 7)}
+    yield "batch 1, one token", {"x": rng.randn(1, 1, 4), **parts(4, 1, 3)}
+    yield "large numbers in the stream", {"x": 100 * rng.randn(1, 3, 2), **parts(2, 1, 3)}
 
 
 @block.mutant("the layers replace the stream instead of adding to it: there is no residual", RESIDUAL)
@@ -345,7 +345,7 @@ def _(x, norm1, attention, norm2, mlp):
     return x
 
 
-@block.right
+@block.alternative
 def _(x, norm1, attention, norm2, mlp):
     for norm, layer in ((norm1, attention), (norm2, mlp)):
         x = torch.add(x, layer(norm(x)))
@@ -386,18 +386,18 @@ def next_token_loss(
 
 
 @next_token_loss.cases
-def _(draw):
+def _(rng):
     yield "all sizes different", {
-        "logits": 2 * draw(3, 5, 7), "ids": torch.tensor([[1, 4, 6, 2, 0], [1, 3, 2, 0, 0], [1, 5, 4, 3, 2]])
+        "logits": 2 * rng.randn(3, 5, 7), "ids": torch.tensor([[1, 4, 6, 2, 0], [1, 3, 2, 0, 0], [1, 5, 4, 3, 2]])
     }  # fmt: skip
-    yield "batch 1, no padding", {"logits": draw(1, 3, 4), "ids": torch.tensor([[1, 3, 2]])}
-    yield "a row that is all padding", {"logits": draw(2, 3, 4), "ids": torch.tensor([[1, 3, 2], [0, 0, 0]])}
+    yield "batch 1, no padding", {"logits": rng.randn(1, 3, 4), "ids": torch.tensor([[1, 3, 2]])}
+    yield "a row that is all padding", {"logits": rng.randn(2, 3, 4), "ids": torch.tensor([[1, 3, 2], [0, 0, 0]])}
     yield "another number for padding", {
-        "logits": draw(2, 4, 6), "ids": torch.tensor([[1, 0, 2, 5], [1, 3, 0, 2]]), "pad": 5
+        "logits": rng.randn(2, 4, 6), "ids": torch.tensor([[1, 0, 2, 5], [1, 3, 0, 2]]), "pad": 5
     }  # fmt: skip
-    yield "two tokens", {"logits": draw(2, 2, 5), "ids": torch.tensor([[1, 3], [1, 4]])}
+    yield "two tokens", {"logits": rng.randn(2, 2, 5), "ids": torch.tensor([[1, 3], [1, 4]])}
     yield "BOS alone: nothing is predicted, the mean of nothing is NaN", {
-        "logits": draw(2, 1, 3), "ids": torch.tensor([[1], [1]])
+        "logits": rng.randn(2, 1, 3), "ids": torch.tensor([[1], [1]])
     }  # fmt: skip
 
 
@@ -469,13 +469,13 @@ def _(logits, ids, pad=0):
     return surprise(logits, ids.masked_fill(ids == 2, pad), pad)
 
 
-@next_token_loss.right
+@next_token_loss.alternative
 def _(logits, ids, pad=0):
     log_p = logits.log_softmax(dim=-1)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
     return -log_p[ids[:, 1:] != pad].mean()
 
 
-@next_token_loss.right
+@next_token_loss.alternative
 def _(logits, ids, pad=0):
     labels = ids.roll(-1, dims=1).masked_fill(ids.roll(-1, dims=1) == pad, -100)
     labels[:, -1] = -100

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tinyomni.grade.exercise import exercise
 from tinyomni.rope import apply_rope, rope_table
 
-BOOK, TITLE = "05_generation", "Generation"
+NOTEBOOK, TITLE = "05_generation", "Generation"
 
 LOOP = "1. A reader who has seen it all"
 CHOOSE = "2. How to choose"
@@ -37,12 +37,12 @@ def warm(logits: Float[Tensor, "batch vocab"], temperature: float = 1.0) -> Floa
 
 
 @warm.cases
-def _(draw):
-    yield "colder", {"logits": draw(2, 5), "temperature": 0.5}
-    yield "as it is", {"logits": draw(3, 4)}
-    yield "hotter, batch 1", {"logits": draw(1, 4), "temperature": 3.0}
-    yield "temperature 0: all for the likeliest", {"logits": draw(2, 4), "temperature": 0.0}
-    yield "very cold", {"logits": 5 * draw(2, 3), "temperature": 0.01}
+def _(rng):
+    yield "colder", {"logits": rng.randn(2, 5), "temperature": 0.5}
+    yield "as it is", {"logits": rng.randn(3, 4)}
+    yield "hotter, batch 1", {"logits": rng.randn(1, 4), "temperature": 3.0}
+    yield "temperature 0: all for the likeliest", {"logits": rng.randn(2, 4), "temperature": 0.0}
+    yield "very cold", {"logits": 5 * rng.randn(2, 3), "temperature": 0.01}
     yield "a forbidden token", {"logits": torch.tensor([[1.0, -torch.inf, 2.0]]), "temperature": 2.0}
 
 
@@ -96,7 +96,7 @@ def _(logits, temperature=1.0):
     return warmed(logits, temperature) if temperature else logits.argmax(dim=-1)
 
 
-@warm.right
+@warm.alternative
 def _(logits, temperature=1.0):
     if temperature == 0:
         return (logits == logits.amax(dim=-1, keepdim=True)).to(logits.dtype)
@@ -117,12 +117,12 @@ def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "b
 
 
 @keep_top_k.cases
-def _(draw):
-    yield "three of seven", {"logits": draw(2, 7), "k": 3}
-    yield "only the likeliest", {"logits": draw(3, 4), "k": 1}
-    yield "batch 1, all below zero", {"logits": draw(1, 5) - 9, "k": 2}
-    yield "more than there are", {"logits": draw(2, 3), "k": 8}
-    yield "all of them", {"logits": draw(1, 3), "k": 3}
+def _(rng):
+    yield "three of seven", {"logits": rng.randn(2, 7), "k": 3}
+    yield "only the likeliest", {"logits": rng.randn(3, 4), "k": 1}
+    yield "batch 1, all below zero", {"logits": rng.randn(1, 5) - 9, "k": 2}
+    yield "more than there are", {"logits": rng.randn(2, 3), "k": 8}
+    yield "all of them", {"logits": rng.randn(1, 3), "k": 3}
 
 
 def cut_at(logits, k, *, largest=True, fill=-torch.inf, rows=True):
@@ -179,13 +179,13 @@ def _(logits, k):
     return cut_at(logits, k).softmax(dim=-1)
 
 
-@keep_top_k.right
+@keep_top_k.alternative
 def _(logits, k):
     best = logits.topk(min(k, logits.shape[-1]), dim=-1)
     return torch.full_like(logits, -torch.inf).scatter(-1, best.indices, best.values)
 
 
-@keep_top_k.right
+@keep_top_k.alternative
 def _(logits, k):
     rank = (logits[:, None] > logits[:, :, None]).sum(dim=-1)
     return torch.where(rank < k, logits, -torch.inf)
@@ -209,12 +209,12 @@ def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, 
 
 
 @keep_top_p.cases
-def _(draw):
-    yield "p = 0.8", {"logits": draw(2, 7), "p": 0.8}
+def _(rng):
+    yield "p = 0.8", {"logits": rng.randn(2, 7), "p": 0.8}
     yield "the likeliest alone has more than p", {"logits": torch.tensor([[0.1, 0.6, 0.3]]).log(), "p": 0.5}
-    yield "p = 1: all", {"logits": draw(2, 4), "p": 1.0}
+    yield "p = 1: all", {"logits": rng.randn(2, 4), "p": 1.0}
     yield "sure and unsure in a batch", {"logits": torch.tensor([[9.0, 1.0, 0.0, 2.0], [0.1, 0.3, 0.0, 0.2]]), "p": 0.7}
-    yield "batch 1", {"logits": 2 * draw(1, 6), "p": 0.9}
+    yield "batch 1", {"logits": 2 * rng.randn(1, 6), "p": 0.9}
     yield "two of two", {"logits": torch.tensor([[0.45, 0.55]]).log(), "p": 0.6}
 
 
@@ -278,12 +278,12 @@ def _(logits, p):
     return nucleus(logits, p, shares=lambda ordered: ordered)
 
 
-@keep_top_p.right
+@keep_top_p.alternative
 def _(logits, p):
     return nucleus(logits, p)
 
 
-@keep_top_p.right
+@keep_top_p.alternative
 def _(logits, p):
     share = logits.softmax(dim=-1)
     above = ((logits[:, None] > logits[:, :, None]) * share[:, None]).sum(dim=-1)
@@ -317,17 +317,17 @@ def cached_step(
     return out, grown_keys, grown_values
 
 
-def one_head(draw, batch, heads, new, old, head_dim):
+def one_head(rng, batch, heads, new, old, head_dim):
     """Queries, keys and values of new tokens, and what the cache holds."""
-    fresh = {name: draw(batch, heads, new, head_dim) for name in "qkv"}
-    return fresh | {name: draw(batch, heads, old, head_dim) for name in ("keys", "values")}
+    fresh = {name: rng.randn(batch, heads, new, head_dim) for name in "qkv"}
+    return fresh | {name: rng.randn(batch, heads, old, head_dim) for name in ("keys", "values")}
 
 
 @cached_step.cases
-def _(draw):
-    yield "all sizes different", one_head(draw, 2, 3, 1, 5, 7)
-    yield "batch 1, one token in the cache", one_head(draw, 1, 2, 1, 1, 3)
-    yield "the first token: the cache is empty", one_head(draw, 2, 1, 1, 0, 4)
+def _(rng):
+    yield "all sizes different", one_head(rng, 2, 3, 1, 5, 7)
+    yield "batch 1, one token in the cache", one_head(rng, 1, 2, 1, 1, 3)
+    yield "the first token: the cache is empty", one_head(rng, 2, 1, 1, 0, 4)
 
 
 def stepped(q, k, v, keys, values, *, join=lambda old, new: torch.cat([old, new], dim=2), scale=None):
@@ -383,7 +383,7 @@ def _(q, k, v, keys, values):
     return stepped(q, q, v, keys, values)
 
 
-@cached_step.right
+@cached_step.alternative
 def _(q, k, v, keys, values):
     keys, values = torch.cat([keys, k], dim=-2), torch.cat([values, v], dim=-2)
     weights = (torch.einsum("bhqd,bhkd->bhqk", q, keys) / q.shape[-1] ** 0.5).softmax(dim=-1)
@@ -423,11 +423,11 @@ def cached_chunk(
 
 
 @cached_chunk.cases
-def _(draw):
-    yield "all sizes different", one_head(draw, 2, 3, 5, 7, 4)
-    yield "batch 1, one query: a step", one_head(draw, 1, 2, 1, 3, 2)
-    yield "the prompt: the cache is empty", one_head(draw, 2, 1, 3, 0, 4)
-    yield "as many new ones as old ones", one_head(draw, 1, 1, 3, 3, 2)
+def _(rng):
+    yield "all sizes different", one_head(rng, 2, 3, 5, 7, 4)
+    yield "batch 1, one query: a step", one_head(rng, 1, 2, 1, 3, 2)
+    yield "the prompt: the cache is empty", one_head(rng, 2, 1, 3, 0, 4)
+    yield "as many new ones as old ones", one_head(rng, 1, 1, 3, 3, 2)
 
 
 def chunk(q, k, v, keys, values, *, q_at=None, k_at=None, mask=lambda seen, past: seen.tril(past), values_too=False,
@@ -510,12 +510,12 @@ def _(q, k, v, keys, values):
     return chunk(q, k, v, keys, values, see=slice(keys.shape[2], None))
 
 
-@cached_chunk.right
+@cached_chunk.alternative
 def _(*inputs):
     return chunk(*inputs)
 
 
-@cached_chunk.right
+@cached_chunk.alternative
 def _(q, k, v, keys, values):
     cos, sin = rope_table(keys.shape[2] + q.shape[2], q.shape[3])
     outs = []
@@ -559,7 +559,7 @@ def write(
 
 
 @write.cases
-def _(draw):
+def _(rng):
     yield "some end early", {"model": Adder(7), "ids": torch.tensor([[1, 0, 0], [1, 3, 2]]), "new_tokens": 6}
     yield "batch 1", {"model": Adder(5, 3), "ids": torch.tensor([[1, 4]]), "new_tokens": 3}
     yield "all end early", {"model": Adder(5), "ids": torch.tensor([[1, 0], [1, 4]]), "new_tokens": 9}
@@ -632,7 +632,7 @@ def _(model, ids, new_tokens, eos=2):
     return written(model, ids, new_tokens, eos)[:, :-1]
 
 
-@write.right
+@write.alternative
 def _(model, ids, new_tokens, eos=2):
     steps: list[Tensor] = []
     while len(steps) < new_tokens and not (steps and bool((steps[-1] == eos).all())):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tinyomni.grade.exercise import exercise
 
-BOOK, TITLE = "06_seeing", "Seeing"
+NOTEBOOK, TITLE = "06_seeing", "Seeing"
 
 NUMBERS = "1. A picture is numbers"
 DOOR = "2. The door, and normalisation"
@@ -35,12 +35,12 @@ def picture_tensor(values: UInt8[Tensor, "height width channels"]) -> Float[Tens
 
 
 @picture_tensor.cases
-def _(draw):
-    yield "all sizes different", {"values": draw.ints(256, 5, 7, 3).to(torch.uint8)}
+def _(rng):
+    yield "all sizes different", {"values": rng.randint(256, 5, 7, 3).to(torch.uint8)}
     yield "one pixel", {"values": torch.tensor([[[0, 128, 255]]], dtype=torch.uint8)}
-    yield "as many rows as columns as channels", {"values": draw.ints(256, 3, 3, 3).to(torch.uint8)}
-    yield "grey", {"values": draw.ints(256, 2, 3, 1).to(torch.uint8)}
-    yield "dark", {"values": draw.ints(40, 2, 2, 3).to(torch.uint8)}
+    yield "as many rows as columns as channels", {"values": rng.randint(256, 3, 3, 3).to(torch.uint8)}
+    yield "grey", {"values": rng.randint(256, 2, 3, 1).to(torch.uint8)}
+    yield "dark", {"values": rng.randint(40, 2, 2, 3).to(torch.uint8)}
 
 
 @picture_tensor.mutant(
@@ -95,12 +95,12 @@ def _(values):
     return (values * 2).permute(2, 0, 1) / 255 - 1
 
 
-@picture_tensor.right
+@picture_tensor.alternative
 def _(values):
     return (rearrange(values, "height width channels -> channels height width").float() - 127.5) / 127.5
 
 
-@picture_tensor.right
+@picture_tensor.alternative
 def _(values):
     return torch.stack([values[..., c].float().mul(2 / 255).sub(1) for c in range(values.shape[2])])
 
@@ -115,12 +115,12 @@ def patchify(img: Float[Tensor, "batch channels height width"], patch: int) -> F
 
 
 @patchify.cases
-def _(draw):
-    yield "all sizes different", {"img": draw(2, 3, 8, 12), "patch": 4}
-    yield "batch 1, more rows than columns", {"img": draw(1, 2, 6, 4), "patch": 2}
-    yield "as many rows as columns", {"img": draw(1, 3, 6, 6), "patch": 3}
-    yield "one patch", {"img": draw(2, 3, 2, 2), "patch": 2}
-    yield "patches of one pixel", {"img": draw(1, 3, 2, 3), "patch": 1}
+def _(rng):
+    yield "all sizes different", {"img": rng.randn(2, 3, 8, 12), "patch": 4}
+    yield "batch 1, more rows than columns", {"img": rng.randn(1, 2, 6, 4), "patch": 2}
+    yield "as many rows as columns", {"img": rng.randn(1, 3, 6, 6), "patch": 3}
+    yield "one patch", {"img": rng.randn(2, 3, 2, 2), "patch": 2}
+    yield "patches of one pixel", {"img": rng.randn(1, 3, 2, 3), "patch": 1}
 
 
 def cut(img, patch, rows="(rows p)", columns="(columns q)", sequence="(rows columns)", inside="(channels p q)"):
@@ -173,12 +173,12 @@ def _(img, patch):
     return cut(img, patch, sequence="(channels rows columns)", inside="(p q)")
 
 
-@patchify.right
+@patchify.alternative
 def _(img, patch):
     return cut(img, patch)
 
 
-@patchify.right
+@patchify.alternative
 def _(img, patch):
     tiles = img.unfold(2, patch, patch).unfold(3, patch, patch)  # batch channels rows columns p q
     return tiles.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
@@ -189,7 +189,7 @@ def _(answer):
     def convolve(self, img):
         values = answer(img * 2 - 1, self.cfg.patch)
         vectors = F.linear(values, self.proj.weight.flatten(1), self.proj.bias)
-        return rearrange(vectors, "batch (rows columns) features -> batch features rows columns",
+        return rearrange(vectors, "batch (rows columns) dim -> batch dim rows columns",
                          rows=img.shape[2] // self.cfg.patch)  # fmt: skip
 
     return convolve
@@ -215,10 +215,10 @@ def add_cls(
 
 
 @add_cls.cases
-def _(draw):
-    yield "all sizes different", {"patches": draw(2, 5, 7), "cls": draw(1, 1, 7), "positions": draw(1, 6, 7)}
-    yield "batch 1, one patch", {"patches": draw(1, 1, 3), "cls": draw(1, 1, 3), "positions": draw(1, 2, 3)}
-    yield "as many patches as pictures", {"patches": draw(3, 3, 2), "cls": draw(1, 1, 2), "positions": draw(1, 4, 2)}
+def _(rng):
+    yield "all sizes different", {"patches": rng.randn(2, 5, 7), "cls": rng.randn(1, 1, 7), "positions": rng.randn(1, 6, 7)}
+    yield "batch 1, one patch", {"patches": rng.randn(1, 1, 3), "cls": rng.randn(1, 1, 3), "positions": rng.randn(1, 2, 3)}
+    yield "as many patches as pictures", {"patches": rng.randn(3, 3, 2), "cls": rng.randn(1, 1, 2), "positions": rng.randn(1, 4, 2)}
 
 
 def placed(patches, cls, positions, *, join=lambda cls, patches: torch.cat([cls, patches], dim=1),
@@ -274,12 +274,12 @@ def _(patches, cls, positions):
     return torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1) + positions
 
 
-@add_cls.right
+@add_cls.alternative
 def _(*inputs):
     return placed(*inputs)
 
 
-@add_cls.right
+@add_cls.alternative
 def _(patches, cls, positions):
     tokens = positions.repeat(len(patches), 1, 1)
     tokens[:, 1:] += patches
@@ -300,9 +300,9 @@ def _(answer):
 # ---- which caption belongs to which picture -------------------------------------------------------------------------
 
 
-@exercise("Which caption belongs? InfoNCE", minutes=20, level=3, taught="14_training_the_image_encoder")
+@exercise("Which caption belongs? InfoNCE", minutes=20, level=3, taught_in="14_training_the_image_encoder")
 def info_nce(
-    pictures: Float[Tensor, "batch features"], texts: Float[Tensor, "batch features"], temperature: float = 0.07
+    pictures: Float[Tensor, "batch dim"], texts: Float[Tensor, "batch dim"], temperature: float = 0.07
 ) -> Float[Tensor, ""]:
     """One picture's choice among all captions, one caption's choice among all pictures, and so on; then the mean."""
 
@@ -319,12 +319,12 @@ def info_nce(
 
 
 @info_nce.cases
-def _(draw):
-    yield "all sizes different", {"pictures": draw(3, 5), "texts": draw(3, 5), "temperature": 0.5}
-    same = draw(4, 3)
-    yield "the usual temperature", {"pictures": same + 0.3 * draw(4, 3), "texts": 2 * same}
-    yield "batch 1: nothing to choose, no loss", {"pictures": draw(1, 4), "texts": draw(1, 4)}
-    yield "as many pictures as features", {"pictures": draw(3, 3), "texts": 3 * draw(3, 3), "temperature": 0.2}
+def _(rng):
+    yield "all sizes different", {"pictures": rng.randn(3, 5), "texts": rng.randn(3, 5), "temperature": 0.5}
+    same = rng.randn(4, 3)
+    yield "the usual temperature", {"pictures": same + 0.3 * rng.randn(4, 3), "texts": 2 * same}
+    yield "batch 1: nothing to choose, no loss", {"pictures": rng.randn(1, 4), "texts": rng.randn(1, 4)}
+    yield "as many pictures as features", {"pictures": rng.randn(3, 3), "texts": 3 * rng.randn(3, 3), "temperature": 0.2}
 
 
 def contrast(pictures, texts, temperature=0.07, *, unit=lambda x: F.normalize(x, dim=-1), scale=lambda z, t: z / t,
@@ -388,12 +388,12 @@ def _(pictures, texts, temperature=0.07):
     return (others.logsumexp(1) + others.logsumexp(0)).mean() / 2 - logits.diagonal().mean()
 
 
-@info_nce.right
+@info_nce.alternative
 def _(*inputs, **more):
     return contrast(*inputs, **more)
 
 
-@info_nce.right
+@info_nce.alternative
 def _(pictures, texts, temperature=0.07):
     logits = F.cosine_similarity(pictures[:, None], texts[None], dim=-1) / temperature
     shares = logits.log_softmax(dim=0) + logits.log_softmax(dim=1)

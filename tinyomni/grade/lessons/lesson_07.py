@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tinyomni.grade.exercise import exercise
 
-BOOK, TITLE = "07_hearing", "Hearing"
+NOTEBOOK, TITLE = "07_hearing", "Hearing"
 
 WINDOWS = "2. How much of each frequency?"
 COUNT = "3. 94, 100 or 101?"
@@ -41,12 +41,12 @@ def frame(wav: Float[Tensor, "batch samples"], size: int, hop: int) -> Float[Ten
 
 
 @frame.cases
-def _(draw):
-    yield "all sizes different", {"wav": draw(2, 23), "size": 8, "hop": 5}
-    yield "a whole number of hops", {"wav": draw(2, 12), "size": 6, "hop": 4}
-    yield "batch 1, one frame", {"wav": draw(1, 5), "size": 4, "hop": 3}
-    yield "shorter than half a window", {"wav": draw(1, 2), "size": 8, "hop": 2}
-    yield "as long as wide", {"wav": draw(1, 16), "size": 4, "hop": 4}
+def _(rng):
+    yield "all sizes different", {"wav": rng.randn(2, 23), "size": 8, "hop": 5}
+    yield "a whole number of hops", {"wav": rng.randn(2, 12), "size": 6, "hop": 4}
+    yield "batch 1, one frame", {"wav": rng.randn(1, 5), "size": 4, "hop": 3}
+    yield "shorter than half a window", {"wav": rng.randn(1, 2), "size": 8, "hop": 2}
+    yield "as long as wide", {"wav": rng.randn(1, 16), "size": 4, "hop": 4}
 
 
 def framed(wav, size, hop, *, before=None, after=None, last=None, mode="constant"):
@@ -101,12 +101,12 @@ def _(wav, size, hop):
     return framed(wav, size, size)
 
 
-@frame.right
+@frame.alternative
 def _(wav, size, hop):
     return framed(wav, size, hop)
 
 
-@frame.right
+@frame.alternative
 def _(wav, size, hop):
     place = torch.arange(wav.shape[1] // hop)[:, None] * hop + torch.arange(size) - size // 2
     inside = (place >= 0) & (place < wav.shape[1])
@@ -136,14 +136,14 @@ def log_mel(
 
 
 @log_mel.cases
-def _(draw):
+def _(rng):
     yield "all sizes different", {
-        "wav": draw(2, 23), "filters": draw(5, 4).abs() / 4, "size": 8, "hop": 5, "floor": 1.0
+        "wav": rng.randn(2, 23), "filters": rng.randn(5, 4).abs() / 4, "size": 8, "hop": 5, "floor": 1.0
     }  # fmt: skip
-    yield "the usual floor", {"wav": draw(2, 16), "filters": draw(4, 3).abs(), "size": 6, "hop": 4}
-    yield "batch 1, one frame", {"wav": draw(1, 5), "filters": draw(4, 2).abs(), "size": 6, "hop": 5}
-    yield "silence", {"wav": torch.zeros(1, 8), "filters": draw(3, 2).abs(), "size": 4, "hop": 4}
-    yield "as many frames as bands", {"wav": draw(1, 12), "filters": draw(3, 3).abs(), "size": 4, "hop": 4}
+    yield "the usual floor", {"wav": rng.randn(2, 16), "filters": rng.randn(4, 3).abs(), "size": 6, "hop": 4}
+    yield "batch 1, one frame", {"wav": rng.randn(1, 5), "filters": rng.randn(4, 2).abs(), "size": 6, "hop": 5}
+    yield "silence", {"wav": torch.zeros(1, 8), "filters": rng.randn(3, 2).abs(), "size": 4, "hop": 4}
+    yield "as many frames as bands", {"wav": rng.randn(1, 12), "filters": rng.randn(3, 3).abs(), "size": 4, "hop": 4}
 
 
 def spectrogram(wav, filters, size, hop, floor=1e-5, *, window=None, length=torch.abs, log=torch.log,
@@ -154,7 +154,7 @@ def spectrogram(wav, filters, size, hop, floor=1e-5, *, window=None, length=torc
     return log(above(bands, floor))
 
 
-for why, see, wrong in (
+for cause, section, fault in (
     ("powers are added up instead of magnitudes: each length is squared", MEL, {"length": lambda z: z.abs() ** 2}),
     ("only the cosine part is looked at: loudness then depends on where the wave starts", WINDOWS,
      {"length": lambda z: z.real.abs()}),
@@ -171,7 +171,7 @@ for why, see, wrong in (
      {"above": lambda bands, floor: bands.clamp(min=math.exp(floor))}),
     ("frame t begins at sample t · hop instead of being centred on it", COUNT, {"before": 0, "after": 64}),
 ):  # fmt: skip
-    log_mel.mutant(why, see)(lambda *inputs, wrong=wrong, **more: spectrogram(*inputs, **more, **wrong))
+    log_mel.mutant(cause, section)(lambda *inputs, fault=fault, **more: spectrogram(*inputs, **more, **fault))
 
 
 @log_mel.mutant("the logarithm is taken of each frequency, before the bands add them up", MEL)
@@ -189,12 +189,12 @@ def _(wav, filters, size, hop, floor=1e-5):
     return spectrogram(wav, filters, size, hop, floor, last=wav.shape[1])
 
 
-@log_mel.right
+@log_mel.alternative
 def _(*inputs, **more):
     return spectrogram(*inputs, **more)
 
 
-@log_mel.right
+@log_mel.alternative
 def _(wav, filters, size, hop, floor=1e-5):
     place = torch.arange(size, dtype=wav.dtype)
     angle = 2 * math.pi / size * torch.outer(place, place[: size // 2 + 1])
@@ -231,7 +231,7 @@ def conv_length(length: int, layers: list[tuple[int, int, int]]) -> int:
 
 
 @conv_length.cases
-def _(draw):
+def _(rng):
     ear = [(3, 2, 1), (3, 2, 1)]
     for frames in (97, 100, 101, 1):
         yield f"the ear, {frames} frames", {"length": frames, "layers": ear}
@@ -249,7 +249,7 @@ def lengths(length, layers, *, step=lambda n, k, s, p: (n + 2 * p - k) // s + 1)
     return length
 
 
-for why, step in (
+for cause, step in (
     ("the stride alone is divided by, rounding down: window and padding are forgotten", lambda n, k, s, p: n // s),
     ("the stride alone is divided by, rounding up: right for the ear, not elsewhere", lambda n, k, s, p: -(-n // s)),
     ("the + 1 is missing: a fence of n sections has n + 1 posts", lambda n, k, s, p: (n + 2 * p - k) // s),
@@ -260,7 +260,7 @@ for why, step in (
     ("kernel and stride have changed places", lambda n, k, s, p: (n + 2 * p - s) // k + 1),
     ("the 1 is added before dividing", lambda n, k, s, p: (n + 2 * p - k + 1) // s),
 ):  # fmt: skip
-    conv_length.mutant(why, STRIDE)(lambda length, layers, step=step: lengths(length, layers, step=step))
+    conv_length.mutant(cause, STRIDE)(lambda length, layers, step=step: lengths(length, layers, step=step))
 
 
 @conv_length.mutant("only the first layer is counted", STRIDE)
@@ -273,12 +273,12 @@ def _(length, layers):
     return lengths(length, layers[::-1])
 
 
-@conv_length.right
+@conv_length.alternative
 def _(length, layers):
     return lengths(length, layers)
 
 
-@conv_length.right
+@conv_length.alternative
 def _(length, layers):
     for kernel, stride, padding in layers:
         length = len(range(0, length + 2 * padding - kernel + 1, stride))
@@ -296,18 +296,18 @@ def _(answer):
 @exercise("All that is known of one moment", minutes=5, level=1)
 def flatten_bands(
     x: Float[Tensor, "batch channels audio_tokens bands"],
-) -> Float[Tensor, "batch audio_tokens features"]:
+) -> Float[Tensor, "batch audio_tokens dim"]:
     """One moment at a time."""
     moments = [torch.cat([x[:, c, t] for c in range(x.shape[1])], dim=-1) for t in range(x.shape[2])]
     return torch.stack(moments, dim=1)
 
 
 @flatten_bands.cases
-def _(draw):
-    yield "all sizes different", {"x": draw(2, 3, 5, 4)}
-    yield "batch 1, one moment", {"x": draw(1, 2, 1, 3)}
-    yield "as many channels as moments", {"x": draw(1, 3, 3, 2)}
-    yield "one band", {"x": draw(2, 3, 2, 1)}
+def _(rng):
+    yield "all sizes different", {"x": rng.randn(2, 3, 5, 4)}
+    yield "batch 1, one moment", {"x": rng.randn(1, 2, 1, 3)}
+    yield "as many channels as moments", {"x": rng.randn(1, 3, 3, 2)}
+    yield "one band", {"x": rng.randn(2, 3, 2, 1)}
 
 
 @flatten_bands.mutant("`reshape` alone goes straight to the shape that is due, and mixes times", RESHAPE)
@@ -335,12 +335,12 @@ def _(x):
     return rearrange(x, "batch channels audio_tokens bands -> batch bands (channels audio_tokens)")
 
 
-@flatten_bands.right
+@flatten_bands.alternative
 def _(x):
     return x.transpose(1, 2).flatten(2)
 
 
-@flatten_bands.right
+@flatten_bands.alternative
 def _(x):
     return torch.einsum("bctf->btcf", x).reshape(x.shape[0], x.shape[2], x.shape[1] * x.shape[3])
 
@@ -363,7 +363,7 @@ def ctc_collapse(
 
 
 @ctc_collapse.cases
-def _(draw):
+def _(rng):
     yield "two recordings, one with padding", {
         "path": torch.tensor([[0, 3, 3, 0, 3, 5, 5], [4, 4, 0, 2, 6, 6, 1]]), "lengths": torch.tensor([7, 4])
     }  # fmt: skip
@@ -379,7 +379,7 @@ def collapsed(path, lengths, blank=0, *, row=lambda row, blank: [n for n, _ in g
     return [row(each[:n], blank) for each, n in zip(path.tolist(), lengths.tolist(), strict=True)]
 
 
-for why, wrong_row in (
+for cause, wrong_row in (
     ("blanks go first and then repeats become one: “hel-lo” is “helo”", lambda row, blank: [
         n for n, _ in groupby(n for n in row if n != blank)]),
     ("repeats do not become one", lambda row, blank: [n for n in row if n != blank]),
@@ -393,7 +393,7 @@ for why, wrong_row in (
     ("the number 0 is taken for the blank, whatever `blank` says", lambda row, blank: [
         n for n, _ in groupby(row) if n != 0]),
 ):  # fmt: skip
-    ctc_collapse.mutant(why, LETTERS)(lambda *inputs, row=wrong_row, **more: collapsed(*inputs, **more, row=row))
+    ctc_collapse.mutant(cause, LETTERS)(lambda *inputs, row=wrong_row, **more: collapsed(*inputs, **more, row=row))
 
 
 @ctc_collapse.mutant("`lengths` is not used: the padding is written down too", PADDING)
@@ -406,12 +406,12 @@ def _(path, lengths, blank=0):
     return collapsed(path, (lengths + 3) // 4, blank)
 
 
-@ctc_collapse.right
+@ctc_collapse.alternative
 def _(*inputs, **more):
     return collapsed(*inputs, **more)
 
 
-@ctc_collapse.right
+@ctc_collapse.alternative
 def _(path, lengths, blank=0):
     kept = [row[:length].unique_consecutive() for row, length in zip(path, lengths, strict=True)]
     return [row[row != blank].tolist() for row in kept]
@@ -457,21 +457,21 @@ def speech_loss(
 
 
 @speech_loss.cases
-def _(draw):
+def _(rng):
     yield "all sizes different", {
-        "scores": 2 * draw(3, 7, 5), "tokens": torch.tensor([7, 4, 6]), "texts": [[1, 3, 3, 2], [4], [2, 1]]
+        "scores": 2 * rng.randn(3, 7, 5), "tokens": torch.tensor([7, 4, 6]), "texts": [[1, 3, 3, 2], [4], [2, 1]]
     }  # fmt: skip
-    yield "batch 1", {"scores": draw(1, 4, 3), "tokens": torch.tensor([4]), "texts": [[1, 2]]}
+    yield "batch 1", {"scores": rng.randn(1, 4, 3), "tokens": torch.tensor([4]), "texts": [[1, 2]]}
     yield "as many recordings as tokens", {
-        "scores": draw(3, 3, 4), "tokens": torch.tensor([3, 3, 3]), "texts": [[1], [2, 3], [3]]
+        "scores": rng.randn(3, 3, 4), "tokens": torch.tensor([3, 3, 3]), "texts": [[1], [2, 3], [3]]
     }  # fmt: skip
     yield "too long a text has no way: the loss is infinite", {
-        "scores": draw(2, 3, 4), "tokens": torch.tensor([3, 2]), "texts": [[1, 2], [3, 1, 2]]
+        "scores": rng.randn(2, 3, 4), "tokens": torch.tensor([3, 2]), "texts": [[1, 2], [3, 1, 2]]
     }  # fmt: skip
-    yield "two equal letters", {"scores": draw(1, 5, 3), "tokens": torch.tensor([5]), "texts": [[2, 2, 1]]}
-    yield "one token, one letter", {"scores": draw(2, 1, 4), "tokens": torch.tensor([1, 1]), "texts": [[3], [1]]}
+    yield "two equal letters", {"scores": rng.randn(1, 5, 3), "tokens": torch.tensor([5]), "texts": [[2, 2, 1]]}
+    yield "one token, one letter", {"scores": rng.randn(2, 1, 4), "tokens": torch.tensor([1, 1]), "texts": [[3], [1]]}
     yield "silence, and nothing is said", {
-        "scores": draw(2, 4, 3), "tokens": torch.tensor([4, 3]), "texts": [[], [1, 2]]
+        "scores": rng.randn(2, 4, 3), "tokens": torch.tensor([4, 3]), "texts": [[], [1, 2]]
     }  # fmt: skip
 
 
@@ -486,7 +486,7 @@ def ctc(scores, tokens, texts, *, log=lambda z: z.log_softmax(dim=-1), turn=True
     return loss / by(texts)
 
 
-for why, setting in (
+for cause, setting in (
     ("the scores go in as they are: the softmax is missing, and nothing adds up to 1", {"log": lambda z: z}),
     ("probabilities go in instead of their logarithms", {"log": lambda z: z.softmax(dim=-1)}),
     ("the softmax runs over time instead of characters", {"log": lambda z: z.log_softmax(dim=1)}),
@@ -503,7 +503,7 @@ for why, setting in (
         more = {**setting, "blank": scores.shape[2] - 1} if "blank" in setting else setting
         return ctc(scores, tokens, texts, **more)
 
-    speech_loss.mutant(why, LOSS)(set_up)
+    speech_loss.mutant(cause, LOSS)(set_up)
 
 
 @speech_loss.mutant("all recordings are taken to be as long as the longest: the padding is heard", LOSS)
@@ -524,12 +524,12 @@ def _(scores, tokens, texts):
     return ctc(scores, tokens, short, by=lambda _: sum(map(len, texts)))
 
 
-@speech_loss.right
+@speech_loss.alternative
 def _(*inputs):
     return ctc(*inputs)
 
 
-@speech_loss.right
+@speech_loss.alternative
 def _(scores, tokens, texts):
     log_probs, nats = scores - scores.logsumexp(dim=-1, keepdim=True), []
     for row, count, text in zip(log_probs, tokens, texts, strict=True):

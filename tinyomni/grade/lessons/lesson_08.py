@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tinyomni.grade.exercise import exercise
 
-BOOK, TITLE = "08_one_sequence", "One sequence"
+NOTEBOOK, TITLE = "08_one_sequence", "One sequence"
 
 PROJECT = "2. The projector: one matrix"
 ROW = "3. One row"
@@ -33,11 +33,11 @@ def project(
 
 
 @project.cases
-def _(draw):
-    yield "all sizes different", {"x": draw(2, 5, 3), "weight": draw(7, 3), "bias": draw(7)}
-    yield "as wide as before", {"x": draw(2, 3, 4), "weight": draw(4, 4), "bias": draw(4)}
-    yield "batch 1, one token: a picture", {"x": draw(1, 1, 2), "weight": draw(5, 2), "bias": draw(5)}
-    yield "as many tokens as numbers", {"x": draw(1, 3, 3), "weight": draw(3, 3), "bias": draw(3)}
+def _(rng):
+    yield "all sizes different", {"x": rng.randn(2, 5, 3), "weight": rng.randn(7, 3), "bias": rng.randn(7)}
+    yield "as wide as before", {"x": rng.randn(2, 3, 4), "weight": rng.randn(4, 4), "bias": rng.randn(4)}
+    yield "batch 1, one token: a picture", {"x": rng.randn(1, 1, 2), "weight": rng.randn(5, 2), "bias": rng.randn(5)}
+    yield "as many tokens as numbers", {"x": rng.randn(1, 3, 3), "weight": rng.randn(3, 3), "bias": rng.randn(3)}
 
 
 @project.mutant("the bias is forgotten", PROJECT)
@@ -70,12 +70,12 @@ def _(x, weight, bias):
     return (weight @ x).mT + bias
 
 
-@project.right
+@project.alternative
 def _(x, weight, bias):
     return F.linear(x, weight, bias)
 
 
-@project.right
+@project.alternative
 def _(x, weight, bias):
     return (x[:, :, None] * weight).sum(dim=-1) + bias
 
@@ -88,7 +88,7 @@ def _(answer):
 @project.replaces("tinyomni.omni.Omni.embed_audio")
 def _(answer):
     def embed_audio(self, wav):
-        self.check_sound(wav)
+        self.check_audio(wav)
         return answer(self.audio(self.mel(wav)), self.proj_a.weight, self.proj_a.bias)
 
     return embed_audio
@@ -107,9 +107,9 @@ def fuse(parts: dict[str, Float[Tensor, "batch _ d_model"]], ctx_len: int) -> Fl
 
 
 @fuse.cases
-def _(draw):
+def _(rng):
     def parts(batch, width, **counts):
-        return {name: draw(batch, count, width) for name, count in counts.items()}
+        return {name: rng.randn(batch, count, width) for name, count in counts.items()}
 
     yield "picture, sound, text", {"parts": parts(2, 7, image=1, audio=4, text=5), "ctx_len": 20}
     yield "batch 1, one token each", {"parts": parts(1, 3, image=1, text=1), "ctx_len": 9}
@@ -188,12 +188,12 @@ def _(parts, ctx_len):
     return fused({first: parts[first]} | {name: parts[name].roll(1, dims=0) for name in others}, ctx_len)
 
 
-@fuse.right
+@fuse.alternative
 def _(parts, ctx_len):
     return fused(parts, ctx_len)
 
 
-@fuse.right
+@fuse.alternative
 def _(parts, ctx_len):
     from einops import pack
 
@@ -224,7 +224,7 @@ def room_left(image: bool, samples: int, text_tokens: int, ctx_len: int = 512) -
 
 
 @room_left.cases
-def _(draw):
+def _(rng):
     yield "a picture, a second of sound, a question", {"image": True, "samples": 16_000, "text_tokens": 9}
     yield "text alone", {"image": False, "samples": 0, "text_tokens": 6}
     yield "a short sound", {"image": False, "samples": 4_800, "text_tokens": 5}
@@ -252,7 +252,7 @@ def room(image, samples, text_tokens, ctx_len=512, *, frames=lambda n: n // 160,
     return left
 
 
-for why, wrong in (
+for cause, fault in (
     ("a mel frame too many is counted, as the usual centred transform gives it: 26 tokens a second",
      {"frames": lambda n: n // 160 + (n > 0)}),
     ("a rest of samples makes a whole mel frame: frames are rounded down", {"frames": lambda n: -(-n // 160)}),
@@ -267,7 +267,7 @@ for why, wrong in (
     ("too many tokens are no error: less than nothing is left", {"least": -math.inf}),
     ("a prompt that just fits is refused", {"least": 1}),
 ):  # fmt: skip
-    room_left.mutant(why, BUDGET)(lambda *inputs, wrong=wrong, **more: room(*inputs, **more, **wrong))
+    room_left.mutant(cause, BUDGET)(lambda *inputs, fault=fault, **more: room(*inputs, **more, **fault))
 
 
 @room_left.mutant("the context is always 512, whatever `ctx_len` says", BUDGET)
@@ -275,12 +275,12 @@ def _(image, samples, text_tokens, ctx_len=512):
     return room(image, samples, text_tokens)
 
 
-@room_left.right
+@room_left.alternative
 def _(*inputs, **more):
     return room(*inputs, **more)
 
 
-@room_left.right
+@room_left.alternative
 def _(image, samples, text_tokens, ctx_len=512):
     audio_tokens = math.ceil(samples // 160 / 4)
     left = ctx_len - sum((int(image), audio_tokens, text_tokens))

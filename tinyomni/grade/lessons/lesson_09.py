@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tinyomni.grade.exercise import exercise, fill
+from tinyomni.grade.exercise import exercise, load_weights
 
-BOOK, TITLE = "09_codec", "The codec"
+NOTEBOOK, TITLE = "09_codec", "The codec"
 
 NEAREST = "2. Vector quantisation: the nearest entry"
 RESIDUAL = "4. The residual: what is left over gets a second code"
@@ -19,7 +19,7 @@ ARGMIN = "6. No gradient comes through an argmin"
 DEAD = "9. Usage: dead codes"
 BUGS = "12. Two bugs that keep the shape"
 
-wrong: Any  # what a mutant changes
+fault: Any  # what a mutant changes
 join: Any
 terms: Any
 
@@ -43,11 +43,11 @@ def rvq_encode(
 
 
 @rvq_encode.cases
-def _(draw):
-    yield "all sizes different", {"x": 2 * draw(2, 5, 7), "codebooks": draw(3, 4, 7)}
-    yield "batch 1, one frame", {"x": draw(1, 1, 3), "codebooks": draw(2, 4, 3)}
-    yield "one book", {"x": draw(2, 6, 3), "codebooks": draw(1, 5, 3)}
-    yield "as many books as entries", {"x": 2 * draw(2, 4, 3), "codebooks": draw(2, 2, 3)}
+def _(rng):
+    yield "all sizes different", {"x": 2 * rng.randn(2, 5, 7), "codebooks": rng.randn(3, 4, 7)}
+    yield "batch 1, one frame", {"x": rng.randn(1, 1, 3), "codebooks": rng.randn(2, 4, 3)}
+    yield "one book", {"x": rng.randn(2, 6, 3), "codebooks": rng.randn(1, 5, 3)}
+    yield "as many books as entries", {"x": 2 * rng.randn(2, 4, 3), "codebooks": rng.randn(2, 2, 3)}
     # a long entry wins every dot product, a near one every distance
     books = torch.tensor([[[1.0, 0.0], [9.0, 9.0], [0.0, 1.0]], [[0.1, 0.0], [5.0, 5.0], [0.0, 0.1]]])
     yield "one long entry", {"x": torch.tensor([[[1.1, 0.0], [0.0, 1.2]]]), "codebooks": books}
@@ -78,7 +78,7 @@ def encoded(
     return torch.stack(codes, dim=-1)
 
 
-for why, wrong, see in (
+for cause, fault, section in (
     (
         "nothing is subtracted: every book is asked about the same vector again",
         {"left": lambda rest, entry: rest},
@@ -104,7 +104,7 @@ for why, wrong, see in (
     ("the first book is used for every code", {"at": lambda i: 0}, RESIDUAL),
     ("the last book comes first: its fine entries are asked for the rough place", {"at": lambda i: -1 - i}, RESIDUAL),
 ):
-    rvq_encode.mutant(why, see)(functools.partial(encoded, **wrong))
+    rvq_encode.mutant(cause, section)(functools.partial(encoded, **fault))
 
 
 @rvq_encode.mutant("the codes of the different books come out in reverse order", BUGS)
@@ -117,10 +117,10 @@ def _(x, codebooks):
     return encoded(x, codebooks).movedim(-1, 0)
 
 
-rvq_encode.right(encoded)
+rvq_encode.alternative(encoded)
 
 
-@rvq_encode.right
+@rvq_encode.alternative
 def _(x, codebooks):
     codes = []
     for book in codebooks:
@@ -154,12 +154,12 @@ def rvq_decode(
 
 
 @rvq_decode.cases
-def _(draw):
-    yield "all sizes different", {"codes": draw.ints(4, 2, 5, 3), "codebooks": draw(3, 4, 7)}
-    yield "batch 1, one frame", {"codes": draw.ints(4, 1, 1, 2), "codebooks": draw(2, 4, 3)}
-    yield "one book", {"codes": draw.ints(5, 2, 3, 1), "codebooks": draw(1, 5, 2)}
-    yield "the same code in both books", {"codes": torch.tensor([[[2, 2], [0, 0]]]), "codebooks": draw(2, 3, 4)}
-    yield "the codes of two frames exchanged", {"codes": torch.tensor([[[1, 2], [2, 1]]]), "codebooks": draw(2, 3, 4)}
+def _(rng):
+    yield "all sizes different", {"codes": rng.randint(4, 2, 5, 3), "codebooks": rng.randn(3, 4, 7)}
+    yield "batch 1, one frame", {"codes": rng.randint(4, 1, 1, 2), "codebooks": rng.randn(2, 4, 3)}
+    yield "one book", {"codes": rng.randint(5, 2, 3, 1), "codebooks": rng.randn(1, 5, 2)}
+    yield "the same code in both books", {"codes": torch.tensor([[[2, 2], [0, 0]]]), "codebooks": rng.randn(2, 3, 4)}
+    yield "the codes of two frames exchanged", {"codes": torch.tensor([[[1, 2], [2, 1]]]), "codebooks": rng.randn(2, 3, 4)}
 
 
 def entries(codes, codebooks):
@@ -203,12 +203,12 @@ def _(codes, codebooks):
     return codebooks[0][codes.sum(dim=-1) % codebooks.shape[1]]
 
 
-@rvq_decode.right
+@rvq_decode.alternative
 def _(codes, codebooks):
     return entries(codes, codebooks).sum(dim=0)
 
 
-@rvq_decode.right
+@rvq_decode.alternative
 def _(codes, codebooks):
     return codebooks[torch.arange(len(codebooks)), codes].sum(dim=2)
 
@@ -225,7 +225,7 @@ def _(answer):
 # ---- straight through -----------------------------------------------------------------------------------------------
 
 
-@exercise("Straight through the argmin", minutes=15, level=2, answer="Quantiser")
+@exercise("Straight through the argmin", minutes=15, level=2, answer_name="Quantiser")
 def quantiser(
     x: Float[Tensor, "batch frames code_dim"], codebook: Float[Tensor, "codebook_size code_dim"]
 ) -> dict[str, Float[Tensor, "..."]]:
@@ -240,18 +240,18 @@ def quantiser(
 
 
 @quantiser.cases
-def _(draw):
-    yield "all sizes different", {"x": draw(2, 5, 7), "codebook": draw(3, 7)}
-    yield "batch 1, one frame", {"x": draw(1, 1, 2), "codebook": draw(4, 2)}
-    yield "one entry", {"x": draw(2, 3, 2), "codebook": draw(1, 2)}
+def _(rng):
+    yield "all sizes different", {"x": rng.randn(2, 5, 7), "codebook": rng.randn(3, 7)}
+    yield "batch 1, one frame", {"x": rng.randn(1, 1, 2), "codebook": rng.randn(4, 2)}
+    yield "one entry", {"x": rng.randn(2, 3, 2), "codebook": rng.randn(1, 2)}
     book = torch.tensor([[1.0, 0.0], [9.0, 9.0]])
     yield "a long entry that is far", {"x": torch.tensor([[[1.5, 0.5]]]), "codebook": book}
     yield "x is an entry", {"x": book[None], "codebook": book}
 
 
-@quantiser.use
+@quantiser.invoke
 def _(answer, x, codebook):
-    layer, x = fill(answer(*codebook.shape), codebook=codebook), x.clone().requires_grad_()
+    layer, x = load_weights(answer(*codebook.shape), codebook=codebook), x.clone().requires_grad_()
     said = layer(x)
     wanted = [x, *layer.parameters()]
     loss = said.square().sum()
@@ -277,7 +277,7 @@ class Through(nn.Module):
         return self.join(x, self.codebook[self.rate(x).argmax(dim=-1)])
 
 
-quantiser.right(Through)
+quantiser.alternative(Through)
 
 
 def through(join, name="join"):
@@ -285,7 +285,7 @@ def through(join, name="join"):
     return type("Quantiser", (Through,), {name: join})
 
 
-for why, join in (
+for cause, join in (
     ("the entry is given as it is: no slope reaches x, and nothing before it learns", lambda self, x, entry: entry),
     (
         "the wrong side is detached: x comes out unchanged, nothing is quantised",
@@ -305,14 +305,14 @@ for why, join in (
         lambda self, x, entry: x + (entry - x).detach() / 2,
     ),
 ):
-    quantiser.mutant(why, ARGMIN)(through(join))
+    quantiser.mutant(cause, ARGMIN)(through(join))
 
 quantiser.mutant("the largest dot product is taken for the smallest distance: long entries win", NEAREST)(
     through(lambda self, x: x @ self.codebook.T, "rate")
 )
 
 
-@quantiser.right
+@quantiser.alternative
 class Masked(nn.Module):
     def __init__(self, size, width):
         super().__init__()
@@ -328,7 +328,7 @@ class Masked(nn.Module):
 # ---- commitment -----------------------------------------------------------------------------------------------------
 
 
-@exercise("Two terms that pull", minutes=15, level=2, answer="CodebookLoss")
+@exercise("Two terms that pull", minutes=15, level=2, answer_name="CodebookLoss")
 def codebook_loss(
     x: Float[Tensor, "batch frames code_dim"], entry: Float[Tensor, "batch frames code_dim"], beta: float = 0.25
 ) -> dict[str, Float[Tensor, "..."]]:
@@ -339,16 +339,16 @@ def codebook_loss(
 
 
 @codebook_loss.cases
-def _(draw):
-    yield "all sizes different", {"x": draw(2, 5, 7), "entry": draw(2, 5, 7)}
-    yield "beta 1.5", {"x": draw(2, 3, 4), "entry": draw(2, 3, 4), "beta": 1.5}
-    yield "beta 0: nothing pulls at x", {"x": draw(2, 3, 4), "entry": draw(2, 3, 4), "beta": 0.0}
-    yield "batch 1, one frame, one number", {"x": draw(1, 1, 1), "entry": draw(1, 1, 1)}
-    same = draw(2, 2, 3)
+def _(rng):
+    yield "all sizes different", {"x": rng.randn(2, 5, 7), "entry": rng.randn(2, 5, 7)}
+    yield "beta 1.5", {"x": rng.randn(2, 3, 4), "entry": rng.randn(2, 3, 4), "beta": 1.5}
+    yield "beta 0: nothing pulls at x", {"x": rng.randn(2, 3, 4), "entry": rng.randn(2, 3, 4), "beta": 0.0}
+    yield "batch 1, one frame, one number", {"x": rng.randn(1, 1, 1), "entry": rng.randn(1, 1, 1)}
+    same = rng.randn(2, 2, 3)
     yield "x is its entry", {"x": same, "entry": same.clone()}
 
 
-@codebook_loss.use
+@codebook_loss.invoke
 def _(answer, x, entry, beta=0.25):
     x, entry = x.clone().requires_grad_(), entry.clone().requires_grad_()
     loss = answer(beta)(x, entry)
@@ -371,9 +371,9 @@ class Pull(nn.Module):
         return self.terms(x, entry, self.beta)
 
 
-codebook_loss.right(Pull)
+codebook_loss.alternative(Pull)
 
-for why, terms in (
+for cause, terms in (
     (
         "nothing is detached: both terms pull at both sides, x far too hard",
         lambda self, x, e, beta: (1 + beta) * F.mse_loss(x, e),
@@ -402,10 +402,10 @@ for why, terms in (
         lambda self, x, e, beta: F.mse_loss(x.detach(), e) + F.mse_loss(x, e.detach()) / 4,
     ),
 ):
-    codebook_loss.mutant(why, ARGMIN)(type("CodebookLoss", (Pull,), {"terms": terms}))
+    codebook_loss.mutant(cause, ARGMIN)(type("CodebookLoss", (Pull,), {"terms": terms}))
 
 
-@codebook_loss.right
+@codebook_loss.alternative
 class Weighed(nn.Module):
     def __init__(self, beta=0.25):
         super().__init__()
@@ -441,13 +441,13 @@ def ema_update(
 
 
 @ema_update.cases
-def _(draw):
+def _(rng):
     def given(points, width, size, **more):
         return {
-            "x": draw(points, width),
-            "nearest": draw.ints(size, points),
-            "counts": 1 + draw(size).abs(),
-            "sums": draw(size, width),
+            "x": rng.randn(points, width),
+            "nearest": rng.randint(size, points),
+            "counts": 1 + rng.randn(size).abs(),
+            "sums": rng.randn(size, width),
             **more,
         }
 
@@ -478,7 +478,7 @@ def moved(
     return over(grown, fresh, counts, c), fresh, grown
 
 
-for why, wrong in (
+for cause, fault in (
     ("the new batch counts fully, not by 1 - gamma: counts and sums grow without end", {"new": lambda gamma: 1.0}),
     ("the batch's mean goes into the sums instead of its sum", {"total": lambda s, c: s / c.clamp(min=1)}),
     ("the new sums are divided by the old counts", {"over": lambda s, fresh, old, c: s / old[:, None]}),
@@ -492,7 +492,7 @@ for why, wrong in (
         {"keep": lambda fresh, old, c: torch.where(c > 0, fresh, old)},
     ),
 ):
-    ema_update.mutant(why, ARGMIN)(functools.partial(moved, **wrong))
+    ema_update.mutant(cause, ARGMIN)(functools.partial(moved, **fault))
 
 
 @ema_update.mutant("gamma and 1 - gamma are exchanged: nearly all is forgotten at each step", ARGMIN)
@@ -511,10 +511,10 @@ def _(x, nearest, counts, sums, gamma=0.99):
     return book, counts, grown
 
 
-ema_update.right(moved)
+ema_update.alternative(moved)
 
 
-@ema_update.right
+@ema_update.alternative
 def _(x, nearest, counts, sums, gamma=0.99):
     counts = torch.lerp(torch.bincount(nearest, minlength=len(counts)).to(counts), counts, gamma)
     sums = torch.lerp(torch.zeros_like(sums).index_add_(0, nearest, x), sums, gamma)
@@ -542,19 +542,19 @@ def revive(
 
 
 @revive.cases
-def _(draw):
+def _(rng):
     some = torch.tensor([1.0, 0.05, 0.5, 0.0, 2.0, 0.01])
-    yield "all sizes different", {"codebook": draw(6, 3), "used": some, "x": draw(8, 3)}
-    yield "all are alive", {"codebook": draw(3, 2), "used": torch.tensor([1.0, 0.2, 0.5]), "x": draw(4, 2)}
+    yield "all sizes different", {"codebook": rng.randn(6, 3), "used": some, "x": rng.randn(8, 3)}
+    yield "all are alive", {"codebook": rng.randn(3, 2), "used": torch.tensor([1.0, 0.2, 0.5]), "x": rng.randn(4, 2)}
     yield (
         "another limit",
-        {"codebook": draw(3, 2), "used": torch.tensor([1.0, 0.2, 0.4]), "x": draw(4, 2), "least": 0.3},
+        {"codebook": rng.randn(3, 2), "used": torch.tensor([1.0, 0.2, 0.4]), "x": rng.randn(4, 2), "least": 0.3},
     )
     yield (
         "exactly the limit is alive",
-        {"codebook": draw(3, 2), "used": torch.tensor([0.5, 0.0, 2.0]), "x": draw(5, 2), "least": 0.5},
+        {"codebook": rng.randn(3, 2), "used": torch.tensor([0.5, 0.0, 2.0]), "x": rng.randn(5, 2), "least": 0.5},
     )
-    yield "more dead entries than points", {"codebook": draw(4, 2), "used": torch.zeros(4), "x": draw(3, 2)}
+    yield "more dead entries than points", {"codebook": rng.randn(4, 2), "used": torch.zeros(4), "x": rng.randn(3, 2)}
 
 
 def woken(
@@ -576,7 +576,7 @@ def woken(
     return book, used
 
 
-for why, wrong in (
+for cause, fault in (
     ("the living are moved and the dead are left alone", {"is_dead": lambda used, least: used >= least}),
     ("only entries that were never used count as dead", {"is_dead": lambda used, least: used == 0}),
     (
@@ -593,7 +593,7 @@ for why, wrong in (
     ("the running use is not set to 1: the same entries are moved again at the next step", {"after": None}),
     ("the running use is set to 0: a woken entry is dead again at once", {"after": 0.0}),
 ):
-    revive.mutant(why, DEAD)(functools.partial(woken, **wrong))
+    revive.mutant(cause, DEAD)(functools.partial(woken, **fault))
 
 
 @revive.mutant("the codebook that was handed over is written into", DEAD)
@@ -602,10 +602,10 @@ def _(codebook, used, x, least=0.1):
     return codebook.copy_(new), used
 
 
-revive.right(woken)
+revive.alternative(woken)
 
 
-@revive.right
+@revive.alternative
 def _(codebook, used, x, least=0.1):
     dead = used < least
     place = (dead.cumsum(dim=0) - 1).clamp(min=0) % len(x)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tinyomni.grade.exercise import exercise
 
-BOOK, TITLE = "10_talker", "The Talker"
+NOTEBOOK, TITLE = "10_talker", "The Talker"
 
 TABLES = "2. A vector for each frame: one table for each codebook"
 GUESSES = "3. From vector to two guesses"
@@ -20,7 +20,7 @@ LOSS = "5. One training step, with every shape (Part 6 of the dry run)"
 OVER = "7. When is it over?"
 CACHE = "8. Writing with the KV cache (Part 5 of the dry run)"
 
-wrong: Any  # what a mutant changes
+fault: Any  # what a mutant changes
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -40,12 +40,12 @@ def embed_codes(
 
 
 @embed_codes.cases
-def _(draw):
-    yield "all sizes different", {"codes": draw.ints(4, 2, 5, 3), "table": draw(12, 7)}
-    yield "batch 1, one frame", {"codes": draw.ints(5, 1, 1, 2), "table": draw(10, 3)}
-    yield "the same two codes in either order", {"codes": torch.tensor([[[1, 2], [2, 1]]]), "table": draw(6, 2)}
-    yield "one codebook", {"codes": draw.ints(5, 2, 3, 1), "table": draw(5, 2)}
-    yield "two books of 128", {"codes": draw.ints(128, 2, 3, 2), "table": draw(256, 2)}
+def _(rng):
+    yield "all sizes different", {"codes": rng.randint(4, 2, 5, 3), "table": rng.randn(12, 7)}
+    yield "batch 1, one frame", {"codes": rng.randint(5, 1, 1, 2), "table": rng.randn(10, 3)}
+    yield "the same two codes in either order", {"codes": torch.tensor([[[1, 2], [2, 1]]]), "table": rng.randn(6, 2)}
+    yield "one codebook", {"codes": rng.randint(5, 2, 3, 1), "table": rng.randn(5, 2)}
+    yield "two books of 128", {"codes": rng.randint(128, 2, 3, 2), "table": rng.randn(256, 2)}
 
 
 def looked_up(codes, table, *, begin=lambda i, size, books: i * size, join=lambda found: found.sum(dim=2)):
@@ -55,7 +55,7 @@ def looked_up(codes, table, *, begin=lambda i, size, books: i * size, join=lambd
     return join(table[(codes + begins) % len(table)])
 
 
-for why, wrong in (
+for cause, fault in (
     (
         "all codes are looked up in the first part: (45, 12) and (12, 45) become one",
         {"begin": lambda i, size, books: 0},
@@ -74,7 +74,7 @@ for why, wrong in (
     ("the vectors stand side by side instead of being added", {"join": lambda found: found.flatten(2)}),
     ("the sum runs over the frames instead of the codebooks", {"join": lambda found: found.sum(dim=1)}),
 ):
-    embed_codes.mutant(why, TABLES)(functools.partial(looked_up, **wrong))
+    embed_codes.mutant(cause, TABLES)(functools.partial(looked_up, **fault))
 
 
 @embed_codes.mutant("the part is 128 rows long, whatever the table says", TABLES)
@@ -82,12 +82,12 @@ def _(codes, table):
     return table[codes + 128 * torch.arange(codes.shape[2])].sum(dim=2)
 
 
-@embed_codes.right
+@embed_codes.alternative
 def _(codes, table):
     return looked_up(codes, table)
 
 
-@embed_codes.right
+@embed_codes.alternative
 def _(codes, table):
     books = codes.shape[2]
     parts = table.unflatten(0, (books, -1))
@@ -114,11 +114,11 @@ def teacher_forcing(
 
 
 @teacher_forcing.cases
-def _(draw):
-    yield "all sizes different", {"codes": draw.ints(90, 3, 5, 2, low=1)}
-    yield "batch 1, one frame", {"codes": draw.ints(90, 1, 1, 2, low=1)}
-    yield "as many frames as codebooks", {"codes": draw.ints(90, 2, 2, 2, low=1)}
-    yield "two frames", {"codes": draw.ints(90, 1, 2, 3, low=1)}
+def _(rng):
+    yield "all sizes different", {"codes": rng.randint(90, 3, 5, 2, low=1)}
+    yield "batch 1, one frame", {"codes": rng.randint(90, 1, 1, 2, low=1)}
+    yield "as many frames as codebooks", {"codes": rng.randint(90, 2, 2, 2, low=1)}
+    yield "two frames", {"codes": rng.randint(90, 1, 2, 3, low=1)}
 
 
 def rolled(codes, by=1, dim=1, start=0):
@@ -129,7 +129,7 @@ def rolled(codes, by=1, dim=1, start=0):
     return sees
 
 
-for why, wrong in (
+for cause, fault in (
     ("nothing is shifted: each frame is told what it should say", lambda codes: (codes.clone(), codes)),
     (
         "the input and the target are both shifted: it learns to speak two frames ahead",
@@ -156,15 +156,15 @@ for why, wrong in (
         lambda codes: (F.pad(codes, (0, 0, 1, 0)), codes),
     ),
 ):
-    teacher_forcing.mutant(why, SHIFT)(wrong)
+    teacher_forcing.mutant(cause, SHIFT)(fault)
 
 
-@teacher_forcing.right
+@teacher_forcing.alternative
 def _(codes):
     return rolled(codes), codes
 
 
-@teacher_forcing.right
+@teacher_forcing.alternative
 def _(codes):
     return F.pad(codes, (0, 0, 1, 0))[:, :-1], codes.clone()
 
@@ -193,12 +193,12 @@ def talker_loss(
 
 
 @talker_loss.cases
-def _(draw):
+def _(rng):
     def given(batch, frames, size, scale=1.0):
         return {
-            "base_logit": scale * draw(batch, frames, size),
-            "res_logit": scale * draw(batch, frames, size),
-            "codes": draw.ints(size, batch, frames, 2),
+            "base_logit": scale * rng.randn(batch, frames, size),
+            "res_logit": scale * rng.randn(batch, frames, size),
+            "codes": rng.randint(size, batch, frames, 2),
         }
 
     yield "all sizes different", given(3, 5, 7)
@@ -211,7 +211,7 @@ def flat(logits, codes, **more):
     return F.cross_entropy(logits.flatten(0, 1), codes.flatten(), **more)
 
 
-for why, wrong in (
+for cause, fault in (
     (
         "the residual is not in the loss: the first loss would be ln 128, half of what is due",
         lambda base, res, codes: flat(base, codes[..., 0]),
@@ -245,15 +245,15 @@ for why, wrong in (
         lambda base, res, codes: flat(base, codes[..., 0], ignore_index=0) + flat(res, codes[..., 1], ignore_index=0),
     ),
 ):
-    talker_loss.mutant(why, SHIFT if "shifted" in why else LOSS)(wrong)
+    talker_loss.mutant(cause, SHIFT if "shifted" in cause else LOSS)(fault)
 
 
-@talker_loss.right
+@talker_loss.alternative
 def _(base_logit, res_logit, codes):
     return flat(base_logit, codes[..., 0]) + flat(res_logit, codes[..., 1])
 
 
-@talker_loss.right
+@talker_loss.alternative
 def _(base_logit, res_logit, codes):
     shares = torch.stack([base_logit, res_logit], dim=2).log_softmax(dim=-1)
     return -shares.gather(-1, codes[..., None]).mean() * 2
@@ -269,12 +269,12 @@ class Voice(nn.Module):
     heads: Tensor
     last: Tensor
 
-    def __init__(self, draw, size, width=4):
+    def __init__(self, rng, size, width=4):
         super().__init__()
         for name, numbers in (
-            ("tables", draw(2, size, width)),
-            ("heads", 2 * draw(2, width, size)),
-            ("last", draw(width)),
+            ("tables", rng.randn(2, size, width)),
+            ("heads", 2 * rng.randn(2, width, size)),
+            ("last", rng.randn(width)),
         ):
             self.register_buffer(name, numbers)
 
@@ -298,12 +298,12 @@ def talker_step(
 
 
 @talker_step.cases
-def _(draw):
-    yield "all sizes different", {"talker": Voice(draw, 11), "codes": draw.ints(11, 3, 5, 2)}
-    yield "the start frame alone", {"talker": Voice(draw, 7), "codes": torch.zeros(1, 1, 2, dtype=torch.long)}
-    yield "batch 1", {"talker": Voice(draw, 9), "codes": draw.ints(9, 1, 4, 2)}
-    yield "as many samples as codebooks", {"talker": Voice(draw, 8), "codes": draw.ints(8, 2, 3, 2)}
-    yield "more samples", {"talker": Voice(draw, 13), "codes": draw.ints(13, 4, 2, 2)}
+def _(rng):
+    yield "all sizes different", {"talker": Voice(rng, 11), "codes": rng.randint(11, 3, 5, 2)}
+    yield "the start frame alone", {"talker": Voice(rng, 7), "codes": torch.zeros(1, 1, 2, dtype=torch.long)}
+    yield "batch 1", {"talker": Voice(rng, 9), "codes": rng.randint(9, 1, 4, 2)}
+    yield "as many samples as codebooks", {"talker": Voice(rng, 8), "codes": rng.randint(8, 2, 3, 2)}
+    yield "more samples", {"talker": Voice(rng, 13), "codes": rng.randint(13, 4, 2, 2)}
 
 
 def spoken(
@@ -323,7 +323,7 @@ def spoken(
     return put(codes, torch.stack(new, dim=dim).reshape(len(codes), 2)), over(end)
 
 
-for why, wrong, see in (
+for cause, fault, section in (
     ("the guesses at the first frame are read, not those at the last", {"at": 0}, CACHE),
     ("the least likely codes are taken", {"choose": lambda z: z.argmin(dim=-1)}, GUESSES),
     ("the residual code is read from the base head", {"pair": lambda base, res: (base, base)}, GUESSES),
@@ -354,15 +354,15 @@ for why, wrong, see in (
     ),
     ("yes or no is given out instead of a probability", {"over": lambda end: (end[:, -1] > 0).to(end.dtype)}, OVER),
 ):
-    talker_step.mutant(why, see)(functools.partial(spoken, **wrong))
+    talker_step.mutant(cause, section)(functools.partial(spoken, **fault))
 
 
-@talker_step.right
+@talker_step.alternative
 def _(talker, codes):
     return spoken(talker, codes)
 
 
-@talker_step.right
+@talker_step.alternative
 def _(talker, codes):
     base, res, end = (each.select(1, codes.shape[1] - 1) for each in talker(codes))
     longer = F.pad(codes, (0, 0, 0, 1))
@@ -373,7 +373,7 @@ def _(talker, codes):
 @talker_step.replaces("tinyomni.talker.next_frame")
 def _(answer):
     def next_frame(talker, codes, text, cache):
-        first = cache.length == 0
+        first = cache.size == 0
 
         def cached(codes):  # the cache knows the frames before, and the text after the first call
             return talker.predict(codes if first else codes[:, -1:], text if first else None, cache)
@@ -396,7 +396,7 @@ def duration_cap(text_tokens: int, per_token: int = 30, least: int = 50, most: i
 
 
 @duration_cap.cases
-def _(draw):
+def _(rng):
     yield "ten tokens", {"text_tokens": 10}
     yield "one token: at least 4 s", {"text_tokens": 1}
     yield "no token", {"text_tokens": 0}
@@ -407,7 +407,7 @@ def _(draw):
     yield "other figures, in between", {"text_tokens": 5, "per_token": 4, "least": 7, "most": 33}
 
 
-for why, wrong in (
+for cause, fault in (
     ("there is no least: a short word has no time to be said", lambda n, per, least, most: min(most, per * n)),
     ("there is no most: a Talker that finds no end goes on and on", lambda n, per, least, most: max(least, per * n)),
     (
@@ -429,8 +429,8 @@ for why, wrong in (
         lambda n, per, least, most: max(least, min(most, per * n)) * 0.08,
     ),
 ):
-    duration_cap.mutant(why, OVER)(
-        lambda text_tokens, per_token=30, least=50, most=1000, wrong=wrong: wrong(text_tokens, per_token, least, most)
+    duration_cap.mutant(cause, OVER)(
+        lambda text_tokens, per_token=30, least=50, most=1000, fault=fault: fault(text_tokens, per_token, least, most)
     )
 
 
@@ -439,12 +439,12 @@ def _(text_tokens, per_token=30, least=50, most=1000):
     return max(50, min(1000, 30 * text_tokens))
 
 
-@duration_cap.right
+@duration_cap.alternative
 def _(text_tokens, per_token=30, least=50, most=1000):
     return max(least, min(most, per_token * text_tokens))
 
 
-@duration_cap.right
+@duration_cap.alternative
 def _(text_tokens, per_token=30, least=50, most=1000):
     return sorted([least, text_tokens * per_token, most])[1]
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from tinyomni.grade.exercise import exercise
 
-BOOK, TITLE = "11_vocoder", "The vocoder"
+NOTEBOOK, TITLE = "11_vocoder", "The vocoder"
 
 OVERLAP = "2. Back from windows to sound: overlap and add"
 SEARCH = "3. Griffin-Lim: to sound and back, until it fits"
 MEL = "4. Undo the mel filters"
 
-wrong: Any  # what a mutant changes
+fault: Any  # what a mutant changes
 
 
 # ---- mel ------------------------------------------------------------------------------------------------------------
@@ -42,13 +42,13 @@ def bands(frequencies, n_mels):
 
 
 @invert_mel.cases
-def _(draw):
+def _(rng):
     filters = bands(23, 6)
-    yield "all sizes different", {"mel": (draw(23, 4).abs().T @ filters), "filters": filters}
+    yield "all sizes different", {"mel": (rng.randn(23, 4).abs().T @ filters), "filters": filters}
     yield "loud and soft bands alternate", {"mel": torch.tensor([[5.0, 0.0, 5.0, 0.0, 5.0, 0.0]]), "filters": filters}
     yield "silence", {"mel": torch.zeros(2, 6), "filters": filters}
-    yield "as many frames as bands", {"mel": draw(3, 3).abs(), "filters": bands(11, 3)}
-    yield "filters of other heights", {"mel": draw(2, 3).abs(), "filters": bands(11, 3) * torch.tensor([1.0, 0.5, 0.2])}
+    yield "as many frames as bands", {"mel": rng.randn(3, 3).abs(), "filters": bands(11, 3)}
+    yield "filters of other heights", {"mel": rng.randn(2, 3).abs(), "filters": bands(11, 3) * torch.tensor([1.0, 0.5, 0.2])}
 
 
 def inverted(mel, filters, *, inverse=lambda filters: torch.linalg.pinv(filters.T), floor=lambda s: s.clamp(min=0)):
@@ -56,7 +56,7 @@ def inverted(mel, filters, *, inverse=lambda filters: torch.linalg.pinv(filters.
     return floor(inverse(filters) @ mel.T)
 
 
-for why, wrong in (
+for cause, fault in (
     (
         "the filters themselves are put on, not their inverse: every band is smeared over its neighbours",
         {"inverse": lambda f: f},
@@ -80,7 +80,7 @@ for why, wrong in (
         {"floor": lambda s: s.clamp(min=0).sqrt()},
     ),
 ):
-    invert_mel.mutant(why, MEL)(functools.partial(inverted, **wrong))
+    invert_mel.mutant(cause, MEL)(functools.partial(inverted, **fault))
 
 
 @invert_mel.mutant(
@@ -95,10 +95,10 @@ def _(mel, filters):
     return inverted(mel, filters).T
 
 
-invert_mel.right(inverted)
+invert_mel.alternative(inverted)
 
 
-@invert_mel.right
+@invert_mel.alternative
 def _(mel, filters):
     return (filters @ torch.linalg.solve(filters.T @ filters, mel.T)).relu()
 
@@ -122,13 +122,13 @@ def overlap_add(
 
 
 @overlap_add.cases
-def _(draw):
-    yield "all sizes different", {"pieces": draw(5, 16), "hop": 4, "window": torch.hann_window(16)}
-    yield "half overlap", {"pieces": draw(4, 12), "hop": 6, "window": torch.hann_window(12)}
-    yield "little overlap", {"pieces": draw(4, 16), "hop": 12, "window": torch.hann_window(16)}
-    yield "two columns", {"pieces": draw(2, 8), "hop": 2, "window": torch.hann_window(8)}
-    yield "a flat window", {"pieces": draw(6, 8), "hop": 3, "window": torch.ones(8)}
-    yield "a lopsided window", {"pieces": draw(6, 8), "hop": 2, "window": torch.linspace(0.3, 1.5, 8)}
+def _(rng):
+    yield "all sizes different", {"pieces": rng.randn(5, 16), "hop": 4, "window": torch.hann_window(16)}
+    yield "half overlap", {"pieces": rng.randn(4, 12), "hop": 6, "window": torch.hann_window(12)}
+    yield "little overlap", {"pieces": rng.randn(4, 16), "hop": 12, "window": torch.hann_window(16)}
+    yield "two columns", {"pieces": rng.randn(2, 8), "hop": 2, "window": torch.hann_window(8)}
+    yield "a flat window", {"pieces": rng.randn(6, 8), "hop": 3, "window": torch.ones(8)}
+    yield "a lopsided window", {"pieces": rng.randn(6, 8), "hop": 2, "window": torch.linspace(0.3, 1.5, 8)}
 
 
 def added(
@@ -149,7 +149,7 @@ def added(
     return sound[first : first + (columns - 1) * hop]
 
 
-for why, wrong in (
+for cause, fault in (
     ("nothing is divided: where more windows overlap it is louder", {"divide": False}),
     ("the sum is divided by windows, not by their squares: the window was put on twice", {"over": lambda w: w}),
     ("the pieces are not multiplied by the window before they are added", {"by": lambda piece, w: piece}),
@@ -164,7 +164,7 @@ for why, wrong in (
         {"by": lambda piece, w: piece / w.clamp(min=1e-3)},
     ),
 ):
-    overlap_add.mutant(why, OVERLAP)(functools.partial(added, **wrong))
+    overlap_add.mutant(cause, OVERLAP)(functools.partial(added, **fault))
 
 
 @overlap_add.mutant("half a window too much is kept at the end", OVERLAP)
@@ -178,10 +178,10 @@ def _(pieces, hop, window):
     return added(pieces, hop, window.flip(0))
 
 
-overlap_add.right(added)
+overlap_add.alternative(added)
 
 
-@overlap_add.right
+@overlap_add.alternative
 def _(pieces, hop, window):
     columns, n = pieces.shape
     place = torch.arange(columns)[:, None] * hop + torch.arange(n)
@@ -226,11 +226,11 @@ def griffin_lim_step(
 
 
 @griffin_lim_step.cases
-def _(draw):
+def _(rng):
     def given(n, columns, hop, **more):
         size = (n // 2 + 1, columns)
-        tables = [torch.polar(0.3 + draw(*size).abs(), 3 * draw(*size)) for _ in range(2)]
-        return {"magnitudes": 0.3 + draw(*size).abs(), "table": tables[0], "before": tables[1], "hop": hop, **more}
+        tables = [torch.polar(0.3 + rng.randn(*size).abs(), 3 * rng.randn(*size)) for _ in range(2)]
+        return {"magnitudes": 0.3 + rng.randn(*size).abs(), "table": tables[0], "before": tables[1], "hop": hop, **more}
 
     yield "all sizes different", given(16, 6, 4, momentum=0.7)
     yield "momentum 0.99", given(8, 4, 2)
@@ -269,7 +269,7 @@ def searched(
     return lengths(moved / moved.abs().clamp(min=1e-16), magnitudes, c), old(c, moved)
 
 
-for why, wrong in (
+for cause, fault in (
     ("there is no momentum", {"ahead": lambda c, b, m: c}),
     (
         "the momentum has the wrong sign: a mean of new and old holds the search back",
@@ -293,7 +293,7 @@ for why, wrong in (
     ("a flat window is used: Hann is due", {"back": lambda table, hop: there_and_back(table, hop, window=torch.ones)}),
     ("the table never becomes a sound: it agrees with itself at once", {"back": lambda table, hop: table}),
 ):
-    griffin_lim_step.mutant(why, SEARCH)(functools.partial(searched, **wrong))
+    griffin_lim_step.mutant(cause, SEARCH)(functools.partial(searched, **fault))
 
 
 @griffin_lim_step.mutant("it is divided by a length of 0, and silence becomes NaN", SEARCH)
@@ -303,10 +303,10 @@ def _(magnitudes, table, before, hop, momentum=0.99):
     return magnitudes * (moved / moved.abs()), c
 
 
-griffin_lim_step.right(searched)
+griffin_lim_step.alternative(searched)
 
 
-@griffin_lim_step.right
+@griffin_lim_step.alternative
 def _(magnitudes, table, before, hop, momentum=0.99):
     c = there_and_back(table, hop)
     return torch.polar(magnitudes, (c - before * (momentum / (1 + momentum))).angle()).to(c.dtype), c

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tinyomni.grade.exercise import exercise, unchanged
 
-BOOK, TITLE = "12_training_loop", "The training loop"
+NOTEBOOK, TITLE = "12_training_loop", "The training loop"
 
 BARE = "1. The loop that always works, when nothing goes wrong"
 LOSS = "2. The loss: one bad batch is enough"
@@ -31,14 +31,14 @@ RATE = "6. The optimiser, and how fast"
 KEEP = "8. Checkpoints that survive"
 PAGE = "10. The step, on one page"
 
-wrong: Any  # what a mutant changes
+fault: Any  # what a mutant changes
 
 
 # ---- NaN ------------------------------------------------------------------------------------------------------------
 
 
 @exercise("Who made the NaN?", minutes=10, level=1)
-def check_finite(where: str, values: Float[Tensor, "batch tokens features"]) -> None:
+def check_finite(where: str, values: Float[Tensor, "batch tokens dim"]) -> None:
     """What should be found in the message, counted number by number."""
     numbers = values.flatten().tolist()
     nan, inf = sum(map(math.isnan, numbers)), sum(map(math.isinf, numbers))
@@ -46,7 +46,7 @@ def check_finite(where: str, values: Float[Tensor, "batch tokens features"]) -> 
     return {"raised": raised, "NaN": nan, "Inf": inf, "place named": bool(nan + inf)}  # type: ignore[return-value]
 
 
-@check_finite.use
+@check_finite.invoke
 def _(answer, where, values):
     try:
         answer(where, values)
@@ -68,17 +68,17 @@ def damaged(values, *, nan=(), inf=(), minus=()):
 
 
 @check_finite.cases
-def _(draw):
+def _(rng):
     yield (
         "all sizes different",
-        {"where": "Thinker", "values": damaged(draw(2, 3, 4), nan=[1, 7], inf=[5], minus=[6, 12])},
+        {"where": "Thinker", "values": damaged(rng.randn(2, 3, 4), nan=[1, 7], inf=[5], minus=[6, 12])},
     )
-    yield "nothing is wrong", {"where": "Talker", "values": draw(2, 3, 2)}
-    yield "large, but finite", {"where": "ViT", "values": 1e30 * draw(1, 2, 3)}
-    yield "NaN only", {"where": "ear", "values": damaged(draw(1, 2, 3), nan=[3])}
-    yield "infinity only", {"where": "Thinker", "values": damaged(draw(2, 2, 2), inf=[3, 4])}
-    yield "minus infinity only", {"where": "Talker", "values": damaged(draw(1, 1, 4), minus=[2])}
-    yield "two NaN in one token", {"where": "eye", "values": damaged(draw(1, 2, 3), nan=[3, 5])}
+    yield "nothing is wrong", {"where": "Talker", "values": rng.randn(2, 3, 2)}
+    yield "large, but finite", {"where": "ViT", "values": 1e30 * rng.randn(1, 2, 3)}
+    yield "NaN only", {"where": "ear", "values": damaged(rng.randn(1, 2, 3), nan=[3])}
+    yield "infinity only", {"where": "Thinker", "values": damaged(rng.randn(2, 2, 2), inf=[3, 4])}
+    yield "minus infinity only", {"where": "Talker", "values": damaged(rng.randn(1, 1, 4), minus=[2])}
+    yield "two NaN in one token", {"where": "eye", "values": damaged(rng.randn(1, 2, 3), nan=[3, 5])}
 
 
 def looked_at(
@@ -98,7 +98,7 @@ def looked_at(
         raise kind(f"Numerical instability{f' in {where}' if name else ''}: NaN={nans}, Inf={infs}")
 
 
-for why, wrong in (
+for cause, fault in (
     ("only NaN is looked for: infinity goes through, and is NaN one step later", {"bad": lambda nan, inf: nan > 0}),
     ("only infinity is looked for", {"bad": lambda nan, inf: inf > 0}),
     ("both have to be there before it complains", {"bad": lambda nan, inf: nan > 0 and inf > 0}),
@@ -111,13 +111,13 @@ for why, wrong in (
     ("the message does not say where", {"name": False}),
     ("an error of another type is raised: the engine catches RuntimeError", {"kind": ValueError}),
 ):
-    check_finite.mutant(why, LOSS)(functools.partial(looked_at, **wrong))
+    check_finite.mutant(cause, LOSS)(functools.partial(looked_at, **fault))
 
 
-check_finite.right(looked_at)
+check_finite.alternative(looked_at)
 
 
-@check_finite.right
+@check_finite.alternative
 def _(where, values):
     nan = int((values != values).sum())
     finite = int(torch.isfinite(values).sum())
@@ -136,14 +136,14 @@ def validate_loss(loss: Float[Tensor, ""] | float, min_loss: float = -1e6, max_l
     return "it went through"  # type: ignore[return-value]
 
 
-@validate_loss.use
+@validate_loss.invoke
 def _(answer, loss, min_loss=-1e6, max_loss=1e6):
     gave = answer(loss, min_loss, max_loss)
     return "it went through" if gave is None else gave
 
 
 @validate_loss.cases
-def _(draw):
+def _(rng):
     for what, number in (
         ("a usual loss", 4.6),
         ("NaN", math.nan),
@@ -179,7 +179,7 @@ def validated(
         raise kind(f"the loss is {value:g}")
 
 
-for why, wrong in (
+for cause, fault in (
     (
         "only the bounds are looked at, by < and >: every comparison with NaN is false, so NaN goes through",
         {"odd": lambda x: False, "inside": lambda x, low, high: not (x < low or x > high)},
@@ -197,7 +197,7 @@ for why, wrong in (
     ("the bounds are always a million, whatever is asked for", {"inside": lambda x, low, high: -1e6 <= x <= 1e6}),
     ("an error of another type is raised: the engine catches RuntimeError", {"kind": ValueError}),
 ):
-    validate_loss.mutant(why, LOSS)(functools.partial(validated, **wrong))
+    validate_loss.mutant(cause, LOSS)(functools.partial(validated, **fault))
 
 
 @validate_loss.mutant("False comes back instead of an error: who does not look at it trains on", LOSS)
@@ -205,10 +205,10 @@ def _(loss, min_loss=-1e6, max_loss=1e6):
     return None if math.isfinite(loss) and min_loss <= loss <= max_loss else False
 
 
-validate_loss.right(validated)
+validate_loss.alternative(validated)
 
 
-@validate_loss.right
+@validate_loss.alternative
 def _(loss, min_loss=-1e6, max_loss=1e6):
     value = torch.as_tensor(loss, dtype=torch.float64)
     if not bool(value.isfinite()) or bool(value < min_loss) or bool(value > max_loss):
@@ -242,7 +242,7 @@ def check_gradient_explosion(model: nn.Module, max_grad_norm: float = 100.0) -> 
     return norm, not norm <= max_grad_norm or math.isinf(norm), False  # type: ignore[return-value]
 
 
-@check_gradient_explosion.use
+@check_gradient_explosion.invoke
 def _(answer, model, max_grad_norm=100.0):
     before = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     norm, exploded = answer(model, max_grad_norm)
@@ -252,17 +252,17 @@ def _(answer, model, max_grad_norm=100.0):
 
 
 @check_gradient_explosion.cases
-def _(draw):
-    yield "three weights", {"model": Sloped(draw(2, 5), draw(3), 2 * draw(4, 3))}
+def _(rng):
+    yield "three weights", {"model": Sloped(rng.randn(2, 5), rng.randn(3), 2 * rng.randn(4, 3))}
     yield "two of 80, together over 100", {"model": Sloped(torch.tensor([80.0]), torch.tensor([80.0, 0.0]))}
     yield (
         "together under 100, though their sum is more",
         {"model": Sloped(torch.tensor([60.0]), torch.tensor([[70.0]]))},
     )
-    yield "exploded", {"model": Sloped(200 * draw(3, 2), draw(2))}
-    yield "NaN", {"model": Sloped(torch.tensor([1.0, math.nan]), draw(3))}
-    yield "infinite", {"model": Sloped(draw(3), torch.tensor([math.inf]))}
-    yield "a weight without a gradient", {"model": Sloped(draw(3), None, draw(2, 2))}
+    yield "exploded", {"model": Sloped(200 * rng.randn(3, 2), rng.randn(2))}
+    yield "NaN", {"model": Sloped(torch.tensor([1.0, math.nan]), rng.randn(3))}
+    yield "infinite", {"model": Sloped(rng.randn(3), torch.tensor([math.inf]))}
+    yield "a weight without a gradient", {"model": Sloped(rng.randn(3), None, rng.randn(2, 2))}
     yield "a limit of 2", {"model": Sloped(torch.tensor([3.0, 4.0])), "max_grad_norm": 2.0}
     yield "exactly the limit", {"model": Sloped(torch.tensor([3.0, 4.0])), "max_grad_norm": 5.0}
     yield "no limit, and infinite", {"model": Sloped(torch.tensor([math.inf])), "max_grad_norm": math.inf}
@@ -279,7 +279,7 @@ def exploded(model, max_grad_norm=100.0, *, over=lambda n, most: not math.isfini
     return norm, over(norm, max_grad_norm)
 
 
-for why, wrong in (
+for cause, fault in (
     ("the lengths of the single gradients are added up: they are no sides of one line", {"join": torch.sum}),
     ("the longest gradient is taken for all of them", {"join": torch.max}),
     ("the mean of the lengths is taken", {"join": torch.mean}),
@@ -297,7 +297,7 @@ for why, wrong in (
     ("the limit is always 100, whatever is asked for", {"over": lambda n, most: not math.isfinite(n) or n > 100}),
     ("the verdict is turned round", {"over": lambda n, most: math.isfinite(n) and n <= most}),
 ):
-    check_gradient_explosion.mutant(why, GRADIENT)(functools.partial(exploded, **wrong))
+    check_gradient_explosion.mutant(cause, GRADIENT)(functools.partial(exploded, **fault))
 
 
 @check_gradient_explosion.mutant("the norm is taken by clipping, and the gradient is shorter afterwards", GRADIENT)
@@ -306,10 +306,10 @@ def _(model, max_grad_norm=100.0):
     return norm, not math.isfinite(norm) or norm > max_grad_norm
 
 
-check_gradient_explosion.right(exploded)
+check_gradient_explosion.alternative(exploded)
 
 
-@check_gradient_explosion.right
+@check_gradient_explosion.alternative
 def _(model, max_grad_norm=100.0):
     slopes = torch.cat([torch.zeros(1)] + [p.grad.detach().flatten() for p in model.parameters() if p.grad is not None])
     norm = slopes.double().pow(2).sum().sqrt().item()
@@ -336,7 +336,7 @@ def cleared(model):
 def accumulate(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    batches: list[tuple[Float[Tensor, "_ features"], Float[Tensor, "_ outputs"]]],
+    batches: list[tuple[Float[Tensor, "_ dim"], Float[Tensor, "_ outputs"]]],
 ) -> float:
     """The large batch itself, in one go."""
     model, optimiser = copy.deepcopy((model, optimiser))
@@ -347,30 +347,30 @@ def accumulate(
     return {"loss": loss.item(), "weights": state(model), "gradients cleared": True}  # type: ignore[return-value]
 
 
-@accumulate.use
+@accumulate.invoke
 def _(answer, model, optimiser, batches):
     model, optimiser = copy.deepcopy((model, optimiser))
     loss = answer(model, optimiser, batches)
     return {"loss": loss, "weights": state(model), "gradients cleared": cleared(model)}
 
 
-def learner(draw, width, out, lr=0.1, kind=torch.optim.SGD):
+def learner(rng, width, out, lr=0.1, kind=torch.optim.SGD):
     """A layer with weights drawn, and its optimiser."""
     layer = nn.utils.skip_init(nn.Linear, width, out)
-    layer.weight.data, layer.bias.data = draw(out, width), draw(out)
+    layer.weight.data, layer.bias.data = rng.randn(out, width), rng.randn(out)
     return {"model": layer, "optimiser": kind(layer.parameters(), lr=lr)}
 
 
 @accumulate.cases
-def _(draw):
+def _(rng):
     def rows(width, out, *sizes):
-        return [(draw(size, width), draw(size, out)) for size in sizes]
+        return [(rng.randn(size, width), rng.randn(size, out)) for size in sizes]
 
-    yield "2, 5 and 4 rows", {**learner(draw, 7, 3), "batches": rows(7, 3, 2, 5, 4)}
-    yield "equally many rows", {**learner(draw, 3, 2), "batches": rows(3, 2, 4, 4)}
-    yield "one batch", {**learner(draw, 3, 1), "batches": rows(3, 1, 5)}
-    yield "one row and nine", {**learner(draw, 2, 1), "batches": rows(2, 1, 1, 9)}
-    yield "AdamW", {**learner(draw, 3, 2, kind=torch.optim.AdamW), "batches": rows(3, 2, 3, 1, 2)}
+    yield "2, 5 and 4 rows", {**learner(rng, 7, 3), "batches": rows(7, 3, 2, 5, 4)}
+    yield "equally many rows", {**learner(rng, 3, 2), "batches": rows(3, 2, 4, 4)}
+    yield "one batch", {**learner(rng, 3, 1), "batches": rows(3, 1, 5)}
+    yield "one row and nine", {**learner(rng, 2, 1), "batches": rows(2, 1, 1, 9)}
+    yield "AdamW", {**learner(rng, 3, 2, kind=torch.optim.AdamW), "batches": rows(3, 2, 3, 1, 2)}
 
 
 def gathered(
@@ -405,7 +405,7 @@ def step_and_forget(optimiser):
     optimiser.zero_grad()
 
 
-for why, wrong in (
+for cause, fault in (
     (
         "every micro-batch counts the same, however many rows it has: a mean of means",
         {"share": lambda n, total, parts: 1 / parts},
@@ -436,13 +436,13 @@ for why, wrong in (
         {"tell": lambda losses, shares: sum(losses) / len(losses)},
     ),
 ):
-    accumulate.mutant(why, BARE if "not cleared" in why else SMALL)(functools.partial(gathered, **wrong))
+    accumulate.mutant(cause, BARE if "not cleared" in cause else SMALL)(functools.partial(gathered, **fault))
 
 
-accumulate.right(gathered)
+accumulate.alternative(gathered)
 
 
-@accumulate.right
+@accumulate.alternative
 def _(model, optimiser, batches):
     optimiser.zero_grad()
     rows = sum(y.numel() for _, y in batches)
@@ -464,7 +464,7 @@ def training_step(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    x: Float[Tensor, "batch features"],
+    x: Float[Tensor, "batch dim"],
     y: Float[Tensor, "batch outputs"],
     limit: float = 100.0,
     clip: float = 1.0,
@@ -493,7 +493,7 @@ def two_batches(x, y):
     return [(x, y), (torch.full_like(x, 0.5), torch.zeros_like(y))]
 
 
-@training_step.use
+@training_step.invoke
 def _(answer, model, optimiser, scaler, x, y, **more):
     model, optimiser, scaler = copy.deepcopy((model, optimiser, scaler))
     said = [answer(model, optimiser, scaler, *batch, **more) for batch in two_batches(x, y)]
@@ -506,14 +506,14 @@ def _(answer, model, optimiser, scaler, x, y, **more):
 
 
 @training_step.cases
-def _(draw):
+def _(rng):
     def given(batch, width, out, scale=1.0, **more):
         grow = {"scaler": torch.amp.GradScaler("cpu", growth_interval=1)}
         return {
-            **learner(draw, width, out),
+            **learner(rng, width, out),
             **grow,
-            "x": scale * draw(batch, width),
-            "y": scale * draw(batch, out),
+            "x": scale * rng.randn(batch, width),
+            "y": scale * rng.randn(batch, out),
             **more,
         }
 
@@ -569,7 +569,7 @@ def stepped(
     return "stepped"
 
 
-for why, wrong, see in (
+for cause, fault, section in (
     ("the loss is never looked at: NaN is only met in the gradient", {"look": "never"}, LOSS),
     (
         "the loss is looked at after `backward`: its NaN stays in the gradient and spoils the next batch",
@@ -600,7 +600,7 @@ for why, wrong, see in (
     ("the gradient is not cleared after a step", {"after": "step update"}, BARE),
     ("the gradient is cleared before the step: the weights never move", {"after": "zero update"}, PAGE),
 ):
-    training_step.mutant(why, see)(functools.partial(stepped, **wrong))
+    training_step.mutant(cause, section)(functools.partial(stepped, **fault))
 
 
 @training_step.mutant("the gradient is clipped at 1, whatever `clip` says", GRADIENT)
@@ -613,10 +613,10 @@ def _(model, optimiser, scaler, x, y, limit=100.0, clip=1.0):
     return stepped(model, optimiser, scaler, x, y, clip=clip)
 
 
-training_step.right(stepped)
+training_step.alternative(stepped)
 
 
-@training_step.right
+@training_step.alternative
 def _(model, optimiser, scaler, x, y, limit=100.0, clip=1.0):
     optimiser.zero_grad()
     loss = (model(x) - y).pow(2).mean()
@@ -653,7 +653,7 @@ def learning_rate(step: int, steps: int, warmup: int, lr: float = 1e-3, floor: f
 
 
 @learning_rate.cases
-def _(draw):
+def _(rng):
     def at(step, steps=40, warmup=8, **more):
         return {"step": step, "steps": steps, "warmup": warmup, **more}
 
@@ -694,7 +694,7 @@ def scheduled(
     return lr * low(floor, fall(min(end, way(step, warmup, steps))), lr)
 
 
-for why, wrong in (
+for cause, fault in (
     ("the first step has a rate of 0: it learns nothing", {"rise": lambda t, w: t / w}),
     ("there is no warm-up: the first steps are as long as any", {"rise": lambda t, w: 1.0}),
     ("the warm-up is not taken off before the cosine: the rate jumps", {"way": lambda t, w, s: t / max(1, s - 1)}),
@@ -721,7 +721,7 @@ for why, wrong in (
     ("the floor is taken for a rate, not for a share of `lr`", {"low": lambda f, fall, lr: fall + f / lr * (1 - fall)}),
     ("behind the last step the rate rises again", {"end": math.inf}),
 ):
-    learning_rate.mutant(why, RATE)(functools.partial(scheduled, **wrong))
+    learning_rate.mutant(cause, RATE)(functools.partial(scheduled, **fault))
 
 
 @learning_rate.mutant("the rate is always 0.001, whatever `lr` says", RATE)
@@ -729,10 +729,10 @@ def _(step, steps, warmup, lr=1e-3, floor=0.05):
     return scheduled(step, steps, warmup, floor=floor)
 
 
-learning_rate.right(scheduled)
+learning_rate.alternative(scheduled)
 
 
-@learning_rate.right
+@learning_rate.alternative
 def _(step, steps, warmup, lr=1e-3, floor=0.05):
     if warmup and step < warmup:
         return (step + 1) / warmup * lr
@@ -794,7 +794,7 @@ def save_safely(path: Path, data: bytes) -> None:
     return {"steps": steps, "the file": data, "all files": [path.name], "on a full disk": OLD, "its error": "is told"}  # type: ignore[return-value]
 
 
-@save_safely.use
+@save_safely.invoke
 def _(answer, path, data):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path
@@ -820,7 +820,7 @@ def held(file):
 
 
 @save_safely.cases
-def _(draw):
+def _(rng):
     yield "a small file", {"path": Path("last.pt"), "data": b"weights"}
     yield "longer than the old one", {"path": Path("step-00000500"), "data": bytes(range(256)) * 5}
     yield "nothing in it", {"path": Path("best"), "data": b""}
@@ -844,7 +844,7 @@ def kept(
                 put(temporary, path)
 
 
-for why, wrong in (
+for cause, fault in (
     ("it is renamed without waiting for the disk: after a power cut the new name may hold nothing", {"order": "move"}),
     ("it is renamed first and synced afterwards: in between, the new name may hold nothing", {"order": "move sync"}),
     ("what Python still holds back is not flushed before the sync: nothing is on the disk yet", {"flush": False}),
@@ -856,7 +856,7 @@ for why, wrong in (
         {"first": lambda path: os.replace(path, path.with_name(f"{path.name}.bak"))},
     ),
 ):
-    save_safely.mutant(why, KEEP)(functools.partial(kept, **wrong))
+    save_safely.mutant(cause, KEEP)(functools.partial(kept, **fault))
 
 
 @save_safely.mutant(
@@ -883,10 +883,10 @@ def _(path, data):
         kept(path, data)
 
 
-save_safely.right(kept)
+save_safely.alternative(kept)
 
 
-@save_safely.right
+@save_safely.alternative
 def _(path, data):
     temporary = path.with_suffix(".new")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from tinyomni.grade.exercise import exercise
 
-BOOK, TITLE = "13_training_the_thinker", "Training the Thinker"
+NOTEBOOK, TITLE = "13_training_the_thinker", "Training the Thinker"
 
 FLOOR = "4. How low can it go?"
 LEARN = "6. Did it learn?"
 
-wrong: Any  # what a mutant changes
+fault: Any  # what a mutant changes
 
 
 # ---- the floor ------------------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def grammar_floor(
 
 
 @grammar_floor.cases
-def _(draw):
+def _(rng):
     def given(weights, lines, tokens):
         return {"weights": torch.tensor(weights), "lines": torch.tensor(lines), "tokens": torch.tensor(tokens)}
 
@@ -53,7 +53,7 @@ def floored(weights, lines, tokens, *, nats=lambda w, n: w * (n / w).log(), leng
     return nats(weights, lines.to(weights)).sum() / length(weights, lines.to(weights), tokens)
 
 
-for why, wrong in (
+for cause, fault in (
     ("a family is not drawn by its weight: each counts alike", {"nats": lambda w, n: (n / w).log() / len(w)}),
     ("which family comes is taken for no surprise", {"nats": lambda w, n: w * n.log()}),
     ("which line of a family comes is taken for no surprise", {"nats": lambda w, n: -w * w.log()}),
@@ -65,13 +65,13 @@ for why, wrong in (
     ("a family's length counts by its number of lines, not by how often it comes",
      {"length": lambda w, n, t: (n * t).sum() / n.sum()}),
 ):  # fmt: skip
-    grammar_floor.mutant(why, FLOOR)(functools.partial(floored, **wrong))
+    grammar_floor.mutant(cause, FLOOR)(functools.partial(floored, **fault))
 
 
-grammar_floor.right(floored)
+grammar_floor.alternative(floored)
 
 
-@grammar_floor.right
+@grammar_floor.alternative
 def _(weights, lines, tokens):
     p = weights / lines
     return -(lines * p * p.log()).sum() / (weights @ tokens)
@@ -99,8 +99,8 @@ def bigram_surprise(
 
 
 @bigram_surprise.cases
-def _(draw):
-    yield "all sizes different", {"train": draw.ints(5, 6, 9, low=1), "test": draw.ints(5, 2, 4, low=1), "vocab": 5}
+def _(rng):
+    yield "all sizes different", {"train": rng.randint(5, 6, 9, low=1), "test": rng.randint(5, 2, 4, low=1), "vocab": 5}
     ends = torch.tensor([[1, 3, 4, 2, 0, 0], [1, 4, 2, 0, 0, 0], [1, 3, 3, 4, 4, 2]])
     yield "lines of different lengths", {"train": ends, "test": ends[:2], "vocab": 6}
     yield "a pair that never came", {"train": ends, "test": torch.tensor([[1, 2, 3]]), "vocab": 6}
@@ -127,7 +127,7 @@ def counted(train, test, vocab, pad=0, *, turn=False, plus=1.0, more=None, count
     return nats[due].mean()
 
 
-for why, wrong in (
+for cause, fault in (
     ("a token is guessed without a look at the one before: that is the unigram", {"alone": True}),
     ("a token is guessed from the one *behind* it: rows and columns of the table are exchanged", {"turn": True}),
     ("no one is added to the counts: a pair that never came is infinitely surprising", {"plus": 0.0}),
@@ -138,13 +138,13 @@ for why, wrong in (
     ("each line's mean counts alike, whatever its length", {"rows": True}),
     ("a token is counted after the one before the one before", {"shift": 2}),
 ):
-    bigram_surprise.mutant(why, LEARN)(functools.partial(counted, **wrong))
+    bigram_surprise.mutant(cause, LEARN)(functools.partial(counted, **fault))
 
 
-bigram_surprise.right(counted)
+bigram_surprise.alternative(counted)
 
 
-@bigram_surprise.right
+@bigram_surprise.alternative
 def _(train, test, vocab, pad=0):
     one_hot = torch.nn.functional.one_hot
     first, second = one_hot(train[:, :-1], vocab).float(), one_hot(train[:, 1:], vocab).float()

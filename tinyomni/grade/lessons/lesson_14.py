@@ -11,12 +11,12 @@ from torch import Tensor
 
 from tinyomni.grade.exercise import exercise
 
-BOOK, TITLE = "14_training_the_image_encoder", "Training the eye"
+NOTEBOOK, TITLE = "14_training_the_image_encoder", "Training the eye"
 
 GAME = "1. A game: which caption belongs to which picture?"
 SEE = "5. Did it learn to see?"
 
-wrong: Any  # what a mutant changes
+fault: Any  # what a mutant changes
 
 
 # ---- how alike ------------------------------------------------------------------------------------------------------
@@ -24,7 +24,7 @@ wrong: Any  # what a mutant changes
 
 @exercise("How alike are they?", minutes=10, level=1)
 def similarities(
-    seen: Float[Tensor, "pictures features"], read: Float[Tensor, "captions features"], log_scale: Float[Tensor, ""]
+    seen: Float[Tensor, "pictures dim"], read: Float[Tensor, "captions dim"], log_scale: Float[Tensor, ""]
 ) -> Float[Tensor, "pictures captions"]:
     """Pair by pair: the cosine of the angle between them."""
     out = seen.new_zeros(len(seen), len(read))
@@ -36,11 +36,11 @@ def similarities(
 
 
 @similarities.cases
-def _(draw):
-    yield "all sizes different", {"seen": draw(3, 5), "read": draw(4, 5) * 3, "log_scale": torch.tensor(1.5)}
-    yield "as many pictures as captions", {"seen": draw(4, 4), "read": draw(4, 4), "log_scale": torch.tensor(0.5)}
-    yield "a scale of 1", {"seen": draw(2, 3) * 9, "read": draw(2, 3), "log_scale": torch.tensor(0.0)}
-    yield "one of each", {"seen": draw(1, 6), "read": draw(1, 6), "log_scale": torch.tensor(-1.0)}
+def _(rng):
+    yield "all sizes different", {"seen": rng.randn(3, 5), "read": rng.randn(4, 5) * 3, "log_scale": torch.tensor(1.5)}
+    yield "as many pictures as captions", {"seen": rng.randn(4, 4), "read": rng.randn(4, 4), "log_scale": torch.tensor(0.5)}
+    yield "a scale of 1", {"seen": rng.randn(2, 3) * 9, "read": rng.randn(2, 3), "log_scale": torch.tensor(0.0)}
+    yield "one of each", {"seen": rng.randn(1, 6), "read": rng.randn(1, 6), "log_scale": torch.tensor(-1.0)}
 
 
 def compared(seen, read, log_scale, *, one=F.normalize, other=F.normalize, scale=torch.exp, put=lambda x: x):
@@ -48,7 +48,7 @@ def compared(seen, read, log_scale, *, one=F.normalize, other=F.normalize, scale
     return put(one(seen) @ other(read).T * scale(log_scale))
 
 
-for why, wrong in (
+for cause, fault in (
     ("nothing is brought to length 1: long vectors are alike to everything",
      {"one": lambda x: x, "other": lambda x: x}),
     ("only the captions are brought to length 1", {"one": lambda x: x}),
@@ -62,13 +62,13 @@ for why, wrong in (
     ("a softmax has been taken already: scores are due", {"put": lambda x: x.softmax(dim=1)}),
     ("vectors are divided by their squared length", {"one": lambda x: x / x.square().sum(1, keepdim=True)}),
 ):  # fmt: skip
-    similarities.mutant(why, GAME)(functools.partial(compared, **wrong))
+    similarities.mutant(cause, GAME)(functools.partial(compared, **fault))
 
 
-similarities.right(compared)
+similarities.alternative(compared)
 
 
-@similarities.right
+@similarities.alternative
 def _(seen, read, log_scale):
     return F.cosine_similarity(seen[:, None], read[None], dim=-1) * log_scale.exp()
 
@@ -86,17 +86,17 @@ def recall(logits: Float[Tensor, "pictures captions"], own: Int[Tensor, "picture
 
 
 @recall.cases
-def _(draw):
-    yield "all sizes different", {"logits": draw(5, 7), "own": draw.ints(7, 5), "k": 2}
-    close = torch.eye(4) * 3 + draw(4, 4)
+def _(rng):
+    yield "all sizes different", {"logits": rng.randn(5, 7), "own": rng.randint(7, 5), "k": 2}
+    close = torch.eye(4) * 3 + rng.randn(4, 4)
     yield "k is 1", {"logits": close, "own": torch.arange(4)}
     yield "own captions in another order", {"logits": close[[2, 0, 3, 1]], "own": torch.tensor([2, 0, 3, 1])}
     yield (
         "a caption that all pictures like best",
         {"logits": close + torch.tensor([9.0, 0, 0, 0]), "own": torch.arange(4)},
     )
-    yield "all are asked for", {"logits": draw(3, 4), "own": draw.ints(4, 3), "k": 4}
-    yield "scores below 0", {"logits": draw(6, 8) - 50, "own": draw.ints(8, 6), "k": 3}
+    yield "all are asked for", {"logits": rng.randn(3, 4), "own": rng.randint(4, 3), "k": 4}
+    yield "scores below 0", {"logits": rng.randn(6, 8) - 50, "own": rng.randint(8, 6), "k": 3}
 
 
 def found(
@@ -115,7 +115,7 @@ def found(
     return float(share((best == mine(own)[:, None]).any(dim=1)))
 
 
-for why, wrong in (
+for cause, fault in (
     ("it is looked for among the pictures: the k best of each *column*",
      {"scores": lambda x: F.pad(x.T, (0, max(0, x.shape[1] - x.shape[0])), value=-1e9)[: x.shape[0]]}),
     ("picture i is held to belong to caption i, whatever `own` says", {"mine": lambda own: torch.arange(len(own))}),
@@ -126,13 +126,13 @@ for why, wrong in (
     ("hits are counted: they are not divided by the pictures", {"share": lambda hits: hits.sum()}),
     ("the share of those that were *not* found", {"share": lambda hits: 1 - hits.float().mean()}),
 ):  # fmt: skip
-    recall.mutant(why, SEE)(functools.partial(found, **wrong))
+    recall.mutant(cause, SEE)(functools.partial(found, **fault))
 
 
-recall.right(found)
+recall.alternative(found)
 
 
-@recall.right
+@recall.alternative
 def _(logits, own, k=1):
     mine = logits.gather(1, own[:, None])
     return ((logits > mine).sum(dim=1) < k).float().mean().item()

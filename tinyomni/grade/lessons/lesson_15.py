@@ -11,12 +11,12 @@ from torch import Tensor
 
 from tinyomni.grade.exercise import exercise
 
-BOOK, TITLE = "15_training_the_recogniser", "Training the ear"
+NOTEBOOK, TITLE = "15_training_the_recogniser", "Training the ear"
 
 TASK = "1. The task: a text, but no times"
 PATHS = "2. The loss: every path, added up"
 
-wrong: Any  # what a mutant changes
+fault: Any  # what a mutant changes
 
 
 # ---- room for a text ------------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ def room_for(text: Int[Tensor, "text_tokens"]) -> int:
 
 
 @room_for.cases
-def _(draw):
+def _(rng):
     yield "one pair", {"text": torch.tensor([8, 5, 12, 12, 15])}
     yield "one character", {"text": torch.tensor([3])}
     yield "all the same", {"text": torch.tensor([4, 4, 4, 4])}
@@ -43,7 +43,7 @@ def _(draw):
     yield "two pairs", {"text": torch.tensor([2, 2, 5, 7, 7, 2])}
 
 
-for why, wrong in (
+for cause, fault in (
     ("equal neighbours are forgotten: without a blank between them they become one", lambda t: len(t)),
     ("a blank is put behind every character: only equal neighbours need one", lambda t: 2 * len(t)),
     ("blanks are put between all characters", lambda t: 2 * len(t) - 1),
@@ -53,10 +53,10 @@ for why, wrong in (
     ("each different character is counted once", lambda t: len(t.unique())),
     ("one too many: no blank is needed at the end", lambda t: 1 + len(t) + int((t[1:] == t[:-1]).sum())),
 ):
-    room_for.mutant(why, TASK)(lambda text, wrong=wrong: int(wrong(text)))
+    room_for.mutant(cause, TASK)(lambda text, fault=fault: int(fault(text)))
 
 
-@room_for.right
+@room_for.alternative
 def _(text):
     return len(text) + sum(one == two for one, two in pairwise(text.tolist()))
 
@@ -72,9 +72,9 @@ def ctc(log_probs: Float[Tensor, "audio_tokens characters"], text: Int[Tensor, "
 
 
 @ctc.cases
-def _(draw):
+def _(rng):
     def given(tokens, characters, *text):
-        return {"log_probs": (2 * draw(tokens, characters)).log_softmax(-1), "text": torch.tensor(text)}
+        return {"log_probs": (2 * rng.randn(tokens, characters)).log_softmax(-1), "text": torch.tensor(text)}
 
     yield "all sizes different", given(7, 5, 3, 1, 4)
     yield "an equal pair", given(6, 4, 2, 3, 3)
@@ -110,7 +110,7 @@ def summed(log_probs, text, *, jump=lambda signs, s: signs[s] != 0 and signs[s] 
     return -total / mean
 
 
-for why, wrong in (
+for cause, fault in (
     ("a blank is never jumped over: a text then needs one between all characters", {"jump": lambda signs, s: False}),
     ("the blank between two equal characters is jumped over too: they become one",
      {"jump": lambda signs, s: signs[s] != 0}),
@@ -128,7 +128,7 @@ for why, wrong in (
      {"best": lambda one, other: torch.logaddexp(one, other) - 0.5}),
     ("the sign is turned: a loss is small where the text is likely", {"mean": -1.0}),
 ):  # fmt: skip
-    ctc.mutant(why, PATHS)(functools.partial(summed, **wrong))
+    ctc.mutant(cause, PATHS)(functools.partial(summed, **fault))
 
 
 @ctc.mutant("it is divided by the number of characters", PATHS)
@@ -136,10 +136,10 @@ def _(log_probs, text):
     return summed(log_probs, text) / len(text)
 
 
-ctc.right(summed)
+ctc.alternative(summed)
 
 
-@ctc.right
+@ctc.alternative
 def _(log_probs, text):
     signs = torch.zeros(2 * len(text) + 1, dtype=torch.long)
     signs[1::2] = text

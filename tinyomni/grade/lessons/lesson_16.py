@@ -9,12 +9,12 @@ from torch import Tensor
 
 from tinyomni.grade.exercise import exercise
 
-BOOK, TITLE = "16_training_the_talker", "Training the voice"
+NOTEBOOK, TITLE = "16_training_the_talker", "Training the voice"
 
 KMEANS = "2. k-means: a good start"
 LOSSES = "7. Three losses: base, residual, end"
 
-wrong: Any  # what a mutant changes
+fault: Any  # what a mutant changes
 
 
 # ---- k-means --------------------------------------------------------------------------------------------------------
@@ -22,8 +22,8 @@ wrong: Any  # what a mutant changes
 
 @exercise("One step of k-means", minutes=15, level=2)
 def kmeans_step(
-    x: Float[Tensor, "rows features"], centres: Float[Tensor, "codebook_size features"]
-) -> Float[Tensor, "codebook_size features"]:
+    x: Float[Tensor, "rows dim"], centres: Float[Tensor, "codebook_size dim"]
+) -> Float[Tensor, "codebook_size dim"]:
     """Row by row to the nearest centre, then a mean for each."""
     members: list[list[Tensor]] = [[] for _ in centres]
     for row in x:
@@ -34,16 +34,16 @@ def kmeans_step(
 
 
 @kmeans_step.cases
-def _(draw):
-    yield "all sizes different", {"x": draw(11, 3) * torch.tensor([3.0, 1.0, 0.5]), "centres": draw(4, 3)}
+def _(rng):
+    yield "all sizes different", {"x": rng.randn(11, 3) * torch.tensor([3.0, 1.0, 0.5]), "centres": rng.randn(4, 3)}
     yield (
         "a centre that nobody is near to",
-        {"x": draw(9, 2), "centres": torch.tensor([[0.3, 0.2], [90.0, 9.0], [-1.0, 0.0]])},
+        {"x": rng.randn(9, 2), "centres": torch.tensor([[0.3, 0.2], [90.0, 9.0], [-1.0, 0.0]])},
     )
-    yield "one centre", {"x": draw(6, 2) + 4, "centres": draw(1, 2)}
-    yield "all rows at one place", {"x": torch.ones(5, 3) * 2, "centres": draw(3, 3)}
-    yield "one long centre", {"x": draw(12, 2), "centres": torch.tensor([[1.0, 0.0], [0.0, 1.0], [-4.0, -4.0]])}
-    yield "rows far from 0", {"x": draw(14, 2) + 7, "centres": draw(3, 2) + 7}
+    yield "one centre", {"x": rng.randn(6, 2) + 4, "centres": rng.randn(1, 2)}
+    yield "all rows at one place", {"x": torch.ones(5, 3) * 2, "centres": rng.randn(3, 3)}
+    yield "one long centre", {"x": rng.randn(12, 2), "centres": torch.tensor([[1.0, 0.0], [0.0, 1.0], [-4.0, -4.0]])}
+    yield "rows far from 0", {"x": rng.randn(14, 2) + 7, "centres": rng.randn(3, 2) + 7}
 
 
 def moved(x, centres, *, near=lambda x, c: torch.cdist(x, c).argmin(dim=1), mean=lambda rows: rows.mean(dim=0),
@@ -57,7 +57,7 @@ def moved(x, centres, *, near=lambda x, c: torch.cdist(x, c).argmin(dim=1), mean
     return torch.stack(new)
 
 
-for why, wrong in (
+for cause, fault in (
     ("each row goes to the *farthest* centre", {"near": lambda x, c: torch.cdist(x, c).argmax(dim=1)}),
     ("the largest product is taken for the smallest distance: long centres get everybody",
      {"near": lambda x, c: (x @ c.T).argmax(dim=1)}),
@@ -73,7 +73,7 @@ for why, wrong in (
     ("centres move only half of the way", {"step": 0.5}),
     ("one row stands for its centre, the first", {"mean": lambda rows: rows[0]}),
 ):  # fmt: skip
-    kmeans_step.mutant(why, KMEANS)(functools.partial(moved, **wrong))
+    kmeans_step.mutant(cause, KMEANS)(functools.partial(moved, **fault))
 
 
 @kmeans_step.mutant("each row gets its centre: as many come out as there are rows, not as there are centres", KMEANS)
@@ -81,10 +81,10 @@ def _(x, centres):
     return centres[torch.cdist(x, centres).argmin(dim=1)]
 
 
-kmeans_step.right(moved)
+kmeans_step.alternative(moved)
 
 
-@kmeans_step.right
+@kmeans_step.alternative
 def _(x, centres):
     nearest = (x[:, None] - centres[None]).square().sum(dim=-1).argmin(dim=1)
     member = torch.nn.functional.one_hot(nearest, len(centres)).to(x)
@@ -110,7 +110,7 @@ def speech_masks(
 
 
 @speech_masks.cases
-def _(draw):
+def _(rng):
     yield "all sizes different", {"frames": torch.tensor([3, 5, 1]), "length": 6}
     yield "one that is as long as the batch: its end does not fit", {"frames": torch.tensor([4, 2]), "length": 4}
     yield "one alone", {"frames": torch.tensor([2]), "length": 3}
@@ -125,7 +125,7 @@ def masked(
     return out(spoken(t, n), ends(t, n))
 
 
-for why, wrong in (
+for cause, fault in (
     ("the frame behind the last one counts as speech", {"spoken": lambda t, n: t <= n}),
     ("the last frame of speech is left out", {"spoken": lambda t, n: t < n - 1}),
     ("the end is due at the last frame of speech, not behind it", {"ends": lambda t, n: t == n - 1}),
@@ -135,13 +135,13 @@ for why, wrong in (
     ("padding is marked and speech is not", {"spoken": lambda t, n: t >= n}),
     ("the end comes first and the speech second", {"out": lambda spoken, ends: (ends, spoken)}),
 ):
-    speech_masks.mutant(why, LOSSES)(functools.partial(masked, **wrong))
+    speech_masks.mutant(cause, LOSSES)(functools.partial(masked, **fault))
 
 
-speech_masks.right(masked)
+speech_masks.alternative(masked)
 
 
-@speech_masks.right
+@speech_masks.alternative
 def _(frames, length):
     ones = torch.nn.functional.one_hot(frames, length + 1).bool()
     return ~ones.cumsum(dim=1).bool()[:, :length], ones[:, :length]

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from tinyomni.grade.exercise import exercise
 
-BOOK, TITLE = "17_bringing_it_together", "Bringing it together"
+NOTEBOOK, TITLE = "17_bringing_it_together", "Bringing it together"
 
 LOSS = "2. The loss is on the answer only"
 FROZEN = "3. Frozen means two things"
 
-wrong: Any  # what a mutant changes
+fault: Any  # what a mutant changes
 
 
 # ---- what is due ----------------------------------------------------------------------------------------------------
@@ -36,8 +36,8 @@ def targets(
 
 
 @targets.cases
-def _(draw):
-    ids = draw.ints(90, 3, 7, low=3)
+def _(rng):
+    ids = rng.randint(90, 3, 7, low=3)
     yield "all sizes different", {"ids": ids, "prompts": torch.tensor([2, 4, 1]), "lengths": torch.tensor([5, 7, 3])}
     yield "one row without padding", {"ids": ids[:1], "prompts": torch.tensor([3]), "lengths": torch.tensor([7])}
     yield (
@@ -58,7 +58,7 @@ def marked(ids, prompts, lengths, skip=-100, *, first=lambda p: p - 1, last=lamb
     return ids.roll(-after, dims=1).masked_fill(~due, skip if fill is None else fill)
 
 
-for why, wrong in (
+for cause, fault in (
     ("the token itself is due, not the one after it: copying is easily learned", {"after": 0}),
     ("the token after the next is due", {"after": 2}),
     ("the token before is due: the shift goes the wrong way", {"after": -1}),
@@ -70,13 +70,13 @@ for why, wrong in (
     ("what is not due is 0, which is a token", {"fill": 0}),
     ("what is not due is always -100, whatever is asked for", {"fill": -100}),
 ):
-    targets.mutant(why, LOSS)(functools.partial(marked, **wrong))
+    targets.mutant(cause, LOSS)(functools.partial(marked, **fault))
 
 
-targets.right(marked)
+targets.alternative(marked)
 
 
-@targets.right
+@targets.alternative
 def _(ids, prompts, lengths, skip=-100):
     rows = []
     for row, prompt, length in zip(ids, prompts.tolist(), lengths.tolist(), strict=True):
@@ -121,7 +121,7 @@ def freeze(model: nn.Module, part: str):
             "learns, again": learn, "in training mode, again": on}  # fmt: skip
 
 
-@freeze.use
+@freeze.invoke
 def _(answer, model, part):
     answer(model, part)
     found: dict[str, list[str]] = {}
@@ -132,7 +132,7 @@ def _(answer, model, part):
 
 
 @freeze.cases
-def _(draw):
+def _(rng):
     yield "the eye", {"model": Pair(0), "part": "eye"}
     yield "the Thinker", {"model": Pair(1), "part": "thinker"}
 
@@ -198,13 +198,13 @@ def hold(model, part):
     frozen.train = lambda mode=True: frozen
 
 
-@freeze.right
+@freeze.alternative
 def _(model, part):
     hold(model, part)
     return model
 
 
-@freeze.right
+@freeze.alternative
 def _(model, part):
     for each in getattr(model, part).parameters():
         each.requires_grad = False

@@ -19,7 +19,7 @@ from tinyomni.grade.exercise import exercise
 from tinyomni.thinker import ThinkerLM
 from tinyomni.vision import ViTTiny
 
-BOOK, TITLE = "18_unified_dry_run", "The unified dry run"
+NOTEBOOK, TITLE = "18_unified_dry_run", "The unified dry run"
 
 TEXT = "2. Part 1: text"
 ALL = "5. Part 4: picture, sound and text"
@@ -28,19 +28,19 @@ QUESTIONS = "12. Seven questions"
 INSIGHTS = "13. Nine insights"
 
 
-def drawn(draw, module):
+def drawn(rng, module):
     """All weights normal numbers: with fresh ones, the answers hardly depend on the input."""
     for parameter in module.parameters():
-        parameter.data = draw(*parameter.shape)
+        parameter.data = rng.randn(*parameter.shape)
     return module.eval()
 
 
-def small_thinker(draw, d_model=8, vocab=20):
+def small_thinker(rng, d_model=8, vocab=20):
     """A Thinker of one layer."""
-    return drawn(draw, ThinkerLM(ThinkerConfig(layers=1, d_model=d_model, heads=2, kv_heads=2, hidden=12, vocab=vocab)))
+    return drawn(rng, ThinkerLM(ThinkerConfig(layers=1, d_model=d_model, heads=2, kv_heads=2, intermediate_size=12, vocab=vocab)))
 
 
-wrong: Any  # what a mutant changes
+fault: Any  # what a mutant changes
 
 
 # ---- 1: the width ---------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def unprojected(thinker, proj_v, cls, ids):
     return thinker(embeddings=x)
 
 
-@exercise("Pitfall 1: the wrong width", minutes=5, level=1, float64=False, rtol=1e-3, atol=1e-3, given=unprojected)
+@exercise("Pitfall 1: the wrong width", minutes=5, level=1, float64=False, rtol=1e-3, atol=1e-3, starter=unprojected)
 def picture_and_text(
     thinker: nn.Module,
     proj_v: nn.Module,
@@ -70,19 +70,19 @@ def picture_and_text(
     return torch.cat([thinker(embeddings=row[None]) for row in rows]).detach()
 
 
-@picture_and_text.use
+@picture_and_text.invoke
 def _(answer, thinker, proj_v, cls, ids):
     return answer(thinker, proj_v, cls, ids).detach()
 
 
 @picture_and_text.cases
-def _(draw):
+def _(rng):
     def given(batch, width, text_tokens):
         return {
-            "thinker": small_thinker(draw),
-            "proj_v": drawn(draw, nn.Linear(width, 8)),
-            "cls": draw(batch, 1, width),
-            "ids": draw.ints(20, batch, text_tokens, low=3),
+            "thinker": small_thinker(rng),
+            "proj_v": drawn(rng, nn.Linear(width, 8)),
+            "cls": rng.randn(batch, 1, width),
+            "ids": rng.randint(20, batch, text_tokens, low=3),
         }
 
     yield "all sizes different", given(2, 6, 5)
@@ -112,7 +112,7 @@ def filled(proj, cls):
     return F.pad(cls, (0, len(proj.weight) - cls.shape[-1]))
 
 
-for why, wrong, see in (
+for cause, fault, section in (
     (
         "the vector is filled up with zeros to the right width: nothing says what its numbers mean to the Thinker",
         {"project": filled},
@@ -145,13 +145,13 @@ for why, wrong, see in (
         PITFALLS,
     ),
 ):
-    picture_and_text.mutant(why, see)(functools.partial(seen, **wrong))
+    picture_and_text.mutant(cause, section)(functools.partial(seen, **fault))
 
 
-picture_and_text.right(seen)
+picture_and_text.alternative(seen)
 
 
-@picture_and_text.right
+@picture_and_text.alternative
 def _(thinker, proj_v, cls, ids):
     x = torch.stack([proj_v(cls).squeeze(1), *thinker.tok_emb(ids).unbind(dim=1)], dim=1)
     return thinker(embeddings=x)
@@ -194,7 +194,7 @@ def grown(
     return ids
 
 
-@exercise("Pitfall 2: too many tokens", minutes=10, level=2, raises=(ValueError,), given=grown)
+@exercise("Pitfall 2: too many tokens", minutes=10, level=2, raises=(ValueError,), starter=grown)
 def answer_within(
     thinker: nn.Module, ids: Int[Tensor, "batch tokens"], new_tokens: int, ctx_len: int = 512
 ) -> Int[Tensor, "batch total"]:
@@ -209,7 +209,7 @@ def answer_within(
     return torch.tensor(texts)
 
 
-@answer_within.use
+@answer_within.invoke
 def _(answer, thinker, ids, new_tokens, ctx_len=512):
     thinker.calls = 0
     try:
@@ -225,9 +225,9 @@ def _(answer, thinker, ids, new_tokens, ctx_len=512):
 
 
 @answer_within.cases
-def _(draw):
+def _(rng):
     def given(batch, tokens, new, **more):
-        return {"thinker": Adder(11), "ids": draw.ints(9, batch, tokens, low=1), "new_tokens": new, **more}
+        return {"thinker": Adder(11), "ids": rng.randint(9, batch, tokens, low=1), "new_tokens": new, **more}
 
     yield "all sizes different", given(2, 5, 3)
     yield "batch 1, one token", given(1, 1, 2)
@@ -244,7 +244,7 @@ def both(ids, new):
     return ids.shape[1] + new
 
 
-for why, wrong in (
+for cause, fault in (
     ("nothing is counted: the context overflows", {"most": lambda limit: 10**9}),
     (
         "the count is looked at before each token: the Thinker has worked for nothing when it is refused",
@@ -266,7 +266,7 @@ for why, wrong in (
         {"count": both, "refuse": lambda ids, new, limit: (ids, max(0, limit - ids.shape[1]))},
     ),
 ):
-    answer_within.mutant(why, QUESTIONS if "each text" in why else PITFALLS)(functools.partial(grown, **wrong))
+    answer_within.mutant(cause, QUESTIONS if "each text" in cause else PITFALLS)(functools.partial(grown, **fault))
 
 
 @answer_within.mutant("it is an `assert`: its error is another one, and `python -O` leaves it out", PITFALLS)
@@ -275,12 +275,12 @@ def _(thinker, ids, new_tokens, ctx_len=512):
     return grown(thinker, ids, new_tokens, ctx_len)
 
 
-@answer_within.right
+@answer_within.alternative
 def _(thinker, ids, new_tokens, ctx_len=512):
     return grown(thinker, ids, new_tokens, ctx_len, count=both)
 
 
-@answer_within.right
+@answer_within.alternative
 def _(thinker, ids, new_tokens, ctx_len=512):
     room = ctx_len - ids.shape[1]
     if room < new_tokens:
@@ -302,14 +302,14 @@ def joined(turns, bos=1):
     return ids
 
 
-@exercise("Pitfall 3: BOS forgotten", minutes=5, level=1, given=joined)
+@exercise("Pitfall 3: BOS forgotten", minutes=5, level=1, starter=joined)
 def prompt_ids(turns: list[list[int]], bos: int = 1) -> list[int]:
     """BOS wherever somebody put it is taken out; then it is put where it belongs."""
     return [bos, *(number for turn in turns for number in turn if number != bos)]
 
 
 @prompt_ids.cases
-def _(draw):
+def _(rng):
     yield "a question", {"turns": [[285, 289, 354]]}
     yield "question, answer, question", {"turns": [[285, 289], [17, 4, 99], [354]]}
     yield "the first turn was encoded with BOS", {"turns": [[1, 285, 289], [17, 4]]}
@@ -323,7 +323,7 @@ def bare(turns, bos):
     return [number for turn in turns for number in turn if number != bos]
 
 
-for why, wrong in (
+for cause, fault in (
     (
         "BOS stands before each turn: to the Thinker, a new text begins there",
         lambda turns, bos: [n for turn in turns for n in [bos, *bare([turn], bos)]],
@@ -340,15 +340,15 @@ for why, wrong in (
     ("an empty text gets no BOS", lambda turns, bos: [bos, *bare(turns, bos)] if bare(turns, bos) else []),
     ("only the newest turn is kept", lambda turns, bos: [bos, *bare(turns[-1:], bos)]),
 ):
-    prompt_ids.mutant(why, PITFALLS)(lambda turns, bos=1, wrong=wrong: wrong(turns, bos))
+    prompt_ids.mutant(cause, PITFALLS)(lambda turns, bos=1, fault=fault: fault(turns, bos))
 
 
-@prompt_ids.right
+@prompt_ids.alternative
 def _(turns, bos=1):
     return [bos, *bare(turns, bos)]
 
 
-@prompt_ids.right
+@prompt_ids.alternative
 def _(turns, bos=1):
     ids = list(chain.from_iterable(turns))
     while bos in ids:
@@ -366,10 +366,10 @@ class Loose(nn.Module):
     table: Tensor
     head: Tensor
 
-    def __init__(self, draw, vocab, width=5):
+    def __init__(self, rng, vocab, width=5):
         super().__init__()
-        self.register_buffer("table", draw(vocab, width))
-        self.register_buffer("head", draw(width, vocab))
+        self.register_buffer("table", rng.randn(vocab, width))
+        self.register_buffer("head", rng.randn(width, vocab))
 
     def forward(self, ids):
         return self.table[ids].cumsum(dim=1).sin() @ self.head
@@ -384,7 +384,7 @@ def flat(thinker, texts):
     return new
 
 
-@exercise("Pitfall 4: no batch axis", minutes=10, level=1, given=flat)
+@exercise("Pitfall 4: no batch axis", minutes=10, level=1, starter=flat)
 def next_tokens(thinker: nn.Module, texts: list[list[int]]) -> list[int]:
     """The model by hand: the running sum of a text's vectors, and the best of the scores."""
     new = []
@@ -397,17 +397,17 @@ def next_tokens(thinker: nn.Module, texts: list[list[int]]) -> list[int]:
 
 
 @next_tokens.cases
-def _(draw):
-    yield "three texts", {"thinker": Loose(draw, 13), "texts": [[1, 5, 9], [1, 4], [1, 7, 3, 12, 6]]}
-    yield "one text", {"thinker": Loose(draw, 11), "texts": [[1, 8, 2, 10]]}
-    yield "one token", {"thinker": Loose(draw, 9), "texts": [[1]]}
+def _(rng):
+    yield "three texts", {"thinker": Loose(rng, 13), "texts": [[1, 5, 9], [1, 4], [1, 7, 3, 12, 6]]}
+    yield "one text", {"thinker": Loose(rng, 11), "texts": [[1, 8, 2, 10]]}
+    yield "one token", {"thinker": Loose(rng, 9), "texts": [[1]]}
     yield (
         "many texts of many lengths",
-        {"thinker": Loose(draw, 17), "texts": [draw.ints(17, n, low=1).tolist() for n in (3, 9, 1, 6, 2, 7, 5, 4)]},
+        {"thinker": Loose(rng, 17), "texts": [rng.randint(17, n, low=1).tolist() for n in (3, 9, 1, 6, 2, 7, 5, 4)]},
     )
     yield (
         "equally long texts",
-        {"thinker": Loose(draw, 12), "texts": [draw.ints(12, 4, low=1).tolist() for _ in range(6)]},
+        {"thinker": Loose(rng, 12), "texts": [rng.randint(12, 4, low=1).tolist() for _ in range(6)]},
     )
 
 
@@ -422,7 +422,7 @@ def run_on(thinker, texts):
     return [int(logits[end - 1].argmax()) for end in accumulate(map(len, texts))]
 
 
-for why, wrong in (
+for cause, fault in (
     (
         "the axis is put at the wrong end: n texts of one token instead of one text of n",
         lambda think, texts: [int(think(torch.tensor(text)[:, None])[-1, -1].argmax()) for text in texts],
@@ -453,15 +453,15 @@ for why, wrong in (
         lambda think, texts: [int(think(torch.tensor([text]))[0, max(0, len(text) - 2)].argmax()) for text in texts],
     ),
 ):
-    next_tokens.mutant(why, PITFALLS if "axis" in why or "batch" in why else TEXT)(wrong)
+    next_tokens.mutant(cause, PITFALLS if "axis" in cause or "batch" in cause else TEXT)(fault)
 
 
-@next_tokens.right
+@next_tokens.alternative
 def _(thinker, texts):
     return [int(thinker(torch.tensor(text)[None])[0, -1].argmax()) for text in texts]
 
 
-@next_tokens.right
+@next_tokens.alternative
 def _(thinker, texts):
     logits, ends = thinker(padded(texts)), torch.tensor([len(text) for text in texts]) - 1
     return logits[torch.arange(len(texts)), ends].argmax(dim=-1).tolist()
@@ -473,13 +473,13 @@ def _(thinker, texts):
 class Parts(nn.Module):
     """Eye, ear, projectors and Thinker under the names that they have in `Omni`, all very small."""
 
-    def __init__(self, draw, vocab=9):
+    def __init__(self, rng, vocab=9):
         super().__init__()
-        ear = AudioConfig(n_mels=16, conv_channels=2, audio_dim=12, layers=1, heads=2, hidden=8)
-        self.thinker = small_thinker(draw, vocab=vocab)
-        self.vision = drawn(draw, ViTTiny(VisionConfig(image_size=32, vision_dim=12, layers=1, heads=2, hidden=8)))
-        self.mel, self.audio = MelFrontend(cfg=ear), drawn(draw, AudioEncoderTiny(ear))
-        self.proj_v, self.proj_a = drawn(draw, nn.Linear(12, 8)), drawn(draw, nn.Linear(12, 8))
+        ear = AudioConfig(n_mels=16, conv_channels=2, audio_dim=12, layers=1, heads=2, intermediate_size=8)
+        self.thinker = small_thinker(rng, vocab=vocab)
+        self.vision = drawn(rng, ViTTiny(VisionConfig(image_size=32, vision_dim=12, layers=1, heads=2, intermediate_size=8)))
+        self.mel, self.audio = MelFrontend(cfg=ear), drawn(rng, AudioEncoderTiny(ear))
+        self.proj_v, self.proj_a = drawn(rng, nn.Linear(12, 8)), drawn(rng, nn.Linear(12, 8))
 
 
 @exercise("The whole model, put together", minutes=30, level=3, float64=False)
@@ -502,14 +502,14 @@ def ask(
 
 
 @ask.cases
-def _(draw):
+def _(rng):
     def given(tokens, picture=True, sound=True, **more):
         found = {
-            "omni": Parts(draw),
-            "ids": torch.cat([torch.ones(1, 1, dtype=torch.long), draw.ints(9, 1, tokens - 1, low=3)], dim=1),
+            "omni": Parts(rng),
+            "ids": torch.cat([torch.ones(1, 1, dtype=torch.long), rng.randint(9, 1, tokens - 1, low=3)], dim=1),
         }
-        found |= {"img": draw(1, 3, 32, 32)} if picture else {}
-        return found | ({"wav": 0.1 * draw(1, 1600)} if sound else {}) | more
+        found |= {"img": rng.randn(1, 3, 32, 32)} if picture else {}
+        return found | ({"wav": 0.1 * rng.randn(1, 1600)} if sound else {}) | more
 
     yield "picture, sound and text", given(5)
     for number in range(2):
@@ -558,7 +558,7 @@ def asked(
     return said
 
 
-for why, wrong, see in (
+for cause, fault, section in (
     ("the text stands before picture and sound: its tokens cannot look at them", {"order": "text img wav"}, ALL),
     ("the sound stands before the picture", {"order": "wav img text"}, ALL),
     ("the picture is left out: the answer comes from sound and text alone", {"order": "wav text"}, ALL),
@@ -581,13 +581,13 @@ for why, wrong, see in (
         ALL,
     ),
 ):
-    ask.mutant(why, see)(functools.partial(asked, **wrong))
+    ask.mutant(cause, section)(functools.partial(asked, **fault))
 
 
-ask.right(asked)
+ask.alternative(asked)
 
 
-@ask.right
+@ask.alternative
 def _(omni, ids, img=None, wav=None, new_tokens=8):
     seen = [] if img is None else [omni.proj_v(omni.vision(img))]
     heard = [] if wav is None else [omni.proj_a(omni.audio(omni.mel(wav)))]

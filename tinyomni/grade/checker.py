@@ -1,0 +1,31 @@
+"""`check`, which a learner calls: it grades an answer, says why it is wrong, and records what passed."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tinyomni.grade import progress
+from tinyomni.grade.grading import Verdict, grade_answer
+from tinyomni.grade.registry import exercises, find_exercise
+
+
+class Checker:
+    """`check.split_heads(my_split_heads)`: one method for each exercise."""
+
+    def __getattr__(self, name: str) -> Callable[[Any], Verdict]:
+        exercise = find_exercise(name)
+
+        def check(answer: Any) -> Verdict:
+            return progress.record(grade_answer(exercise, answer))
+
+        check.__name__ = check.__qualname__ = name
+        check.__doc__ = f"{exercise.title}: {name}{exercise.signature}"
+        return check
+
+    def __dir__(self) -> list[str]:
+        return sorted(exercises())
+
+    def __repr__(self) -> str:
+        return f"check: {', '.join(exercises())}"
+
+
+check = Checker()
