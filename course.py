@@ -1,21 +1,34 @@
 """One command for the whole course. Needs only Python 3.11 to 3.13; everything else it installs into .venv, here.
 
-    python3 course.py dry-run     run the six pipelines and check every shape (options go on to `tinyomni dry-run`)
-    python3 course.py test        everything that CI runs
-    python3 course.py lab         open the lessons in JupyterLab
+    python3 course.py dry-run     run the six pipelines and check every shape
+    python3 course.py lab         open the lessons in JupyterLab; with notebooks/06_seeing.ipynb behind it, that one
+    python3 course.py test        everything that CI runs (installs the linters and what tests compare with, too)
+
+    python3 course.py COMMAND …   any command of tinyomni, with its options:
+        ask caption transcribe speak chat demo      talk to the model
+        progress grade                              exercises
+        world data train curves report export       train and measure a model of your own
+        trace doctor                                look at shapes; look at the installation
+
     python3 course.py notebooks   run all lessons again and store their outputs
     python3 course.py exercises   make exercises/ from solutions/
 
---cpu (before or after the command) asks for the CPU build of torch: a smaller download for a machine without a GPU.
+--cpu, as the first word or behind the command, asks for the CPU build of torch: a smaller download for a machine
+without a GPU. The .venv then keeps to that build; delete it to change your mind.
 """
 
+from __future__ import annotations  # so that an older Python gets as far as the message that it is too old
+
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
@@ -24,6 +37,13 @@ STAMP = VENV / "course-stamp"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 OLDEST, NEWEST = (3, 11), (3, 13)
+PASSED_ON = (
+    "dry-run", "ask", "caption", "transcribe", "speak", "chat", "demo", "progress", "grade", "world", "data", "train",
+    "curves", "report", "export", "trace", "doctor",
+)  # fmt: skip
+"""The commands of tinyomni."""
+EXTRAS = {"test": ["judge", "test"], "demo": ["demo"], "report": ["judge"], "export": ["judge"]}
+"""What a command needs beyond what every learner gets, as extras of pyproject.toml."""
 
 
 def say(text: str) -> None:
@@ -53,11 +73,20 @@ def environment() -> dict[str, str]:
     return env | {name: str(HOME / folder) for name, folder in folders.items()}
 
 
-def fingerprint(cpu: bool) -> str:
-    """Changes when something has to be installed again."""
-    parts = [sys.version, str(HERE), f"cpu={cpu}"]
+def fingerprint() -> str:
+    """Changes when everything has to be installed again."""
+    parts = [sys.version, str(HERE)]
     parts += [(HERE / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "constraints.txt")]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def installed() -> dict[str, Any]:
+    """What the stamp says of .venv: its fingerprint, its extras and whether it has the CPU build of torch."""
+    nothing = {"fingerprint": "", "extras": [], "cpu": False}
+    try:
+        return nothing | json.loads(STAMP.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):  # no stamp, or a damaged one: install again
+        return nothing
 
 
 def works(command: list[str]) -> bool:
@@ -97,16 +126,19 @@ def follow(command: list[str]) -> None:
     say(f"  installed in {time.monotonic() - start:.0f} s")
 
 
-def set_up(cpu: bool) -> None:
-    """Make .venv and install the pinned packages, unless that is done already."""
+def set_up(extras: Sequence[str] = (), cpu: bool = False) -> None:
+    """Make .venv and install the pinned packages, unless that is done already. What is installed once stays."""
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         raise SystemExit(
             f"course.py: Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}. Try python3.12 course.py"
         )
-    wanted = fingerprint(cpu)
-    if PYTHON.exists() and STAMP.exists() and STAMP.read_text(encoding="utf-8") == wanted:
+    before = installed()
+    cpu = cpu or before["cpu"]
+    wanted = {"fingerprint": fingerprint(), "extras": sorted({"course", *extras, *before["extras"]}), "cpu": cpu}
+    if PYTHON.exists() and wanted == before:
         return
-    say("Setting up .venv (the first time: some GB, a minute or several)")
+    first = not before["fingerprint"]
+    say("Setting up .venv (the first time: some GB, a minute or several)" if first else "Bringing .venv up to date")
     uv = find_uv()
     if not works([str(PYTHON), "-c", ""]):
         shutil.rmtree(VENV, ignore_errors=True)
@@ -116,21 +148,24 @@ def set_up(cpu: bool) -> None:
     if not uv and works([str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check", "uv"]):
         uv = [str(PYTHON), "-m", "uv"]
     STAMP.unlink(missing_ok=True)
-    packages = ["-c", "constraints.txt", "-e", ".[course,test]"]
+    packages = ["-c", "constraints.txt", "-e", f".[{','.join(wanted['extras'])}]"]
     if uv:
         backend = ["--torch-backend", "cpu"] if cpu else []
         follow([*uv, "pip", "install", "--python", str(PYTHON), *backend, *packages])
     else:
         if cpu:
-            say("  --cpu needs uv, which could not be had; going on with the usual build of torch")
+            say("  --cpu needs uv, which could not be installed; going on with the usual build of torch")
         follow([str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", *packages])
-    STAMP.write_text(wanted, encoding="utf-8")
+    STAMP.write_text(json.dumps(wanted), encoding="utf-8")
+    if first:
+        activate = BIN / "activate" if os.name == "nt" else f"source {BIN.relative_to(HERE) / 'activate'}"
+        say(f"  To type `tinyomni …` instead of `python3 course.py …`, activate the environment: {activate}")
 
 
-def run(*command: str | Path, **more: str) -> int:
-    """Run a command of the venv in the checkout; its exit status."""
+def run(*command: str | Path, folder: Path = HERE, **more: str) -> int:
+    """Run a command of the venv, in the checkout if no other folder is named; its exit status."""
     try:
-        return subprocess.run([str(part) for part in command], cwd=HERE, env=environment() | more).returncode
+        return subprocess.run([str(part) for part in command], cwd=folder, env=environment() | more).returncode
     except KeyboardInterrupt:
         return 130
 
@@ -142,6 +177,7 @@ def test() -> int:
         "ruff": [PYTHON, "-m", "ruff", "check", "."],
         "ruff format": [PYTHON, "-m", "ruff", "format", "--check", "."],
         "mypy": [PYTHON, "-m", "mypy"],
+        "imports": [BIN / "lint-imports", "--no-cache"],
         "tests": pytest,
     }
     if any((HERE / "notebooks").glob("*.ipynb")):
@@ -184,23 +220,24 @@ def lab(options: list[str]) -> int:
 
 def main(arguments: list[str]) -> int:
     """Set up, then do what was asked."""
-    cpu = "--cpu" in arguments
-    command, *options = [word for word in arguments if word != "--cpu"] or ["help"]
-    if command not in ("dry-run", "test", "lab", "notebooks", "exercises"):
+    cpu = "--cpu" in arguments[:2]
+    words = [word for place, word in enumerate(arguments) if not (word == "--cpu" and place < 2)]
+    command, *options = words or ["help"]
+    own = {"test": test, "notebooks": notebooks, "exercises": exercises}
+    if command not in ("lab", *own, *PASSED_ON):
         say((__doc__ or "").strip())
         return 0 if command in ("help", "-h", "--help") else 2
-    if options and command in ("test", "notebooks", "exercises"):
-        say(f"course.py {command} takes no options, got {' '.join(options)}")
+    if options and command in own:
+        say(f"course.py {command}: expected no options, got {' '.join(options)}")
         return 2
     try:
-        set_up(cpu)
+        set_up(EXTRAS.get(command, []), cpu)
     except KeyboardInterrupt:
-        say("\nstopped; the next run takes up where this one ended")
+        say("\nstopped; the next run continues where this one ended")
         return 130
-    if command == "dry-run":
-        return run(PYTHON, "-m", "tinyomni", "dry-run", *options)
-    without_options = {"test": test, "notebooks": notebooks, "exercises": exercises}
-    return lab(options) if command == "lab" else without_options[command]()
+    if command in PASSED_ON:
+        return run(PYTHON, "-m", "tinyomni", command, *options, folder=Path.cwd())
+    return lab(options) if command == "lab" else own[command]()
 
 
 if __name__ == "__main__":

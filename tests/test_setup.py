@@ -1,5 +1,6 @@
 """course.py, the doctor, and that the files which name packages agree."""
 
+import ast
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tinyomni import cli
 from tinyomni.cli import doctor
 
 TOP = Path(__file__).resolve().parent.parent
@@ -22,24 +24,60 @@ def pins() -> dict[str, str]:
     return dict(re.match(r"([\w.-]+)==([^ ;]+)", line).groups() for line in lines if re.match(r"[\w.-]+==", line))
 
 
-def test_pins_hold_every_package_and_no_host_or_path() -> None:
+def declared(*extras: str) -> set[str]:
+    """The packages that pyproject.toml names, always and for these extras."""
     project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [
-        *project["dependencies"],
-        *project["optional-dependencies"]["course"],
-        *project["optional-dependencies"]["test"],
-    ]
-    names = {re.split(r"[=<>]", each)[0].lower() for each in wanted}
-    assert names <= set(pins())
+    named = [*project["dependencies"], *(each for extra in extras for each in project["optional-dependencies"][extra])]
+    return {re.split(r"[=<>]", each)[0].lower() for each in named}
+
+
+def imported(*folders: str) -> set[str]:
+    """The packages of others that Python files and notebooks in these folders import."""
+    found = set()
+    for folder in folders:
+        sources = [path.read_text(encoding="utf-8") for path in (TOP / folder).rglob("*.py")]
+        for path in (TOP / folder).rglob("*.ipynb"):
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            code = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
+            sources.append(re.sub(r"^\s*[%!].*$", "", code, flags=re.MULTILINE))
+        for source in sources:
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    found.add((node.module or "").split(".")[0])
+    own = {
+        "tinyomni",
+        "course",
+        *(path.stem for folder in ("tests", "benchmarks") for path in (TOP / folder).iterdir()),
+    }
+    names = {"PIL": "pillow", "sklearn": "scikit-learn", "IPython": "ipython", "espeakng_loader": "espeakng-loader"}
+    return {names.get(each, each) for each in found - own - sys.stdlib_module_names}
+
+
+def test_every_import_is_of_a_declared_package() -> None:
+    assert imported("tinyomni") <= declared("course", "judge", "demo")
+    assert imported("notebooks", "exercises", "solutions") <= declared("course")
+    assert imported("tests") <= declared("course", "test", "judge", "demo")
+    assert imported("benchmarks") <= declared("course", "test", "bench")
+
+
+def test_a_learner_gets_no_tools_of_developers() -> None:
+    tools = {"mypy", "ruff", "librosa", "transformers", "playwright", "pocketsphinx", "hypothesis", "import-linter"}
+    assert not declared("course") & tools and tools <= declared("judge", "test")
+
+
+def test_pins_hold_every_package_and_no_host_or_path() -> None:
+    assert declared("course", "test", "judge", "demo", "bench") <= set(pins())
     assert pins()["torch"] == pins()["torchaudio"] == doctor.PAIR == "2.11.0"
     text = (TOP / "constraints.txt").read_text(encoding="utf-8")
     assert "://" not in text and "--index" not in text and "--find-links" not in text
-    assert {each.split(">")[0] for each in project["dependencies"]} == {"torch", "jaxtyping", "beartype"}
+    assert declared() == {"torch", "jaxtyping", "beartype"}
 
 
 def test_conda_users_get_the_same() -> None:
     text = (TOP / "environment.yml").read_text(encoding="utf-8")
-    assert "- -c constraints.txt" in text and "- -e .[course,test]" in text
+    assert "- -c constraints.txt" in text and "- -e .[course,judge,test]" in text
     # no version stands there a second time, but Python's, which the project must allow
     assert re.findall(r"[=<>]+\s*([\d.]+)", text) == ["3.11"]
 
@@ -47,6 +85,15 @@ def test_conda_users_get_the_same() -> None:
 def test_ci_calls_the_readmes_command() -> None:
     assert "python3 course.py test" in (TOP / ".ci" / "run").read_text(encoding="utf-8")
     assert "python3 course.py test" in (TOP / "README.md").read_text(encoding="utf-8")
+
+
+def test_one_version_and_the_same_pythons_everywhere() -> None:
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"\nversion: {project['version']}\n" in (TOP / "CITATION.cff").read_text(encoding="utf-8")
+    workflow = (TOP / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    pythons = [f"3.{minor}" for minor in range(course.OLDEST[1], course.NEWEST[1] + 1)]
+    assert f"python: {json.dumps(pythons)}" in workflow and "python course.py test" in workflow
+    assert project["requires-python"] == f">=3.{course.OLDEST[1]},<3.{course.NEWEST[1] + 1}"
 
 
 def test_course_needs_the_standard_library_only() -> None:
@@ -57,16 +104,14 @@ def test_course_needs_the_standard_library_only() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["help"], ["--help"], ["sing"], ["test", "--fast"]])
 def test_course_explains_itself_without_setting_up(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        course, "set_up", lambda cpu: pytest.fail("nothing is to be installed") if "test" not in arguments else None
-    )
+    monkeypatch.setattr(course, "set_up", lambda *_: pytest.fail("nothing is to be installed"))
     assert course.main(arguments) == (0 if arguments in ([], ["help"], ["--help"]) else 2)
 
 
 def test_a_wrong_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(course.sys, "version_info", (3, 10, 1))
     with pytest.raises(SystemExit, match=r"3\.11 to 3\.13"):
-        course.set_up(False)
+        course.set_up()
 
 
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, uv: list[str]) -> list[list[str]]:
@@ -77,6 +122,7 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path, uv: list[str]) -> lis
     for name, value in {
         "HERE": folder,
         "VENV": venv,
+        "BIN": venv / "bin",
         "PYTHON": venv / "bin" / "python",
         "STAMP": venv / "stamp",
     }.items():
@@ -102,30 +148,73 @@ def test_set_up_installs_once_and_again_when_the_pins_change(
     uv: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     done = install(monkeypatch, tmp_path, uv)
-    course.set_up(False)
-    assert done[-1][-4:] == ["-c", "constraints.txt", "-e", ".[course,test]"]
+    course.set_up()
+    assert done[-1][-4:] == ["-c", "constraints.txt", "-e", ".[course]"]
     assert (done[-1][0] == "uv") == bool(uv)
     count = len(done)
-    course.set_up(False)
+    course.set_up()
     assert len(done) == count
     (tmp_path / "constraints.txt").write_text("y", encoding="utf-8")
-    course.set_up(False)
+    course.set_up()
     assert len(done) > count
 
 
-def test_an_installation_that_was_broken_off_is_done_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_a_command_needs_is_added_and_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     done = install(monkeypatch, tmp_path, ["uv"])
-    course.set_up(False)
+    course.set_up()
+    course.set_up(["test"])
+    assert done[-1][-1] == ".[course,test]"
+    count = len(done)
+    for extras in ([], ["test"]):
+        course.set_up(extras)
+    assert len(done) == count
+    (tmp_path / "constraints.txt").write_text("y", encoding="utf-8")
+    course.set_up()
+    assert done[-1][-1] == ".[course,test]"
+
+
+def test_how_to_activate_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(monkeypatch, tmp_path, ["uv"])
+    course.set_up()
+    assert f"source {Path('.venv/bin/activate')}" in capsys.readouterr().out or os.name == "nt"
+    course.set_up(["test"])
+    course.set_up()
+    assert "activate" not in capsys.readouterr().out
+
+
+def test_an_interrupted_installation_is_done_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done = install(monkeypatch, tmp_path, ["uv"])
+    course.set_up()
     (tmp_path / ".venv" / "stamp").unlink()
     count = len(done)
-    course.set_up(False)
+    course.set_up()
     assert len(done) > count and (tmp_path / ".venv" / "stamp").exists()
 
 
 def test_cpu_asks_uv_for_the_small_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     done = install(monkeypatch, tmp_path, ["uv"])
-    course.set_up(True)
+    course.set_up(cpu=True)
     assert "--torch-backend cpu" in " ".join(done[-1])
+    count = len(done)
+    course.set_up()  # it keeps to that build
+    assert len(done) == count
+
+
+def test_every_command_of_tinyomni_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (commands,) = (each.choices for each in cli.parser()._actions if isinstance(each.choices, dict))
+    assert sorted(course.PASSED_ON) == sorted(commands)
+    assert all(re.search(rf"\b{name}\b", course.__doc__) for name in commands)
+    done: list[tuple[object, ...]] = []
+    monkeypatch.setattr(course, "set_up", lambda extras, cpu: done.append((tuple(extras), cpu)))
+    monkeypatch.setattr(course, "run", lambda *command, folder: done.append((*command[1:], folder)) or 3)
+    monkeypatch.chdir(tmp_path)
+    assert course.main(["--cpu", "ask", "--image", "mine.png", "What is it?"]) == 3
+    assert done == [((), True), ("-m", "tinyomni", "ask", "--image", "mine.png", "What is it?", tmp_path)]
+    done.clear()
+    course.main(["trace", "script.py", "--cpu"])  # the script's own option
+    assert done == [((), False), ("-m", "tinyomni", "trace", "script.py", "--cpu", tmp_path)]
 
 
 def test_nothing_is_written_to_the_home() -> None:
