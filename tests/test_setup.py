@@ -69,7 +69,7 @@ def test_a_learner_gets_no_tools_of_developers() -> None:
 
 def test_pins_hold_every_package_and_no_host_or_path() -> None:
     assert declared("course", "test", "judge", "demo", "bench") <= set(pins())
-    assert pins()["torch"] == pins()["torchaudio"] == doctor.PAIR == "2.11.0"
+    assert pins()["torch"] == pins()["torchaudio"] == doctor.TORCH == "2.11.0"
     text = (TOP / "constraints.txt").read_text(encoding="utf-8")
     assert "://" not in text and "--index" not in text and "--find-links" not in text
     assert declared() == {"torch", "jaxtyping", "beartype"}
@@ -239,20 +239,20 @@ def test_nothing_is_written_to_the_home() -> None:
     ],
 )
 def test_broken_pairs_are_named_with_a_cure(torch: str | None, torchaudio: str | None, words: str) -> None:
-    good, _, text = doctor.pair(torch, torchaudio)
+    good, _, text = doctor.check_torch(torch, torchaudio)
     assert (not good and words in text and "2.11.0" in text) or "course.py" in text
 
 
 def test_good_pairs_pass() -> None:
     assert all(
-        doctor.pair(*both)[0] for both in [("2.11.0", "2.11.0"), ("2.11.0+cpu", "2.11.0"), ("2.11.0+cu130",) * 2]
+        doctor.check_torch(*both)[0] for both in [("2.11.0", "2.11.0"), ("2.11.0+cpu", "2.11.0"), ("2.11.0+cu130",) * 2]
     )
 
 
 def test_a_broken_pair_is_never_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "version", lambda package: {"torch": "2.13.0"}.get(package, "2.11.0"))
     monkeypatch.setattr(
-        doctor, "importable", lambda package: pytest.fail("tried to import a pair that is known to be broken")
+        doctor, "check_import", lambda package: pytest.fail("tried to import a pair that is known to be broken")
     )
     assert any(not good and "two releases" in text for good, _, text in doctor.findings())
 
@@ -260,16 +260,19 @@ def test_a_broken_pair_is_never_imported(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_doctor_is_content_here_and_its_exit_status_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     assert doctor.main(lines.append) == 0, lines
-    monkeypatch.setattr(doctor, "tokenizer", lambda: (False, "tokenizer", "gone"))
+    monkeypatch.setattr(doctor, "check_tokenizer", lambda: doctor.Finding(False, "tokenizer", "gone"))
     assert doctor.main(lines.append) == 1 and "WRONG  tokenizer: gone" in lines
 
 
 def test_a_kernel_of_another_python_is_named(tmp_path: Path) -> None:
-    assert not doctor.kernel(tmp_path)[0]
+    assert not doctor.check_kernel(tmp_path)[0]
     (tmp_path / "kernel.json").write_text(
         json.dumps({"argv": ["/another/python", "-m", "ipykernel"]}), encoding="utf-8"
     )
-    assert "/another/python" in doctor.kernel(tmp_path)[2]
+    assert "/another/python" in doctor.check_kernel(tmp_path)[2]
+    for damaged in ("{", "{}", "[]", '{"argv": []}'):
+        (tmp_path / "kernel.json").write_text(damaged, encoding="utf-8")
+        assert "is damaged" in doctor.check_kernel(tmp_path).text
 
 
 def test_the_command_survives_a_console_without_signs() -> None:

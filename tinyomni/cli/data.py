@@ -28,9 +28,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     data = commands.add_parser("data", help="inspect custom data before anyone trains on it")
     data.add_argument("what", choices=["inspect"])
-    data.add_argument(
-        "path", help="a manifest (CSV, JSONL), text files, LJSpeech, LibriSpeech or COCO captions"
-    )
+    data.add_argument("path", help="a manifest (CSV, JSONL), text files, LJSpeech, LibriSpeech or COCO captions")
     data.add_argument("--allow-outside", action="store_true", help="allow paths that leave the manifest's folder")
     data.set_defaults(run=run_data)
 
@@ -60,7 +58,7 @@ def run_world(args: argparse.Namespace) -> int:
 
 def run_data(args: argparse.Namespace) -> int:
     """Say what is in a manifest; 1 if rows of it cannot be used."""
-    from tinyomni.data.corpora import inspect
+    from tinyomni.data.custom import inspect
 
     found = inspect(args.path, allow_outside=args.allow_outside)
     say(str(found))

@@ -1,19 +1,28 @@
-"""`tinyomni doctor`: what is installed, what is wrong, and how to mend it. It imports nothing that may be broken."""
+"""What `tinyomni doctor` checks: what is installed, what is wrong, how to repair it.
+
+What may be broken is imported in a process of its own, so that the doctor itself survives.
+"""
 
 import ctypes.util
 import importlib.metadata
-import importlib.util
 import json
 import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-PAIR = "2.11.0"
-MEND = "Run python3 course.py dry-run, which installs the pinned packages."
+TORCH = "2.11.0"
+REPAIR = "Run python3 course.py dry-run, which installs the pinned packages."
 
-Finding = tuple[bool, str, str]  # good, what was looked at, what was found and how to mend it
+
+class Finding(NamedTuple):
+    """One line of the doctor's report."""
+
+    good: bool
+    name: str
+    text: str  # what was found, and how to repair it
 
 
 def version(package: str) -> str | None:
@@ -24,110 +33,112 @@ def version(package: str) -> str | None:
         return None
 
 
-def python() -> Finding:
+def run_code(code: str) -> tuple[bool, str]:
+    """Whether a line of Python succeeds in a process of its own, and the last line that it printed."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
+    return done.returncode == 0, lines[-1] if lines else ""
+
+
+def check_python() -> Finding:
     """Python 3.11 to 3.13."""
     good = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    return (
-        good,
-        "Python",
-        platform.python_version() + ("" if good else ": 3.11 to 3.13 is needed. Make a new environment."),
-    )
+    more = "" if good else ": expected 3.11 to 3.13. Make a new environment."
+    return Finding(good, "Python", platform.python_version() + more)
 
 
-def pair(torch: str | None, torchaudio: str | None) -> Finding:
-    """Are torch and torchaudio of one release and one build? Torchaudio's binary fits one torch only."""
+def check_torch(torch: str | None, torchaudio: str | None) -> Finding:
+    """Whether torch and torchaudio are of one release and one build; torchaudio's binary fits one torch only."""
     name, both = "torch and torchaudio", f"torch {torch}, torchaudio {torchaudio}"
     if torch is None or torchaudio is None:
-        missing = " and ".join(
-            package for package, found in (("torch", torch), ("torchaudio", torchaudio)) if found is None
-        )
-        return False, name, f"{missing} missing. {MEND}"
-    mend = f"pip install torch=={PAIR} torchaudio=={PAIR}"
+        missing = [package for package, found in (("torch", torch), ("torchaudio", torchaudio)) if found is None]
+        return Finding(False, name, f"{' and '.join(missing)} missing. {REPAIR}")
+    install = f"pip install torch=={TORCH} torchaudio=={TORCH}"
     (release, _, build), (audio_release, _, audio_build) = torch.partition("+"), torchaudio.partition("+")
     if release.split(".")[:2] != audio_release.split(".")[:2]:
-        return False, name, f"{both}: two releases, importing torchaudio fails. {mend}"
+        return Finding(False, name, f"{both}: two releases, importing torchaudio fails. {install}")
     if build and audio_build and build != audio_build:
-        return False, name, f"{both}: two builds (+{build}, +{audio_build}), importing torchaudio fails. {mend}"
-    if release != PAIR:
-        return False, name, f"{both}: the course was tested with {PAIR} only. {mend}"
-    return True, name, both
+        return Finding(False, name, f"{both}: two builds (+{build}, +{audio_build}), torchaudio fails. {install}")
+    if release != TORCH:
+        return Finding(False, name, f"{both}: the course was tested with {TORCH} only. {install}")
+    return Finding(True, name, both)
 
 
-def importable(package: str) -> Finding:
-    """Can the package really be imported? Tried in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", f"import {package}"], capture_output=True, text=True)
-    if done.returncode == 0:
-        return True, f"import {package}", "works"
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    return False, f"import {package}", f"{last}. {MEND}"
+def check_import(package: str) -> Finding:
+    """Whether the package can really be imported."""
+    good, last = run_code(f"import {package}")
+    return Finding(good, f"import {package}", "works" if good else f"{last or 'no message'}. {REPAIR}")
 
 
-def gpu() -> Finding:
-    """Which accelerator there is. None is fine."""
-    code = "import torch as t; print(t.cuda.get_device_name() if t.cuda.is_available() else '')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    return True, "GPU", done.stdout.strip() or "none: everything runs on the CPU, training takes longer"
+def check_gpu() -> Finding:
+    """Which accelerator there is; none is fine."""
+    _, name = run_code("import torch as t; print(t.cuda.get_device_name() if t.cuda.is_available() else '')")
+    return Finding(True, "GPU", name or "none: everything runs on the CPU, training takes longer")
 
 
-def sound() -> Finding:
-    """Can recordings be read and written?"""
+def check_audio_files() -> Finding:
+    """Whether recordings can be read and written."""
+    name = "audio files"
     if version("soundfile") is None:
-        return False, "sound files", f"soundfile missing. {MEND}"
-    done = subprocess.run([sys.executable, "-c", "import soundfile"], capture_output=True, text=True)
-    if done.returncode:
+        return Finding(False, name, f"soundfile missing. {REPAIR}")
+    if not run_code("import soundfile")[0]:
         found = ctypes.util.find_library("sndfile")
-        return False, "sound files", f"libsndfile cannot be loaded (found: {found}). On Linux: apt install libsndfile1"
-    return True, "sound files", f"soundfile {version('soundfile')}"
+        return Finding(False, name, f"libsndfile cannot be loaded (found: {found}). On Linux: apt install libsndfile1")
+    return Finding(True, name, f"soundfile {version('soundfile')}")
 
 
-def espeak() -> Finding:
-    """Can eSpeak NG be loaded? Only made speech needs it."""
-    from_wheel = version("espeakng-loader")
-    if from_wheel is None:
-        return False, "eSpeak NG", f"espeakng-loader missing: no speech can be made; all else works. {MEND}"
-    code = "import ctypes, espeakng_loader; ctypes.CDLL(str(espeakng_loader.get_library_path()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    if done.returncode:
-        return False, "eSpeak NG", "its library cannot be loaded here: no speech can be made; all else works"
-    return True, "eSpeak NG", f"espeakng-loader {from_wheel}"
+def check_espeak() -> Finding:
+    """Whether eSpeak NG can be loaded; only generated speech needs it."""
+    name, without = "eSpeak NG", "without it no speech can be generated; everything else works"
+    if version("espeakng-loader") is None:
+        return Finding(False, name, f"espeakng-loader missing: {without}. {REPAIR}")
+    good, _ = run_code("import ctypes, espeakng_loader; ctypes.CDLL(str(espeakng_loader.get_library_path()))")
+    found = f"espeakng-loader {version('espeakng-loader')}"
+    return Finding(good, name, found if good else f"{found}: its library cannot be loaded here; {without}")
 
 
-def tokenizer() -> Finding:
-    """Is the tokenizer there and whole?"""
+def check_tokenizer() -> Finding:
+    """Whether the shipped tokenizer is there and undamaged."""
     if version("sentencepiece") is None:
-        return False, "tokenizer", f"sentencepiece missing. {MEND}"
-    from tinyomni.tokenizer import SHIPPED, BPETokenizer
-
+        return Finding(False, "tokenizer", f"sentencepiece missing. {REPAIR}")
     try:
-        return True, "tokenizer", f"{BPETokenizer().n_pieces} pieces"
+        from tinyomni.tokenizer import SHIPPED, BPETokenizer
+    except ImportError as error:
+        return Finding(False, "tokenizer", f"{error}. {REPAIR}")
+    try:
+        return Finding(True, "tokenizer", f"{BPETokenizer().n_pieces} pieces")
     except (OSError, ValueError) as error:
-        return False, "tokenizer", f"{error}. Restore it: git checkout -- tinyomni/assets/{SHIPPED.name}"
+        return Finding(False, "tokenizer", f"{error}. Restore it: git checkout -- tinyomni/assets/{SHIPPED.name}")
 
 
-def kernel(folder: Path | None = None) -> Finding:
-    """Does Jupyter's Python kernel start this Python?"""
+def check_kernel(folder: Path | None = None) -> Finding:
+    """Whether Jupyter's Python kernel starts this Python."""
+    name, repair = "Jupyter kernel", "python -m ipykernel install --sys-prefix"
     if version("ipykernel") is None:
-        return False, "Jupyter kernel", f"ipykernel missing. {MEND}"
+        return Finding(False, name, f"ipykernel missing. {REPAIR}")
     spec = (folder or Path(sys.prefix) / "share" / "jupyter" / "kernels" / "python3") / "kernel.json"
-    if not spec.is_file():
-        return False, "Jupyter kernel", f"no kernelspec at {spec.parent}. python -m ipykernel install --sys-prefix"
-    program = str(json.loads(spec.read_text(encoding="utf-8"))["argv"][0])
+    try:
+        program = str(json.loads(spec.read_text(encoding="utf-8"))["argv"][0])
+    except OSError:
+        return Finding(False, name, f"no kernelspec at {spec.parent}. {repair}")
+    except (ValueError, LookupError, TypeError) as error:
+        return Finding(False, name, f"{spec} is damaged ({type(error).__name__}: {error}). {repair}")
     if Path(program).is_absolute() and Path(program) != Path(sys.executable):
-        return False, "Jupyter kernel", f"starts {program}, not this Python. python -m ipykernel install --sys-prefix"
-    return True, "Jupyter kernel", "python3"
+        return Finding(False, name, f"starts {program}, not this Python. {repair}")
+    return Finding(True, name, "python3")
 
 
 def findings() -> list[Finding]:
-    """Every check, in the order in which one builds on the other."""
-    found = [python(), pair(version("torch"), version("torchaudio"))]
-    if found[-1][0]:
-        found += [importable("torchaudio"), gpu()]
-    return [*found, sound(), espeak(), tokenizer(), kernel()]
+    """Every check, in an order in which each may rely on those before it."""
+    found = [check_python(), check_torch(version("torch"), version("torchaudio"))]
+    if found[-1].good:
+        found += [check_import("torchaudio"), check_gpu()]
+    return [*found, check_audio_files(), check_espeak(), check_tokenizer(), check_kernel()]
 
 
 def main(out: Callable[[str], None] = print) -> int:
-    """One line for each finding; 0 if all is well."""
+    """Print a line for each finding; 0 if all is well."""
     found = findings()
-    for good, name, text in found:
-        out(f"{'OK   ' if good else 'WRONG'}  {name}: {text}")
-    return 0 if all(good for good, _, _ in found) else 1
+    for each in found:
+        out(f"{'OK   ' if each.good else 'WRONG'}  {each.name}: {each.text}")
+    return 0 if all(each.good for each in found) else 1
