@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_engine import Rows, Toy, losses, run, short, stack, weights
+from test_loop import Rows, Toy, losses, run, short, stack, weights
 from torch import Tensor, nn
 
 from tinyomni.training import checkpoint
-from tinyomni.training.checkpoint import BrokenCheckpoint, load, load_weights, path_of, pointed, save
-from tinyomni.training.curves import read
-from tinyomni.training.engine import fit
+from tinyomni.training.checkpoint import CorruptCheckpoint, load, load_weights, path_of, read_pointer, save
+from tinyomni.training.log import read_log
+from tinyomni.training.loop import fit
 
 
 class Random(Toy):
@@ -34,13 +34,13 @@ class Random(Toy):
         self.calls += self.training
         if self.stop and self.calls == self.stop:
             raise KeyboardInterrupt
-        loss, figures = super().forward(batch)
+        loss, metrics = super().forward(batch)
         if self.factor != 1:
             loss = (loss.half() * self.factor).float()
-        return loss * (1 + random.random() + np.random.rand()), figures
+        return loss * (1 + random.random() + np.random.rand()), metrics
 
 
-SETTINGS = {"steps": 20, "checkpoint_freq": 4, "validate_freq": 6}
+SETTINGS = {"steps": 20, "checkpoint_freq": 4, "eval_every": 6}
 
 
 @pytest.fixture(scope="module")
@@ -52,26 +52,28 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
 
 def same(folder: Path, stage: nn.Module, whole: tuple[Path, Tensor]) -> None:
     """Bit for bit the same losses, validations, weights; the log has every step once."""
-    keys = ("step", "loss", "norm", "lr", "validation")
-    assert [[entry.get(key) for key in keys] for entry in read(folder / "log.jsonl")] == [
-        [entry.get(key) for key in keys] for entry in read(whole[0] / "log.jsonl")
+    keys = ("step", "loss", "grad_norm", "lr", "validation")
+    assert [[entry.get(key) for key in keys] for entry in read_log(folder / "log.jsonl")] == [
+        [entry.get(key) for key in keys] for entry in read_log(whole[0] / "log.jsonl")
     ]
     assert torch.equal(weights(stage), whole[1])
-    assert pointed(folder, "best").name == pointed(whole[0], "best").name  # type: ignore[union-attr]
+    assert read_pointer(folder, "best").name == read_pointer(whole[0], "best").name  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5, 9, 13, 20])
-def test_a_run_that_stopped_goes_on_as_if_it_had_not(stop: int, tmp_path: Path, whole: tuple[Path, Tensor]) -> None:
+def test_a_run_that_stopped_resumes_as_if_it_had_not(stop: int, tmp_path: Path, whole: tuple[Path, Tensor]) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, Random(stop), **SETTINGS)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 99, "lo')  # a line that was cut off
     result, stage = run(tmp_path, Random(), **SETTINGS)
     same(tmp_path, stage, whole)
-    assert result.samples == 20 * 32 and result.tokens == sum(e.get("tokens", 0) for e in read(tmp_path / "log.jsonl"))
+    assert result.samples == 20 * 32 and result.tokens == sum(
+        e.get("tokens", 0) for e in read_log(tmp_path / "log.jsonl")
+    )
 
 
-def test_fp16_goes_on_with_its_scaler(tmp_path: Path) -> None:
+def test_fp16_resumes_with_its_scaler(tmp_path: Path) -> None:
     for folder, stop in (("a", 0), ("b", 9)):
         if stop:
             with pytest.raises(KeyboardInterrupt):
@@ -87,7 +89,7 @@ import torch
 torch.set_num_threads(1)
 from test_checkpoint import Random, Rows, SETTINGS, fit, short, stack
 from tinyomni.training import checkpoint
-from tinyomni.training.curves import read
+from tinyomni.training.log import read_log
 folder, kills = Path(sys.argv[1]), 0
 fit(Random(), Rows(), short(steps=1), folder / "first", collate=stack)  # loads what is slow to load before the forks
 chance = random.Random(int(sys.argv[2]))
@@ -99,10 +101,10 @@ while not (folder / "result.json").exists():
     time.sleep(chance.uniform(0.01, 0.2 + 0.1 * kills))  # longer and longer, so that a slow machine ends as well
     os.kill(child, signal.SIGKILL)
     kills += os.waitpid(child, 0)[1] == signal.SIGKILL
-    for path in checkpoint.steps(folder):
+    for path in checkpoint.list_checkpoints(folder):
         checkpoint.load(path)  # whole, or this raises
-    done = [entry["step"] for entry in read(folder / "log.jsonl")]
-    saved = int(checkpoint.steps(folder)[0].name[5:]) if checkpoint.steps(folder) else 0
+    done = [entry["step"] for entry in read_log(folder / "log.jsonl")]
+    saved = int(checkpoint.list_checkpoints(folder)[0].name[5:]) if checkpoint.list_checkpoints(folder) else 0
     assert not done or done[-1] - saved <= SETTINGS["checkpoint_freq"], (done, saved)
     assert kills < 400
 print(kills)
@@ -122,7 +124,7 @@ def test_kill_9_at_any_moment(tmp_path: Path, whole: tuple[Path, Tensor]) -> Non
     stage = Random()
     load_weights(stage, tmp_path, "last")
     same(tmp_path, stage, whole)
-    assert not list(tmp_path.glob("tmp-*")) and "broken" not in found.stderr
+    assert not list(tmp_path.glob("tmp-*")) and "corrupt" not in found.stderr
 
 
 def cut(path: Path) -> None:
@@ -138,12 +140,12 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "damage", "words"),
     [
-        (checkpoint.TENSORS, cut, "bytes, .* were written"),
-        (checkpoint.TENSORS, flip, "its checksum is another one"),
+        (checkpoint.TENSORS, cut, "must have .* bytes, got"),
+        (checkpoint.TENSORS, flip, "damaged: checksum mismatch"),
         (checkpoint.TENSORS, Path.unlink, "tensors.safetensors is missing"),
-        (checkpoint.FACTS, cut, "checkpoint.json is damaged or cut off"),
-        (checkpoint.FACTS, Path.unlink, "checkpoint.json is missing"),
-        (checkpoint.FACTS, lambda path: path.write_text("{}"), "lacks the step or the checksum"),
+        (checkpoint.METADATA, cut, "checkpoint.json is damaged or truncated"),
+        (checkpoint.METADATA, Path.unlink, "checkpoint.json is missing"),
+        (checkpoint.METADATA, lambda path: path.write_text("{}"), "lacks the step or the checksum"),
     ],
 )
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(
@@ -157,34 +159,34 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(
     folder = tmp_path / "run"
     shutil.copytree(whole[0], folder)
     damage(path_of(folder, 20) / file)
-    with pytest.raises(BrokenCheckpoint, match=words):
+    with pytest.raises(CorruptCheckpoint, match=words):
         load(path_of(folder, 20))
     capfd.readouterr()
     _, stage = run(folder, Random(), **SETTINGS)
     told = capfd.readouterr().err
-    assert "step-00000020.broken; the one before is tried" in told and "goes on from step 16 of 20" in told
+    assert "Renamed to step-00000020.corrupt; trying the one before" in told and "resuming from step 16 of 20" in told
     same(folder, stage, whole)
 
 
-def test_where_all_are_damaged_it_starts_anew_and_says_so(
+def test_where_all_are_damaged_it_starts_from_scratch_and_says_so(
     tmp_path: Path, whole: tuple[Path, Tensor], capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(whole[0], folder)
-    count = len(checkpoint.steps(folder))
-    for path in checkpoint.steps(folder):
+    count = len(checkpoint.list_checkpoints(folder))
+    for path in checkpoint.list_checkpoints(folder):
         cut(path / checkpoint.TENSORS)
     capfd.readouterr()
     _, stage = run(folder, Random(), **SETTINGS)
     told = capfd.readouterr().err
-    assert told.count("put aside") == count and "starts anew" in told
+    assert told.count("Renamed to") == count and "starts from scratch" in told
     same(folder, stage, whole)
 
 
-def test_a_full_disk_leaves_the_one_before_whole(
+def test_a_full_disk_leaves_the_one_before_complete(
     tmp_path: Path, whole: tuple[Path, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = checkpoint.write, 0
+    real, calls = checkpoint.write_synced, 0
 
     def full(path: Path, data: bytes) -> None:
         nonlocal calls
@@ -194,8 +196,10 @@ def test_a_full_disk_leaves_the_one_before_whole(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, data)
 
-    monkeypatch.setattr(checkpoint, "write", full)
-    with pytest.raises(OSError, match=r"no room for the 0\.0 MB of step 12 .* step-00000008 is whole.*Free some space"):
+    monkeypatch.setattr(checkpoint, "write_synced", full)
+    with pytest.raises(
+        OSError, match=r"disk full, step 12 needs 0\.0 MB .* step-00000008 is complete.*Free some space"
+    ):
         run(tmp_path, Random(), **SETTINGS)
     monkeypatch.undo()
     assert not list(tmp_path.glob("tmp-*"))
@@ -203,7 +207,7 @@ def test_a_full_disk_leaves_the_one_before_whole(
     same(tmp_path, run(tmp_path, Random(), **SETTINGS)[1], whole)
 
 
-def test_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -220,34 +224,34 @@ def test_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: p
 def test_other_settings_another_model_and_other_data_are_refused(tmp_path: Path) -> None:
     run(tmp_path)
     before = (tmp_path / "log.jsonl").read_bytes()
-    with pytest.raises(ValueError, match=r"other settings: lr 0.01 \(now 0.02\), seed 0 \(now 3\).*another folder"):
+    with pytest.raises(ValueError, match=r"other settings: lr was 0.01, got 0.02, seed was 0, got 3.*another folder"):
         run(tmp_path, lr=0.02, seed=3)
-    with pytest.raises(ValueError, match=r"samples 256 \(now 128\)"):
+    with pytest.raises(ValueError, match=r"samples was 256, got 128"):
         fit(Toy(), torch.utils.data.Subset(Rows(), range(128)), short(), tmp_path, collate=stack)
     wide = Toy()
     wide.net[0] = nn.Linear(8, 33)
     with pytest.raises(
-        ValueError, match=r"another model: 2 names or sizes .* net.0.bias: \(33,\) in a Toy, \(32,\) in the file"
+        ValueError, match=r"another model: 2 names or shapes .* net.0.bias: expected \(33,\) for Toy, got \(32,\)"
     ):
         run(tmp_path, wide)
     assert (tmp_path / "log.jsonl").read_bytes() == before
-    result, _ = run(tmp_path, accumulate=2, checkpoint_freq=7, keep=5, validate_freq=3, patience=9, max_skips=4)
+    result, _ = run(tmp_path, grad_accum_steps=2, checkpoint_freq=7, keep_last=5, eval_every=3, patience=9, max_skips=4)
     assert result.steps == 12
 
 
-def test_the_given_number_is_kept_beside_the_best(tmp_path: Path) -> None:
+def test_keep_last_checkpoints_are_kept_beside_the_best(tmp_path: Path) -> None:
     class Early(Toy):
         def validate(self) -> dict[str, float]:
             self.count = getattr(self, "count", 0) + 1
             return {"loss": float(self.count)}
 
-    run(tmp_path, Early(), steps=40, checkpoint_freq=5, validate_freq=4, keep=3)
-    kept = [path.name for path in checkpoint.steps(tmp_path)]
+    run(tmp_path, Early(), steps=40, checkpoint_freq=5, eval_every=4, keep_last=3)
+    kept = [path.name for path in checkpoint.list_checkpoints(tmp_path)]
     assert kept == [f"step-{step:08d}" for step in (40, 35, 30, 4)]
-    assert pointed(tmp_path, "best").name == kept[3] and pointed(tmp_path, "last").name == kept[0]  # type: ignore[union-attr]
+    assert read_pointer(tmp_path, "best").name == kept[3] and read_pointer(tmp_path, "last").name == kept[0]  # type: ignore[union-attr]
 
 
-def test_every_kind_of_tensor_comes_back(tmp_path: Path) -> None:
+def test_every_kind_of_tensor_is_restored(tmp_path: Path) -> None:
     tied = torch.randn(4, 3)
     tensors = {
         "tied a": tied,
@@ -260,15 +264,15 @@ def test_every_kind_of_tensor_comes_back(tmp_path: Path) -> None:
         "empty": torch.zeros(0, 2),
     }
     save(tmp_path, 3, tensors, {"more": [1, "ä"]})
-    found, facts = load(path_of(tmp_path, 3))
-    assert facts["more"] == [1, "ä"] and facts["step"] == 3
+    found, metadata = load(path_of(tmp_path, 3))
+    assert metadata["more"] == [1, "ä"] and metadata["step"] == 3
     for name, tensor in tensors.items():
         assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
     save(tmp_path, 3, {"x": tied}, {})
     assert list(load(path_of(tmp_path, 3))[0]) == ["x"]
 
 
-def test_the_random_numbers_go_on() -> None:
+def test_the_random_numbers_continue() -> None:
     state = json.loads(json.dumps(checkpoint.random_state(torch.device("cpu"))))
     drawn = [(random.random(), np.random.randn(), torch.rand(2).tolist())]
     checkpoint.restore_random(state, torch.device("cpu"))

@@ -75,6 +75,11 @@ def check_gradient_explosion(model: nn.Module, max_grad_norm: float = 100.0) -> 
     return norm, not math.isfinite(norm) or norm > max_grad_norm
 
 
-def clip_gradients(model: nn.Module, max_grad_norm: float) -> float:
-    """Shorten the gradients, as one vector, to at most `max_grad_norm`; the norm before is returned."""
-    return float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+def clip_gradients(model: nn.Module, max_grad_norm: float, grad_norm: float | None = None) -> float:
+    """Scale the gradients, as one vector, to a norm of at most `max_grad_norm`; returns the norm before.
+
+    Where the norm is known already, `grad_norm` saves computing it again.
+    """
+    norm = gradient_norm(model) if grad_norm is None else torch.tensor(grad_norm)
+    nn.utils.clip_grads_with_norm_(model.parameters(), max_grad_norm, norm)
+    return float(norm)

@@ -11,14 +11,14 @@ from tinyomni.errors import InputError
 
 def stages() -> Iterable[str]:
     """Every stage, and "all"."""
-    from tinyomni.training.recipe import STAGES
+    from tinyomni.training.stages import names
 
-    return ("all", *STAGES)
+    return ("all", *names())
 
 
 def presets() -> Iterable[str]:
     """The presets that settings and thresholds exist for."""
-    from tinyomni.training.recipe import PRESETS
+    from tinyomni.training.settings import PRESETS
 
     return PRESETS
 
@@ -48,30 +48,30 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_train(args: argparse.Namespace) -> int:
     """Train one stage, or all of them."""
-    from tinyomni.training.recipe import STAGES, Place, train
+    from tinyomni.training import stages
+    from tinyomni.training.recipe import RunDir
+    from tinyomni.training.train import changes_for, train
 
     if args.stage == "all" and args.data:
         raise InputError("--data belongs to one stage, got `train all`: the stages read data of different kinds")
     for each in args.set:
         if "=" not in each:
             raise InputError(f"--set: expected KEY=VALUE, such as --set lr=1e-4, got {each}")
-    changes = dict(each.split("=", 1) for each in args.set)
-    place = Place(
-        Path(args.out or f"runs/{args.preset}"), args.preset, args.data and Path(args.data), args.skip_bad, changes
-    )
-    for stage in STAGES if args.stage == "all" else [args.stage]:
-        result = train(stage, place)
+    run_dir = RunDir(Path(args.out or f"runs/{args.preset}"), args.preset, args.data and Path(args.data), args.skip_bad)
+    specs = stages.in_order() if args.stage == "all" else (stages.get(args.stage),)
+    for stage, changes in changes_for(specs, dict(each.split("=", 1) for each in args.set)).items():
+        result = train(stage, run_dir, changes)
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in result.validation.items()) if result else ""
         done = f"{result.steps} steps, {result.seconds:.0f} s, validation: {metrics or 'none'}" if result else "done"
         if os.environ.get("RANK", "0") == "0":  # of several processes the first one reports
-            say(f"{place.of(result.stage if result else stage)}: {done}")
+            say(f"{run_dir.of(result.stage if result else stage)}: {done}")
     return 0
 
 
 def run_curves(args: argparse.Namespace) -> int:
     """Plot the losses of runs."""
-    from tinyomni.training.curves import curves
+    from tinyomni.training.plots import save_plot
 
-    curves([Path(run) for run in args.runs], Path(args.out))
+    save_plot([Path(run) for run in args.runs], Path(args.out))
     say(args.out)
     return 0

@@ -1,8 +1,9 @@
 """Checkpoints that survive what happens to machines: a kill at any moment, a full disk, a damaged file.
 
-A checkpoint is a folder, `step-00000500`, with the tensors (safetensors) and all else (JSON), their checksum too. It is
-written under a temporary name, synced to the disk, and renamed: a name without `tmp-` is a whole checkpoint. Beside the
-folders lie two small files, `last` and `best`, which hold the name of one of them.
+A checkpoint is a folder, `step-00000500`, with the tensors (safetensors) and the metadata (JSON), a checksum of the
+tensors among it. It is written under a temporary name, synced to the disk, and renamed: a name without `tmp-` is a
+complete checkpoint. Beside the folders lie two small files, the pointers `last` and `best`, which hold the name of one
+of them.
 """
 
 import errno
@@ -23,11 +24,13 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as bytes_from_tensors
 from torch import Tensor, nn
 
+from tinyomni.errors import InputError
+
 Tensors = dict[str, Shaped[Tensor, "..."]]
-TENSORS, FACTS, BROKEN = "tensors.safetensors", "checkpoint.json", ".broken"
+TENSORS, METADATA, CORRUPT = "tensors.safetensors", "checkpoint.json", ".corrupt"
 
 
-class BrokenCheckpoint(ValueError):
+class CorruptCheckpoint(InputError):
     """A checkpoint that is not what was written."""
 
 
@@ -44,28 +47,28 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def write(path: Path, data: bytes) -> None:
-    """All of it, on the disk."""
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file, and return when it is on the disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def replace(path: Path, data: bytes) -> None:
-    """A small file: the old content or the new one, never a mixture."""
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a small file: it has the old content or the new, never a mixture."""
     temporary = path.with_name(f"tmp-{path.name}")
-    write(temporary, data)
+    write_synced(temporary, data)
     os.replace(temporary, path)
     sync_folder(path.parent)
 
 
-def discard(path: Path) -> None:
-    """Delete a folder; what a kill leaves of it has a temporary name."""
-    gone = path.with_name(f"tmp-gone-{path.name}")
-    shutil.rmtree(gone, ignore_errors=True)
-    os.replace(path, gone)
-    shutil.rmtree(gone)
+def delete(path: Path) -> None:
+    """Delete a checkpoint; what a kill leaves of it has a temporary name."""
+    temporary = path.with_name(f"tmp-deleted-{path.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.replace(path, temporary)
+    shutil.rmtree(temporary)
 
 
 def clear_temporary(folder: Path) -> None:
@@ -85,156 +88,157 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def steps(folder: Path) -> list[Path]:
-    """All checkpoints, the newest first."""
-    return sorted((path for path in folder.glob("step-*") if path.suffix != BROKEN), reverse=True)
+def list_checkpoints(folder: Path) -> list[Path]:
+    """All complete checkpoints, the newest first."""
+    return sorted((path for path in folder.glob("step-*") if path.suffix != CORRUPT), reverse=True)
 
 
-def save(folder: Path, step: int, tensors: Tensors, facts: dict[str, Any]) -> Path:
+def save(folder: Path, step: int, tensors: Tensors, metadata: dict[str, Any]) -> Path:
     """Write a checkpoint. An OSError leaves the earlier ones as they are."""
     path, temporary = path_of(folder, step), folder / f"tmp-{step:08d}"
     # clones: safetensors takes no two names for one memory, as tied weights have
     data = bytes_from_tensors({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
-    facts = {**facts, "step": step, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    metadata = {**metadata, "step": step, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        write(temporary / TENSORS, data)
-        write(temporary / FACTS, json.dumps(facts, indent=1).encode())
+        write_synced(temporary / TENSORS, data)
+        write_synced(temporary / METADATA, json.dumps(metadata, indent=1).encode())
         sync_folder(temporary)
         if path.exists():
-            discard(path)
+            delete(path)
         os.replace(temporary, path)
         sync_folder(folder)
-        point(folder, "last", path)
+        set_pointer(folder, "last", path)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        before = steps(folder)
+        complete = list_checkpoints(folder)
         raise OSError(
             error.errno,
-            f"Checkpoint: no room for the {len(data) / 1e6:.1f} MB of step {step} in {folder}. "
-            + (f"{before[0].name} is whole. " if before else "")
-            + "Free some space and start the same command again: it goes on from there.",
+            f"Checkpoint: disk full, step {step} needs {len(data) / 1e6:.1f} MB in {folder}. "
+            + (f"{complete[0].name} is complete. " if complete else "")
+            + "Free some space and run the same command again: it resumes.",
         ) from error
     return path
 
 
 def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors and facts of one checkpoint. Raises `BrokenCheckpoint`, which says what is wrong with it."""
+    """Tensors and metadata of one checkpoint. Raises `CorruptCheckpoint`, which says what is wrong with it."""
     try:
-        facts = json.loads((path / FACTS).read_bytes())
+        metadata = json.loads((path / METADATA).read_bytes())
         data = (path / TENSORS).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BrokenCheckpoint(f"{path}: {Path(str(error.filename)).name} is missing") from error
+        raise CorruptCheckpoint(f"{path}: {Path(str(error.filename)).name} is missing") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BrokenCheckpoint(f"{path}: {FACTS} is damaged or cut off ({error})") from error
-    if not isinstance(facts, dict) or not {"bytes", "sha256", "step"} <= facts.keys():
-        raise BrokenCheckpoint(f"{path}: {FACTS} lacks the step or the checksum")
-    if len(data) != facts["bytes"]:
-        raise BrokenCheckpoint(f"{path}: {TENSORS} has {len(data)} bytes, {facts['bytes']} were written")
-    if hashlib.sha256(data).hexdigest() != facts["sha256"]:
-        raise BrokenCheckpoint(f"{path}: {TENSORS} is damaged, its checksum is another one")
+        raise CorruptCheckpoint(f"{path}: {METADATA} is damaged or truncated ({error})") from error
+    if not isinstance(metadata, dict) or not {"bytes", "sha256", "step"} <= metadata.keys():
+        raise CorruptCheckpoint(f"{path}: {METADATA} lacks the step or the checksum")
+    if len(data) != metadata["bytes"]:
+        raise CorruptCheckpoint(f"{path}: {TENSORS} must have {metadata['bytes']} bytes, got {len(data)}")
+    if hashlib.sha256(data).hexdigest() != metadata["sha256"]:
+        raise CorruptCheckpoint(f"{path}: {TENSORS} is damaged: checksum mismatch")
     try:
-        return tensors_from_bytes(data), facts
+        return tensors_from_bytes(data), metadata
     except SafetensorError as error:
-        raise BrokenCheckpoint(f"{path}: {TENSORS} cannot be read ({error})") from error
+        raise CorruptCheckpoint(f"{path}: {TENSORS} cannot be read ({error})") from error
 
 
-def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Tensors, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, or None. Broken ones are named, and renamed to `….broken`."""
-    for path in steps(folder):
+def load_newest(folder: Path, notify: Callable[[str], None]) -> tuple[Tensors, dict[str, Any]] | None:
+    """The newest checkpoint that is complete, or None. Corrupt ones are named, and renamed to `….corrupt`."""
+    for path in list_checkpoints(folder):
         try:
             found = load(path)
-        except BrokenCheckpoint as error:
-            aside = path.with_name(path.name + BROKEN)
-            tell(f"Checkpoint: {error}. It is put aside as {aside.name}; the one before is tried.")
+        except CorruptCheckpoint as error:
+            aside = path.with_name(path.name + CORRUPT)
+            notify(f"Checkpoint: {error}. Renamed to {aside.name}; trying the one before.")
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(path, aside)
         else:
             return found
-    if steps_broken := len(list(folder.glob(f"step-*{BROKEN}"))):
-        tell(f"Checkpoint: of {steps_broken} in {folder} none is whole: training starts anew")
+    if corrupt := len(list(folder.glob(f"step-*{CORRUPT}"))):
+        notify(f"Checkpoint: all {corrupt} in {folder} are corrupt: training starts from scratch")
     return None
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints and the best one."""
-    best = pointed(folder, "best")
-    for path in steps(folder)[keep:]:
+def prune(folder: Path, keep_last: int) -> None:
+    """Delete all but the newest `keep_last` checkpoints and the best one."""
+    best = read_pointer(folder, "best")
+    for path in list_checkpoints(folder)[keep_last:]:
         if path != best:
-            discard(path)
+            delete(path)
 
 
-# ---- `last` and `best` ----------------------------------------------------------------------------------------------
+# ---- the pointers `last` and `best` ---------------------------------------------------------------------------------
 
 
-def point(folder: Path, name: str, path: Path) -> None:
-    """Let `last` or `best` mean this checkpoint."""
-    replace(folder / name, path.name.encode())
+def set_pointer(folder: Path, name: str, path: Path) -> None:
+    """Let `last` or `best` name this checkpoint."""
+    write_atomic(folder / name, path.name.encode())
 
 
-def pointed(folder: Path, name: str) -> Path | None:
-    """The checkpoint that `last` or `best` means."""
+def read_pointer(folder: Path, name: str) -> Path | None:
+    """The checkpoint that `last` or `best` names, or None."""
     file = folder / name
     return folder / file.read_text().strip() if file.is_file() else None
 
 
-def load_weights(stage: nn.Module, folder: Path, which: str = "best") -> int:
-    """Put the weights of a run's `best` (or `last`) checkpoint into the stage; gives the step they are from.
+def load_weights(stage: nn.Module, folder: Path, which: str = "best") -> dict[str, Any]:
+    """Put the weights of a run's `best` (or `last`) checkpoint into the stage; returns the checkpoint's metadata.
 
-    A run without validation has no `best`: then it is the last. Raises FileNotFoundError, BrokenCheckpoint, and
-    ValueError where the weights are another model's.
+    A run without validation has no `best`: then it is the last. Raises FileNotFoundError, CorruptCheckpoint, and
+    InputError where the weights are another model's.
     """
-    path = pointed(Path(folder), which) or pointed(Path(folder), "last")
+    path = read_pointer(Path(folder), which) or read_pointer(Path(folder), "last")
     if path is None:
-        raise FileNotFoundError(f"Checkpoint: there is none in {folder}. Was this stage trained?")
-    tensors, facts = load(path)
+        raise FileNotFoundError(f"Checkpoint: none found in {folder}. Was this stage trained?")
+    tensors, metadata = load(path)
     restore_model(stage, tensors)
-    return int(facts["step"])
+    return metadata
 
 
-# ---- what lies in it ------------------------------------------------------------------------------------------------
+# ---- its content ----------------------------------------------------------------------------------------------------
 
 
-def pack(stage: nn.Module, optimiser: torch.optim.Optimizer) -> Tensors:
-    """Weights as `model.NAME`, the optimiser's memory of each as `optimiser.NAME KEY`."""
+def pack(stage: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
+    """Weights as `model.NAME`, the optimizer's state of each as `optimizer.NAME KEY`."""
     tensors = {f"model.{name}": tensor for name, tensor in stage.state_dict().items()}
     for name, parameter in stage.named_parameters():
-        for key, value in optimiser.state.get(parameter, {}).items():
-            tensors[f"optimiser.{name} {key}"] = torch.as_tensor(value)
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{name} {key}"] = torch.as_tensor(value)
     return tensors
 
 
 def restore_model(stage: nn.Module, tensors: Tensors) -> None:
-    """The weights; names and shapes must be the stage's own."""
+    """Load the weights; names and shapes must be the stage's."""
     weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    due = {name: tuple(each.shape) for name, each in stage.state_dict().items()}
-    came = {name: tuple(each.shape) for name, each in weights.items()}
-    if wrong := [name for name in sorted(due | came) if due.get(name) != came.get(name)]:
+    expected = {name: tuple(each.shape) for name, each in stage.state_dict().items()}
+    actual = {name: tuple(each.shape) for name, each in weights.items()}
+    if wrong := [name for name in sorted(expected | actual) if expected.get(name) != actual.get(name)]:
         first = wrong[0]
-        raise ValueError(
-            f"Checkpoint: it holds the weights of another model: {len(wrong)} names or sizes differ. The first is "
-            f"{first}: {due.get(first, 'absent')} in a {type(stage).__name__}, {came.get(first, 'absent')} in the file."
+        raise InputError(
+            f"Checkpoint: these are the weights of another model: {len(wrong)} names or shapes differ. "
+            f"The first is {first}: expected {expected.get(first, 'none')} for {type(stage).__name__}, "
+            f"got {actual.get(first, 'none')}."
         )
     stage.load_state_dict(weights)
 
 
-def restore_optimiser(stage: nn.Module, optimiser: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """The optimiser's memory, parameter by parameter."""
+def restore_optimizer(stage: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Load the optimizer's state, parameter by parameter."""
     names = {parameter: name for name, parameter in stage.named_parameters()}
     state = {}
-    for number, parameter in enumerate(p for group in optimiser.param_groups for p in group["params"]):
-        start = f"optimiser.{names[parameter]} "
-        found = {key.removeprefix(start): tensor for key, tensor in tensors.items() if key.startswith(start)}
+    for number, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        prefix = f"optimizer.{names[parameter]} "
+        found = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         if found:
             state[number] = found
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Where the random generators of this process stand: Python's, numpy's, torch's, the GPU's."""
+    """The state of this process's random generators: Python's, numpy's, torch's, the GPU's."""
     version, numbers, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state()
     state = {
@@ -248,7 +252,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random(state: dict[str, Any], device: torch.device) -> None:
-    """Set them."""
+    """Continue the random numbers from a `random_state`."""
 
     def bytes_of(text: str) -> Tensor:
         return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

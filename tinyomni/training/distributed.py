@@ -1,9 +1,9 @@
-"""Who computes what: the batch of each step, and the share of it that each process takes.
+"""Several processes: the process group, and which samples of each batch a process computes.
 
     torchrun --nproc-per-node 4 -m tinyomni train …
 
-starts four processes and tells each its number in environment variables. Every process holds the whole model and takes
-its share of each batch; DistributedDataParallel averages the gradients. Without torchrun one process does it all.
+starts four processes and tells each its rank in environment variables. Every process holds the whole model and computes
+its part of each batch; DistributedDataParallel averages the gradients. Without torchrun one process computes it all.
 """
 
 import atexit
@@ -21,24 +21,27 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
+from tinyomni.data.bucketing import bucketed_batches
+from tinyomni.errors import InputError
+
 # ---- the processes --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class World:
-    """This process among all: `rank` of `size`, with its device. Only the `first` writes files and prints."""
+class ProcessGroup:
+    """This process among all: `rank` of `size`, with its device. Only the main process writes files and prints."""
 
     rank: int
     size: int
     device: torch.device
 
     @property
-    def first(self) -> bool:
-        """Rank 0."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0."""
         return self.rank == 0
 
-    def total(self, *values: float) -> list[float]:
-        """Sums over all processes."""
+    def sum(self, *values: float) -> list[float]:
+        """Each value summed over all processes."""
         if self.size == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -46,11 +49,15 @@ class World:
         return sums.tolist()
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any process: all of them get the same answer, so that all skip a batch or none."""
-        return self.total(float(flag))[0] > 0
+        """Whether the flag is set on any process: all get the same answer, so that all skip a batch or none does."""
+        return self.sum(float(flag))[0] > 0
 
-    def from_first(self, value: Any) -> Any:
-        """What rank 0 gives; the others' value is not looked at."""
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        self.any(False)
+
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value; that of the others is ignored."""
         if self.size == 1:
             return value
         box = [value]
@@ -58,7 +65,7 @@ class World:
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, in the order of their ranks."""
+        """The values of all processes, in the order of their ranks."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -66,22 +73,22 @@ class World:
         return values
 
     def wrap(self, stage: nn.Module) -> nn.Module:
-        """The stage with gradients averaged over the processes."""
+        """The stage in DistributedDataParallel, where there is more than one process."""
         if self.size == 1:
             return stage
         ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(Padded(stage), device_ids=ids, find_unused_parameters=True)
+        return DistributedDataParallel(WithUnused(stage), device_ids=ids, find_unused_parameters=True)
 
-    def alone(self, model: nn.Module, alone: bool) -> contextlib.AbstractContextManager[None]:
-        """No averaging in this block: gradients are averaged once a step, after the last micro-batch."""
-        return model.no_sync() if alone and isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+    def no_sync(self, model: nn.Module, skip: bool) -> contextlib.AbstractContextManager[None]:
+        """With `skip`, gradients are not averaged in this block: that is done once a step, at the last micro-batch."""
+        return model.no_sync() if skip and isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
 
 
-class Padded(nn.Module):
+class WithUnused(nn.Module):
     """A stage, and a parameter that nothing uses.
 
-    A batch need not use every parameter (text without a picture leaves the vision projector alone), so DDP has to look
-    for unused ones. Where it finds none, every process complains about the time this took: here it finds one.
+    A batch need not use every parameter (text without an image leaves the vision projector unused), so DDP has to look
+    for unused ones. Where it finds none, every process warns about the time this took: here it finds one.
     """
 
     def __init__(self, stage: nn.Module) -> None:
@@ -90,66 +97,66 @@ class Padded(nn.Module):
         self.unused = nn.Parameter(torch.zeros(1, device=next(stage.parameters()).device))
 
     def forward(self, batch: Any) -> Any:
-        """The stage's."""
+        """What the stage returns."""
         return self.stage(batch)
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` is the GPU where there is one, else the CPU. MPS has to be asked for: some losses do not run on it."""
+    """`auto` is the GPU where there is one, else the CPU. MPS must be named: some losses do not run on it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"Training: device {name} was asked for, but torch sees no GPU. `tinyomni doctor` says more.")
+        raise InputError(f"Training: device={name}, but torch sees no GPU. `tinyomni doctor` says more.")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("Training: device mps was asked for, but torch sees no Apple GPU")
+        raise InputError("Training: device=mps, but torch sees no Apple GPU")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", local_rank)
     return device
 
 
-def start(device: str = "auto") -> World:
+def start(device: str = "auto") -> ProcessGroup:
     """Join the processes that torchrun started: NCCL between GPUs, gloo between CPUs. May be called again."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return World(0, 1, choose_device(device))
+        return ProcessGroup(0, 1, choose_device(device))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)
-    return World(dist.get_rank(), dist.get_world_size(), chosen)
+    return ProcessGroup(dist.get_rank(), dist.get_world_size(), chosen)
 
 
-def same_everywhere(*tensors: Tensor) -> None:
-    """Give every process the first one's values: for what is changed by hand, since DDP only sees to gradients."""
+def broadcast(*tensors: Tensor) -> None:
+    """Overwrite each tensor with the main process's: for what changes outside of autograd, which DDP does not see."""
     if dist.is_initialized():
         for tensor in tensors:
             dist.broadcast(tensor.data, 0)
 
 
-def each_a_share(function: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
-    """`function(items)`, item by item along the first axis, all of one size: each process does a share of them."""
+def sharded_map(function: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+    """`function(items)`, which treats each item along the first axis alone: every process computes a part of them."""
     if not dist.is_initialized():
         return function(items)
     size, rank = dist.get_world_size(), dist.get_rank()
     share = -(-len(items) // size)
     own = items[rank * share : (rank + 1) * share]
-    done = items.new_zeros(share, *items.shape[1:])  # the last may have less to do, or nothing
+    done = items.new_zeros(share, *items.shape[1:])  # the last may have fewer items, or none
     done[: len(own)] = function(own)
     all_done = items.new_empty(size * share, *items.shape[1:])
     dist.all_gather_into_tensor(all_done, done)
     return all_done[: len(items)]
 
 
-# ---- the data: a step number says which samples come ----------------------------------------------------------------
+# ---- the data: a step's number determines its samples ---------------------------------------------------------------
 
 
 class Batches:
-    """The global batches. Their order comes from (seed, epoch) alone, so a step number is a place in the data.
+    """The global batches. Their order follows from (seed, epoch) alone, so a step's number determines its samples.
 
-    With `lengths`, a batch holds samples of like length. `in_order`, they come as they stand in the data. What does not
-    fill a batch at the end of an epoch is left out; another epoch leaves out others, unless they come in order.
+    With `lengths`, a batch holds samples of similar length. With `in_order`, samples keep the order of the data. What
+    does not fill a batch at the end of an epoch is dropped; another epoch drops others, unless they are in order.
     """
 
     def __init__(
@@ -161,9 +168,11 @@ class Batches:
         in_order: bool = False,
     ) -> None:
         if samples < batch_size:
-            raise ValueError(f"Data: {samples} samples do not fill a batch of {batch_size}; lower batch_size")
+            raise InputError(
+                f"Training: batch_size={batch_size} needs as many samples, got {samples}; lower batch_size"
+            )
         if lengths is not None and len(lengths) != samples:
-            raise ValueError(f"Data: {len(lengths)} lengths came for {samples} samples")
+            raise ValueError(f"Batches: expected {samples} lengths, one for each sample, got {len(lengths)}")
         self.samples, self.batch_size, self.seed, self.lengths = samples, batch_size, seed, lengths
         self.in_order = in_order
         self.epoch = -1
@@ -171,17 +180,15 @@ class Batches:
 
     def __getitem__(self, step: int) -> list[int]:
         """The samples of a step, counted from 0."""
-        epoch, place = divmod(step, self.samples // self.batch_size)
+        epoch, index = divmod(step, self.samples // self.batch_size)
         if epoch != self.epoch:
             self.epoch, self.order = epoch, self.shuffled(epoch)
-        return self.order[place]
+        return self.order[index]
 
     def shuffled(self, epoch: int) -> list[list[int]]:
         """All batches of an epoch."""
         if self.lengths is not None:
-            from tinyomni.data.corpora import bucketed
-
-            batches = bucketed(self.lengths, self.batch_size, self.seed, epoch)
+            batches = bucketed_batches(self.lengths, self.batch_size, self.seed, epoch)
             return [batch for batch in batches if len(batch) == self.batch_size]
         order = list(range(self.samples))
         if not self.in_order:
@@ -190,25 +197,26 @@ class Batches:
         return [order[at : at + self.batch_size] for at in range(0, full, self.batch_size)]
 
 
-class Share(Sampler[list[int]]):
+class MicroBatchSampler(Sampler[list[int]]):
     """The micro-batches of this process, from step `start` on: nothing before it is read."""
 
-    def __init__(self, batches: Batches, start: int, steps: int, accumulate: int, world: World) -> None:
-        self.batches, self.start, self.steps, self.accumulate, self.world = batches, start, steps, accumulate, world
-        if batches.batch_size % (accumulate * world.size):
-            raise ValueError(
-                f"Training: batch_size {batches.batch_size} does not divide into {accumulate} micro-batches on each of "
-                f"{world.size} processes"
+    def __init__(self, batches: Batches, start: int, steps: int, grad_accum_steps: int, group: ProcessGroup) -> None:
+        self.batches, self.steps, self.group = batches, range(start, steps), group
+        self.grad_accum_steps = grad_accum_steps
+        if batches.batch_size % (grad_accum_steps * group.size):
+            raise InputError(
+                f"Training: batch_size={batches.batch_size} must be divisible by "
+                f"grad_accum_steps × processes = {grad_accum_steps} × {group.size}"
             )
 
     def __iter__(self) -> Iterator[list[int]]:
-        parts = self.accumulate * self.world.size
-        for step in range(self.start, self.steps):
-            for number in range(self.accumulate):
-                yield self.batches[step][number * self.world.size + self.world.rank :: parts]
+        parts = self.grad_accum_steps * self.group.size
+        for step in self.steps:
+            for number in range(self.grad_accum_steps):
+                yield self.batches[step][number * self.group.size + self.group.rank :: parts]
 
 
-def size(batch: Any) -> int:
+def count_samples(batch: Any) -> int:
     """How many samples a batch holds: the first axis of the first tensor in it."""
     if isinstance(batch, Tensor):
         return len(batch)
@@ -222,7 +230,7 @@ def size(batch: Any) -> int:
         else []
     )
     for part in parts:
-        if found := size(part):
+        if found := count_samples(part):
             return found
     return 0
 

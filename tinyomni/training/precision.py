@@ -1,15 +1,15 @@
 """Mixed precision: one stated policy for each device.
 
-| device | `auto`                                            | when asked                                             |
+| device | `auto`                                            | on request                                             |
 |--------|---------------------------------------------------|--------------------------------------------------------|
 | CUDA   | bf16 autocast                                     | fp16 autocast with a GradScaler; fp32                  |
 | CPU    | bf16 autocast if the CPU multiplies bf16 matrices | bf16, fp16 with a GradScaler (to study: slow); fp32    |
 |        | itself (AMX, AVX512-BF16), else fp32              |                                                        |
-| MPS    | fp32                                              | no other: it is what works everywhere there            |
+| MPS    | fp32                                              | nothing else: it is what works everywhere there        |
 
 bf16 has the range of fp32 with 8 bits of precision, so its gradients need no scaling. fp16 has 11 bits and a small
 range: gradients under 6e-8 become zero. A GradScaler multiplies the loss so that they stay above it, and halves its
-factor when one becomes infinite. Weights, gradients and the optimiser stay fp32 in all cases.
+factor when one becomes infinite. Weights, gradients and the optimizer stay fp32 in all cases.
 Micikevicius et al. (2018), arXiv:1710.03740.
 
 Measured on a CPU without bf16 instructions (AMD EPYC, AVX2, one core): a step of the TINY Thinker on (16, 32) tokens
@@ -23,12 +23,14 @@ from dataclasses import dataclass
 
 import torch
 
+from tinyomni.errors import InputError
+
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a device computes in."""
+    """The device, and the precision of its forward passes."""
 
     device: torch.device
     precision: str
@@ -41,12 +43,12 @@ class Policy:
         return torch.autocast(self.device.type, dtype=dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """For fp16; in every other precision its methods pass things through unchanged."""
+        """A GradScaler: it scales in fp16; in every other precision its methods do nothing."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for bf16 matrices."""
+    """Whether this CPU has instructions for bf16 matrix products."""
     able = torch.cpu.get_capabilities()
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
@@ -54,13 +56,14 @@ def cpu_multiplies_bf16() -> bool:
 def policy(device: torch.device, precision: str = "auto") -> Policy:
     """The table above."""
     if precision != "auto" and precision not in DTYPES:
-        raise ValueError(f"Precision: auto, fp32, bf16 or fp16 is expected, {precision!r} came")
+        names = ", ".join(map(repr, ("auto", *DTYPES)))
+        raise InputError(f"Precision: expected one of {names}, got {precision!r}")
     if device.type == "cuda" and precision in ("auto", "bf16") and not torch.cuda.is_bf16_supported(False):
         if precision == "bf16":
-            raise ValueError("Precision: this GPU does not compute in bf16; ask for fp16 or fp32")
+            raise InputError("Precision: this GPU does not support bf16; use precision=fp16 or fp32")
         return Policy(device, "fp32")
     if device.type == "mps" and precision not in ("auto", "fp32"):
-        raise ValueError(f"Precision: on MPS only fp32 is used, {precision} was asked for")
+        raise InputError(f"Precision: MPS supports only fp32, got {precision!r}")
     if precision == "auto":
         fast = device.type == "cuda" or (device.type == "cpu" and cpu_multiplies_bf16())
         precision = "bf16" if fast else "fp32"

@@ -1,13 +1,13 @@
-"""Stage talker: text becomes codes, frame by frame, until the speech is over.
+"""Stage talker: text becomes codes, frame by frame, until the speech ends.
 
     text ids, codes so far → base and residual code of the next frame, and whether there is one
 
-The codes come from the codec, which is trained before and stays as it is. Frame t is predicted from the frames before
-it: input `previous(codes)`, target `codes`, shifted once. Behind the last frame stands one more step, at which only the
-end is to be said.
+The codes are those of the codec, which is trained before and frozen. Frame t is predicted from the frames before it:
+input `previous(codes)`, target `codes`, shifted once. After the last frame there is one more step, whose only target is
+the end.
 
-While it learns, the Talker always hears the right codes before each frame; when it speaks it hears its own. So some of
-the codes that it hears are replaced by random ones: it learns to go on after a mistake.
+In training the Talker always gets the right codes before each frame (teacher forcing); when it speaks it gets its own.
+So some of its input codes are replaced by random ones: it learns to continue after a mistake.
 
 Sources: Wang et al., VALL-E (2023); Bengio et al., Scheduled Sampling (2015) for the gap between the two.
 """
@@ -24,56 +24,70 @@ from torch.utils.data import Dataset
 
 from tinyomni.audio import valid_positions
 from tinyomni.data.datasets import Speech, pad
-from tinyomni.data.tts import STEADY, TALKER_VOICES, SpeechCache
+from tinyomni.data.tts import FIXED_PROSODY, TALKER_VOICES, SpeechCache
+from tinyomni.errors import InputError
 from tinyomni.talker import TalkerTiny, previous, voice_token
-from tinyomni.training.engine import MUON, Settings, Stage
-from tinyomni.training.recipe import Job, Place
+from tinyomni.training.distributed import to_device
+from tinyomni.training.recipe import Job, RunDir
+from tinyomni.training.settings import MUON, Settings
+from tinyomni.training.stage import Stage
+from tinyomni.training.stages import StageSpec, register
 from tinyomni.training.stages.codec import CodecStage
 
-SETTINGS = {
-    "smoke": Settings(steps=4, batch_size=4, warmup=2, validate_freq=4, **MUON),
-    "laptop": Settings(
-        steps=2000, batch_size=32, lr=1.5e-3, warmup=100, validate_freq=300, checkpoint_freq=200, **MUON
-    ),
-    "gpu": Settings(steps=10_000, batch_size=64, lr=1e-3, warmup=300, validate_freq=1000, **MUON),
-}
-UTTERANCES = {"smoke": 16, "laptop": 20_000, "gpu": 40_000}
-WRONG = 0.1  # share of the codes heard that are replaced
-SHUFFLED = 0.5  # share of texts with words in random order: who knows lines by heart drops a word that is not due there
-WITHOUT_TEXT = 0.1  # share of the batches in which the Talker gets no text: it babbles
 
-Saying = tuple[Int[Tensor, "_"], Int[Tensor, "_ codebooks"]]  # a batch of them has many lengths
+@dataclass(frozen=True)
+class TalkerSettings(Settings):
+    """How to train the Talker, and on how many utterances."""
+
+    utterances: int = 20_000
+    validation_utterances: int = 64
+
+
+PRESETS = {
+    "smoke": TalkerSettings(
+        steps=4, batch_size=4, warmup=2, eval_every=4, utterances=16, validation_utterances=8, **MUON
+    ),
+    "laptop": TalkerSettings(
+        steps=2000, batch_size=32, lr=1.5e-3, warmup=100, eval_every=300, checkpoint_freq=200, **MUON
+    ),
+    "gpu": TalkerSettings(steps=10_000, batch_size=64, lr=1e-3, warmup=300, eval_every=1000, utterances=40_000, **MUON),
+}
+CORRUPTION_RATE = 0.1  # fraction of the input codes that are replaced
+SHUFFLED = 0.5  # fraction of texts with words in random order: a memorized line would hide a word that it lacks
+WITHOUT_TEXT = 0.1  # fraction of the batches in which the Talker gets no text: it babbles
+
+TalkerExample = tuple[Int[Tensor, "_"], Int[Tensor, "_ codebooks"]]  # text ids, codes; a batch has many lengths
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------
 
 
-class Sayings(Dataset[Saying]):
-    """What `Speech` says, in the Talker's voices, as text ids and codes."""
+class TalkerDataset(Dataset[TalkerExample]):
+    """The texts of `Speech`, spoken in the Talker's voices, as text ids and codes."""
 
-    def __init__(self, place: Place, codec: CodecStage, split: str, size: int, order: bool | None = None) -> None:
+    def __init__(self, run_dir: RunDir, codec: CodecStage, split: str, size: int, order: bool | None = None) -> None:
         self.texts = Speech(split, size, seed=1, order=order, shuffled=SHUFFLED)
-        self.codec, self.cache = codec.codec, SpeechCache(place.folder / "speech")
-        self.encode = place.tokenizer().encode
+        self.codec, self.cache = codec.codec, SpeechCache(run_dir.folder / "speech")
+        self.encode = run_dir.tokenizer().encode
         self.codes: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def text(self, index: int) -> str:
-        """What is said."""
+        """The text of an example."""
         return self.texts.text(index)[0]
 
     def wave(self, index: int) -> Float[Tensor, "samples"]:
-        """How eSpeak says it."""
-        return self.cache.utter(self.text(index), TALKER_VOICES[index % len(TALKER_VOICES)], *STEADY)
+        """Its speech by eSpeak."""
+        return self.cache.utter(self.text(index), TALKER_VOICES[index % len(TALKER_VOICES)], *FIXED_PROSODY)
 
     def ids(self, index: int) -> Int[Tensor, "text_tokens"]:
-        """The text as the Talker reads it, the voice in front."""
+        """The text as the Talker's input, the token of the voice in front."""
         return torch.tensor([*voice_token(index % len(TALKER_VOICES)), *self.encode(self.text(index))])
 
     @torch.no_grad()
-    def __getitem__(self, index: int) -> Saying:
+    def __getitem__(self, index: int) -> TalkerExample:
         if index not in self.codes:
             self.codes[index] = self.codec.encode(self.wave(index)[None])[0]
         return self.ids(index), self.codes[index]
@@ -81,17 +95,17 @@ class Sayings(Dataset[Saying]):
 
 @dataclass(frozen=True)
 class CodeBatch:
-    """Sayings side by side: texts padded with 0, codes with 0, and how many frames are speech."""
+    """Examples side by side: texts padded with 0, codes with 0, and how many frames are speech."""
 
     codes: Int[Tensor, "batch frames codebooks"]
     text: Int[Tensor, "batch text_tokens"]
     frames: Int[Tensor, "batch"]
 
 
-def collate(sayings: Sequence[Saying]) -> CodeBatch:
-    """Pad. One frame more than the longest has, for its end."""
-    codes, frames = pad([F.pad(codes, (0, 0, 0, 1)) for _, codes in sayings])
-    text, _ = pad([ids for ids, _ in sayings])
+def collate(examples: Sequence[TalkerExample]) -> CodeBatch:
+    """Examples as one padded batch, with one frame more than the longest has, for its end."""
+    codes, frames = pad([F.pad(codes, (0, 0, 0, 1)) for _, codes in examples])
+    text, _ = pad([ids for ids, _ in examples])
     return CodeBatch(codes, text, frames - 1)
 
 
@@ -107,7 +121,7 @@ def speech_loss(
     codes: Int[Tensor, "batch frames codebooks"],
     frames: Int[Tensor, "batch"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-    """Nats for each frame: of the base code, the residual code and the end. What lies behind an end does not count."""
+    """Nats per frame: of the base code, the residual code and the end. What lies behind an end does not count."""
     base, res, end = logits
     spoken = valid_positions(frames, codes.shape[1])
     ends = valid_positions(frames + 1, codes.shape[1]) & ~spoken
@@ -119,51 +133,57 @@ def speech_loss(
     )
 
 
-def mishear(
-    codes: Int[Tensor, "batch frames codebooks"], share: float, size: int
+def corrupt_codes(
+    codes: Int[Tensor, "batch frames codebooks"], rate: float, size: int
 ) -> Int[Tensor, "batch frames codebooks"]:
-    """Replace a share of the codes by random ones."""
-    wrong = torch.rand(codes.shape, device=codes.device) < share
+    """Replace a fraction of the codes by random ones."""
+    wrong = torch.rand(codes.shape, device=codes.device) < rate
     return torch.where(wrong, torch.randint_like(codes, size), codes)
 
 
 class TalkerStage(Stage):
-    """The Talker. The validation loss is nats for each frame."""
+    """The Talker. The validation loss is nats per frame."""
 
     name = "talker"
+    weights_file = {"talker.": "talker."}
 
-    def __init__(self, held_out: Sequence[Saying] = ()) -> None:
+    def __init__(self, held_out: Sequence[TalkerExample] = ()) -> None:
         super().__init__()
         self.talker, self.held_out = TalkerTiny(), held_out
 
     def forward(self, batch: CodeBatch) -> tuple[Float[Tensor, ""], dict[str, Any]]:
         """Predict each frame from those before it, and the text."""
-        heard = mishear(batch.codes, WRONG, self.talker.cfg.codebook_size) if self.training else batch.codes
+        codes = batch.codes
+        if self.training:
+            codes = corrupt_codes(codes, CORRUPTION_RATE, self.talker.cfg.codebook_size)
         without_text = self.training and float(torch.rand(())) < WITHOUT_TEXT
-        logits = self.talker.predict(previous(heard), None if without_text else batch.text)
+        logits = self.talker(previous(codes), None if without_text else batch.text, with_end=True)
         base, residual, end = speech_loss(logits, batch.codes, batch.frames)
-        figures = {"base": base.detach(), "residual": residual.detach(), "end": end.detach()}
-        return base + residual + end, figures
+        metrics = {"base": base.detach(), "residual": residual.detach(), "end": end.detach()}
+        return base + residual + end, metrics
 
     def weight(self, batch: CodeBatch) -> float:
         """Frames of speech."""
         return int(batch.frames.sum())
 
     def validate(self) -> dict[str, float]:
-        """The loss on held-out sayings, without wrong codes."""
+        """The loss on held-out examples, without corrupted codes."""
         if not self.held_out:
             return {}
-        batch = collate(self.held_out)
-        device = self.talker.base.weight.device
-        loss, parts = self(CodeBatch(batch.codes.to(device), batch.text.to(device), batch.frames.to(device)))
+        loss, parts = self(to_device(collate(self.held_out), self.talker.base.weight.device))
         return {"loss": float(loss), **{name: float(part) for name, part in parts.items()}}
 
 
-def job(place: Place) -> Job:
-    """The recipe."""
-    codec = place.trained(CodecStage())
-    train = Sayings(place, codec, "train", UTTERANCES[place.preset])
-    held_out = Sayings(place, codec, "validation", 8 if place.preset == "smoke" else 64)
+def build(run_dir: RunDir, settings: TalkerSettings) -> Job:
+    """Utterances of the closed world, as codes of the codec that was trained before."""
+    if run_dir.data is not None:
+        raise InputError("Training: the stage talker learns the voices of eSpeak and takes no custom data (--data)")
+    codec = run_dir.trained(CodecStage(), settings.init_from)
+    train = TalkerDataset(run_dir, codec, "train", settings.utterances)
+    held_out = TalkerDataset(run_dir, codec, "validation", settings.validation_utterances)
     stage = TalkerStage([held_out[index] for index in range(len(held_out))])
     lengths = [len(train.text(index)) for index in range(len(train))]
-    return Job(stage, train, collate, place.settings(SETTINGS), lengths)
+    return Job(stage, train, collate, settings, lengths)
+
+
+SPEC = register(StageSpec("talker", PRESETS, build, requires=("tokenizer", "codec"), untrained=TalkerStage))

@@ -1,88 +1,29 @@
-"""The log of a run, and its picture."""
+"""The training curves of runs: loss and learning rate over the steps, as a file or live in a notebook."""
 
 import io
-import json
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
-from tinyomni.training import checkpoint
+from tinyomni.errors import InputError
+from tinyomni.training.log import read_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# ---- written --------------------------------------------------------------------------------------------------------
-
-
-class Log:
-    """`log.jsonl`, a line for each step and each validation, and a progress bar. Processes but the first have neither.
-
-    A run that goes on from `start` drops the lines after it: those steps come again.
-    """
-
-    def __init__(self, folder: Path, name: str, start: int, steps: int, first: bool) -> None:
-        # disable=None: no bar where stderr is no terminal
-        self.bar = tqdm(total=steps, initial=start, desc=name, unit="step", disable=None if first else True)
-        self.file = None
-        if first:
-            path = folder / "log.jsonl"
-            kept = [json.dumps(entry) + "\n" for entry in read(path) if entry["step"] <= start]
-            checkpoint.replace(path, "".join(kept).encode())
-            self.file = path.open("a", encoding="utf-8")
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-        if self.file:
-            self.file.close()
-
-    def write(self, **entry: Any) -> None:
-        """A line."""
-        if self.file:
-            self.file.write(json.dumps(plain(entry)) + "\n")
-            self.file.flush()
-
-    def progress(self, text: str) -> None:
-        """One step further on the bar."""
-        self.bar.set_postfix_str(text, refresh=False)
-        self.bar.update()
-
-
-def plain(value: Any) -> Any:
-    """For JSON, which knows no NaN and no infinity."""
-    if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# ---- read -----------------------------------------------------------------------------------------------------------
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The entries of a log. A last line that a kill cut off is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-# ---- drawn ----------------------------------------------------------------------------------------------------------
-
 STYLES, MARKERS, COLOURS = ("-", "--", ":", "-."), "os^Dv", ("#000000", "#b2182b", "#2166ac", "#7f7f7f", "#e08214")
 
 
-def curves(runs: Sequence[Path], out: Path) -> None:
-    """Draw one or more runs into a file: PNG, SVG or PDF, by its name."""
-    draw(runs).savefig(out, dpi=150)
+def save_plot(runs: Sequence[Path], out: Path) -> None:
+    """Plot one or more runs into a file: PNG, SVG or PDF, by its name."""
+    plot_runs(runs).savefig(out, dpi=150)
 
 
-def draw(runs: Sequence[Path]) -> "Figure":
+def plot_runs(runs: Sequence[Path]) -> "Figure":
     """Loss and learning rate over the steps.
 
     Lines are running means of the training loss, over a fiftieth of the run; the pale lines are the single batches, the
@@ -93,10 +34,10 @@ def draw(runs: Sequence[Path]) -> "Figure":
     figure = Figure(figsize=(8, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for number, run in enumerate(map(Path, runs)):
-        entries = read(run / "log.jsonl")
+        entries = read_log(run / "log.jsonl")
         steps = [entry for entry in entries if entry.get("loss") is not None]
         if not steps:
-            raise ValueError(f"Curves: {run / 'log.jsonl'} is missing or has no step in it. Is {run} a run's folder?")
+            raise InputError(f"Curves: {run / 'log.jsonl'} is missing or holds no step. Is {run} a run's folder?")
         style, colour = STYLES[number % len(STYLES)], COLOURS[number % len(COLOURS)]
         at, losses = [entry["step"] for entry in steps], np.array([entry["loss"] for entry in steps])
         above.plot(at, losses, color=colour, alpha=0.2, linewidth=0.6)
@@ -127,10 +68,10 @@ def draw(runs: Sequence[Path]) -> "Figure":
 
 @contextmanager
 def live(run: Path, every: float = 2.0) -> Iterator[None]:
-    """In a notebook, while the body trains: the curves so far, drawn anew every few seconds; the last ones stay.
+    """In a notebook, while the body trains: the curves so far, redrawn every few seconds; the last ones stay.
 
-        with live(place.of("thinker")):
-            job.run(place)
+        with live(run_dir.of("thinker")):
+            job.run(run_dir)
 
     Elsewhere it does nothing.
     """
@@ -142,11 +83,11 @@ def live(run: Path, every: float = 2.0) -> Iterator[None]:
     if get_ipython is None or get_ipython() is None:
         yield
         return
-    slot, over = display("The curve comes with the first steps.", display_id=True), threading.Event()
+    slot, over = display("The curve appears with the first steps.", display_id=True), threading.Event()
 
     def show() -> None:
-        if any(entry.get("loss") is not None for entry in read(run / "log.jsonl")):
-            draw([run]).savefig(file := io.BytesIO(), dpi=80, format="png")
+        if any(entry.get("loss") is not None for entry in read_log(run / "log.jsonl")):
+            plot_runs([run]).savefig(file := io.BytesIO(), dpi=80, format="png")
             slot.update(Image(file.getvalue(), alt="Loss and learning rate over the steps of this run"))
 
     def watch() -> None:

@@ -10,7 +10,8 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-from tinyomni.training.curves import Log, curves, draw, live, read, running_mean
+from tinyomni.training.log import Log, read_log
+from tinyomni.training.plots import live, plot_runs, running_mean, save_plot
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def runs(tmp_path: Path) -> list[Path]:
     folders = [tmp_path / "first", tmp_path / "second"]
     for number, folder in enumerate(folders):
         folder.mkdir()
-        with Log(folder, "toy", 0, 100, first=True) as log:
+        with Log(folder, "toy", 0, 100, is_main=True) as log:
             for step in range(1, 101):
                 if number and step == 31:
                     log.write(step=step, lr=0.1, skipped="Loss is nan", batch=[1, 2])
@@ -31,7 +32,7 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def test_the_curves_show_what_the_log_holds(runs: list[Path]) -> None:
-    above, below = draw(runs).axes
+    above, below = plot_runs(runs).axes
     shown = {line.get_label(): line for line in above.lines if not line.get_label().startswith("_")}
     assert list(shown) == [
         "first: training", "first: validation", "second: training", "second: validation", "second: skipped",
@@ -47,7 +48,7 @@ def test_the_curves_show_what_the_log_holds(runs: list[Path]) -> None:
 
 
 def test_runs_can_be_told_apart_without_colour(runs: list[Path]) -> None:
-    above, below = draw(runs).axes
+    above, below = plot_runs(runs).axes
     labelled = [line for line in above.lines if not line.get_label().startswith("_")]
     looks = [(line.get_linestyle(), line.get_marker()) for line in labelled]
     assert len(set(looks)) == len(looks)
@@ -55,25 +56,25 @@ def test_runs_can_be_told_apart_without_colour(runs: list[Path]) -> None:
 
 
 def test_a_picture_is_written(runs: list[Path], tmp_path: Path) -> None:
-    curves(runs, tmp_path / "curves.png")
+    save_plot(runs, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as image:
         assert image.size == (1200, 900)
-    curves(runs, tmp_path / "curves.svg")
+    save_plot(runs, tmp_path / "curves.svg")
     assert "<svg" in (tmp_path / "curves.svg").read_text()
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"log\.jsonl is missing or has no step in it"):
-        draw([tmp_path])
+    with pytest.raises(ValueError, match=r"log\.jsonl is missing or holds no step"):
+        plot_runs([tmp_path])
 
 
 def test_the_log_is_json_and_drops_what_comes_again(runs: list[Path], tmp_path: Path) -> None:
     text = (runs[0] / "log.jsonl").read_text()
     assert "NaN" not in text and json.loads(text.splitlines()[25])["validation"] == {"loss": 5.0, "other": None}
-    with Log(runs[0], "toy", 30, 100, first=True) as log:
+    with Log(runs[0], "toy", 30, 100, is_main=True) as log:
         log.write(step=31, loss=0.0)
-    assert [entry["step"] for entry in read(runs[0] / "log.jsonl")] == [*range(1, 26), 25, *range(26, 32)]
-    with Log(tmp_path, "toy", 0, 100, first=False) as log:
+    assert [entry["step"] for entry in read_log(runs[0] / "log.jsonl")] == [*range(1, 26), 25, *range(26, 32)]
+    with Log(tmp_path, "toy", 0, 100, is_main=False) as log:
         log.write(step=1, loss=0.0)
         log.progress("loss 0")
     assert not (tmp_path / "log.jsonl").exists()
@@ -93,13 +94,13 @@ def test_in_a_notebook_the_curve_is_drawn_while_it_grows(tmp_path: Path) -> None
         nbformat.v4.new_code_cell(f"""
 import time
 from pathlib import Path
-from tinyomni.training import curves
-run, drawn, draw = Path({str(tmp_path)!r}), [], curves.draw
-curves.draw = lambda runs: drawn.append(len(curves.read(run / "log.jsonl"))) or draw(runs)
+from tinyomni.training import log, plots
+run, drawn, draw = Path({str(tmp_path)!r}), [], plots.plot_runs
+plots.plot_runs = lambda runs: drawn.append(len(plots.read_log(run / "log.jsonl"))) or draw(runs)
 try:
-    with curves.live(run, every=0.1), curves.Log(run, "run", 0, 9, True) as log:
+    with plots.live(run, every=0.1), log.Log(run, "run", 0, 9, True) as entries:
         for step in range(1, 9):
-            log.write(step=step, loss=1 / step, lr=0.1)
+            entries.write(step=step, loss=1 / step, lr=0.1)
             while len(drawn) < min(step, 2):
                 time.sleep(0.01)
         raise KeyboardInterrupt

@@ -20,10 +20,14 @@ from torch.utils.data import Dataset, TensorDataset
 from tinyomni.config import ThinkerConfig
 from tinyomni.layers import DecoderBlock
 from tinyomni.thinker import ThinkerLM
-from tinyomni.training import checkpoint, distributed, engine, precision
-from tinyomni.training.curves import read
-from tinyomni.training.distributed import Batches, Share, World, size, to_device
-from tinyomni.training.engine import Result, Settings, Stage, fit, learning_rate
+from tinyomni.training import checkpoint, distributed, loop, optim, precision
+from tinyomni.training.distributed import Batches, MicroBatchSampler, ProcessGroup, count_samples, to_device
+from tinyomni.training.log import read_log
+from tinyomni.training.loop import fit
+from tinyomni.training.optim import learning_rate
+from tinyomni.training.run import Result
+from tinyomni.training.settings import Settings
+from tinyomni.training.stage import Stage
 
 CPU = torch.device("cpu")
 
@@ -94,12 +98,12 @@ class Blocks(Toy):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(2)
-            block = DecoderBlock(8, 2, 16, positions=4)
+            block = DecoderBlock(8, 2, 16, max_seq_len=4)
             self.net = nn.Sequential(nn.Linear(8, 32), nn.Unflatten(1, (4, 8)), block, nn.Flatten(), nn.Linear(32, 3))
 
 
 def short(**more: Any) -> Settings:
-    some = {"steps": 12, "batch_size": 32, "lr": 1e-2, "warmup": 3, "validate_freq": 100, "precision": "fp32"}
+    some = {"steps": 12, "batch_size": 32, "lr": 1e-2, "warmup": 3, "eval_every": 100, "precision": "fp32"}
     return Settings(**{**some, **more})
 
 
@@ -109,7 +113,7 @@ def run(folder: Path, stage: Stage | None = None, **more: Any) -> tuple[Result, 
 
 
 def losses(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in read(folder / "log.jsonl") if "loss" in entry]
+    return [entry["loss"] for entry in read_log(folder / "log.jsonl") if "loss" in entry]
 
 
 def weights(stage: nn.Module) -> Tensor:
@@ -123,7 +127,7 @@ def plain_loop(settings: Settings) -> tuple[Toy, list[float]]:
     """The same training with torch's own schedulers and nothing of ours but the order of the rows."""
     stage, rows, order, seen = Toy(), Rows(), Batches(256, settings.batch_size, settings.seed), []
     net = stage.net
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [
             {"params": [net[0].weight, net[3].weight], "weight_decay": 0.1},
             {"params": [net[0].bias, net[3].bias], "weight_decay": 0.0},
@@ -132,14 +136,14 @@ def plain_loop(settings: Settings) -> tuple[Toy, list[float]]:
         betas=(0.9, 0.95),
     )
     for step in range(settings.steps):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
         batch = stack([rows[index] for index in order[step]])
         loss = F.mse_loss(net(batch["x"])[batch["mask"]], batch["y"][batch["mask"]])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
-        optimiser.step()
+        nn.utils.clip_grad_norm_(net.parameters(), settings.max_grad_norm)
+        optimizer.step()
         seen.append(loss.item())
     return stage, seen
 
@@ -147,14 +151,14 @@ def plain_loop(settings: Settings) -> tuple[Toy, list[float]]:
 @pytest.mark.parametrize("accumulate", [1, 2, 8])
 def test_it_does_what_a_plain_loop_does_and_micro_batches_change_nothing(accumulate: int, tmp_path: Path) -> None:
     """Rows have 1 to 3 targets, so that a mean of means would be wrong."""
-    settings = short(accumulate=accumulate, clip=0.3)
+    settings = short(grad_accum_steps=accumulate, max_grad_norm=0.3)
     want, seen = plain_loop(settings)
     stage = Toy()
     result = fit(stage, Rows(), settings, tmp_path, collate=stack)
     torch.testing.assert_close(weights(stage), weights(want), atol=1e-6, rtol=1e-5)
     assert losses(tmp_path) == pytest.approx(seen, rel=1e-5)
     assert (result.steps, result.samples, result.skipped) == (12, 12 * 32, 0)
-    assert result.tokens == sum(entry["tokens"] for entry in read(tmp_path / "log.jsonl") if "tokens" in entry)
+    assert result.tokens == sum(entry["tokens"] for entry in read_log(tmp_path / "log.jsonl") if "tokens" in entry)
     assert json.loads((tmp_path / "result.json").read_text())["samples"] == 12 * 32
 
 
@@ -163,7 +167,9 @@ class Counting(Stage):
 
     def __init__(self) -> None:
         super().__init__()
-        self.think = ThinkerLM(ThinkerConfig(layers=1, d_model=32, heads=2, kv_heads=2, hidden=64, vocab=100))
+        self.think = ThinkerLM(
+            ThinkerConfig(layers=1, d_model=32, heads=2, kv_heads=2, intermediate_size=64, vocab=100)
+        )
 
     def forward(self, batch: Tensor) -> tuple[Tensor, dict[str, Any]]:
         x = self.think.embed(batch[:, :-1])
@@ -202,50 +208,50 @@ def test_the_order_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     for name in ("scale", "unscale_", "step", "update"):
         spy(torch.amp.GradScaler, name)
-    spy(engine, "check_gradient_explosion")
-    spy(engine, "clip_gradients")
+    spy(loop, "check_gradient_explosion")
+    spy(loop, "clip_gradients")
     spy(torch.optim.AdamW, "zero_grad")
-    run(tmp_path, steps=1, accumulate=2)
+    run(tmp_path, steps=1, grad_accum_steps=2)
     order = ["scale", "scale", "unscale_", "check_gradient_explosion", "clip_gradients", "step", "update", "zero_grad"]
     assert calls == order
 
 
-# ---- optimiser ------------------------------------------------------------------------------------------------------
+# ---- optimizer ------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 300), st.integers(0, 60), st.floats(0, 1))
-def test_the_rate_rises_then_falls_to_the_floor(steps: int, warmup: int, floor: float) -> None:
-    settings = Settings(steps=steps, warmup=warmup, lr=0.5, floor=floor)
+def test_the_learning_rate_rises_then_falls_to_its_minimum(steps: int, warmup: int, low: float) -> None:
+    settings = Settings(steps=steps, warmup=warmup, lr=0.5, min_lr_ratio=low)
     rates = [learning_rate(step, settings) for step in range(steps)]
     assert rates[0] > 0 and max(rates) <= 0.5
     assert all(a < b for a, b in pairwise(rates[:warmup]))
     assert all(a >= b for a, b in pairwise(rates[warmup:]))
     if steps > warmup + 1:
-        assert rates[warmup] == 0.5 and rates[-1] == pytest.approx(0.5 * floor)
-        assert learning_rate(steps + 1000, settings) == pytest.approx(0.5 * floor)
+        assert rates[warmup] == 0.5 and rates[-1] == pytest.approx(0.5 * low)
+        assert learning_rate(steps + 1000, settings) == pytest.approx(0.5 * low)
 
 
 def test_the_rate_is_torchs_own_cosine() -> None:
-    settings = Settings(steps=40, warmup=10, lr=0.5, floor=0.1)
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=29, eta_min=0.05)
+    settings = Settings(steps=40, warmup=10, lr=0.5, min_lr_ratio=0.1)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=29, eta_min=0.05)
     for step in range(10, 40):
-        assert learning_rate(step, settings) == pytest.approx(optimiser.param_groups[0]["lr"])
-        optimiser.step()
+        assert learning_rate(step, settings) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
         cosine.step()
 
 
 def test_only_matrices_decay_and_only_what_is_not_frozen_is_learned() -> None:
     stage = Toy()
     decays = {
-        id(p): group["weight_decay"] for group in engine.adamw(stage, short()).param_groups for p in group["params"]
+        id(p): group["weight_decay"] for group in optim.adamw(stage, short()).param_groups for p in group["params"]
     }
     for name, parameter in stage.named_parameters():
         want = None if name.startswith("frozen") else 0.1 if name.endswith("weight") else 0.0
         assert decays.get(id(parameter)) == want, name
 
 
-def stepped(stage: nn.Module, optimisers: list[torch.optim.Optimizer], inside: set[str]) -> dict[str, Tensor]:
+def stepped(stage: nn.Module, optimizers: list[torch.optim.Optimizer], inside: set[str]) -> dict[str, Tensor]:
     """Weights after 5 steps along gradients that are made up, each with a few strong directions."""
     random = torch.Generator().manual_seed(0)
     for _ in range(5):
@@ -253,8 +259,8 @@ def stepped(stage: nn.Module, optimisers: list[torch.optim.Optimizer], inside: s
             parameter.grad = torch.randn(parameter.shape, generator=random)
             if name in inside:
                 parameter.grad *= torch.logspace(0, -2, parameter.shape[1])
-        for optimiser in optimisers:
-            optimiser.step()
+        for optimizer in optimizers:
+            optimizer.step()
     return {name: parameter.detach().clone() for name, parameter in stage.named_parameters()}
 
 
@@ -262,7 +268,7 @@ def test_muon_is_torchs_muon_inside_the_blocks_and_torchs_adamw_elsewhere() -> N
     blocks = [Blocks(), Blocks()]
     inside = {name for name, p in blocks[0].named_parameters() if name.startswith("net.2.") and p.ndim == 2}
     assert len(inside) == 7
-    ours = stepped(blocks[0], [engine.Muon(blocks[0], short())], inside)
+    ours = stepped(blocks[0], [optim.Muon(blocks[0], short())], inside)
     by_name = dict(blocks[1].named_parameters())
     muon = torch.optim.Muon([by_name[name] for name in inside], lr=1e-2, weight_decay=0.1, momentum=0.95,
                             adjust_lr_fn="match_rms_adamw")  # fmt: skip
@@ -275,8 +281,8 @@ def test_muon_is_torchs_muon_inside_the_blocks_and_torchs_adamw_elsewhere() -> N
         if name.startswith("frozen"):
             assert torch.equal(weight, before[name])
         elif name in inside:  # torch computes it in bf16
-            moved, due = weight - before[name], theirs[name] - before[name]
-            assert float((moved - due).norm() / due.norm()) < 0.03
+            moved, expected = weight - before[name], theirs[name] - before[name]
+            assert float((moved - expected).norm() / expected.norm()) < 0.03
         else:
             torch.testing.assert_close(weight, theirs[name])
 
@@ -285,19 +291,19 @@ def test_muon_is_torchs_muon_inside_the_blocks_and_torchs_adamw_elsewhere() -> N
 def test_directions_stay_and_become_equally_strong(shape: tuple[int, int, int]) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 7
     left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-    even = engine.orthogonal(matrices)
+    even = optim.orthogonalize(matrices)
     assert float((even - left @ right).norm() / (left @ right).norm()) < 0.25
     strengths = torch.linalg.svdvals(even)
     assert float(strengths.min()) > 0.6 and float(strengths.max()) < 1.25
-    assert torch.equal(engine.orthogonal(torch.zeros(shape)), torch.zeros(shape))
+    assert torch.equal(optim.orthogonalize(torch.zeros(shape)), torch.zeros(shape))
 
 
-def test_a_run_with_muon_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_run_with_muon_resumes_bit_for_bit(tmp_path: Path) -> None:
     for name in ("whole", "halves"):
-        fit(Blocks(), Rows(), short(optimiser="muon", checkpoint_freq=6, keep=5), tmp_path / name, collate=stack)
+        fit(Blocks(), Rows(), short(optimizer="muon", checkpoint_freq=6, keep_last=5), tmp_path / name, collate=stack)
     shutil.rmtree(checkpoint.path_of(tmp_path / "halves", 12))
     stage = Blocks()
-    fit(stage, Rows(), short(optimiser="muon", checkpoint_freq=6, keep=5), tmp_path / "halves", collate=stack)
+    fit(stage, Rows(), short(optimizer="muon", checkpoint_freq=6, keep_last=5), tmp_path / "halves", collate=stack)
     assert losses(tmp_path / "halves") == losses(tmp_path / "whole") and losses(tmp_path / "whole")[-1] < 0.5
     whole = Blocks()
     checkpoint.load_weights(whole, tmp_path / "whole", "last")
@@ -306,9 +312,9 @@ def test_a_run_with_muon_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 def test_muon_where_there_is_no_block(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="matrices inside transformer blocks"):
-        fit(Toy(), Rows(), short(optimiser="muon"), tmp_path, collate=stack)
-    with pytest.raises(ValueError, match="adamw or muon, 'sgd' came"):
-        short(optimiser="sgd")
+        fit(Toy(), Rows(), short(optimizer="muon"), tmp_path, collate=stack)
+    with pytest.raises(ValueError, match="optimizer must be 'adamw' or 'muon', got 'sgd'"):
+        short(optimizer="sgd")
 
 
 # ---- bad batches ----------------------------------------------------------------------------------------------------
@@ -323,16 +329,16 @@ def test_a_bad_batch_is_logged_counted_and_skipped(
 ) -> None:
     """NaN, infinite, out of bounds, exploding. One bad micro-batch drops the whole window, and nothing of it stays."""
     before: list[Tensor] = []
-    real = engine.Trainer.step
+    real = loop.Trainer.step
     monkeypatch.setattr(
-        engine.Trainer, "step", lambda self, window: (before.append(weights(self.stage)), real(self, window))[1]
+        loop.Trainer, "step", lambda self, window: (before.append(weights(self.stage)), real(self, window))[1]
     )
     row = Batches(256, 32)[4][30]
-    result, stage = run(tmp_path, Toy({row: factor}), steps=8, accumulate=accumulate)
-    (entry,) = [entry for entry in read(tmp_path / "log.jsonl") if "skipped" in entry]
+    result, stage = run(tmp_path, Toy({row: factor}), steps=8, grad_accum_steps=accumulate)
+    (entry,) = [entry for entry in read_log(tmp_path / "log.jsonl") if "skipped" in entry]
     assert entry["step"] == 5 and reason in entry["skipped"] and entry["batch"] == Batches(256, 32)[4]
     assert (result.skipped, result.overflows, result.skipped_in_a_row) == (1, 0, 0)
-    assert torch.equal(before[4], before[5])  # and the next gradient starts from nothing:
+    assert torch.equal(before[4], before[5])  # and the next gradient starts from zero:
     assert not torch.equal(before[5], before[6]) and torch.isfinite(weights(stage)).all()
     if accumulate == 4:
         apart, _ = run(tmp_path / "whole", Toy({row: factor}), steps=8)
@@ -342,9 +348,9 @@ def test_a_bad_batch_is_logged_counted_and_skipped(
 
 def test_too_many_bad_batches_in_a_row_end_it(tmp_path: Path) -> None:
     bad = {row: math.nan for batch in (2, 4, 5, 6) for row in Batches(256, 32)[batch][:1]}
-    with pytest.raises(RuntimeError, match=r"3 batches in a row were bad, up to step 7.*Loss is nan.*names their"):
+    with pytest.raises(RuntimeError, match=r"3 bad batches in a row, up to step 7.*Loss is nan.*lists their"):
         run(tmp_path, Toy(bad), max_skips=3)
-    assert [entry["step"] for entry in read(tmp_path / "log.jsonl") if "skipped" in entry] == [3, 5, 6, 7]
+    assert [entry["step"] for entry in read_log(tmp_path / "log.jsonl") if "skipped" in entry] == [3, 5, 6, 7]
 
 
 def test_a_batch_without_targets_is_skipped(tmp_path: Path) -> None:
@@ -352,7 +358,7 @@ def test_a_batch_without_targets_is_skipped(tmp_path: Path) -> None:
         def weight(self, batch: Any) -> float:
             return 0.0
 
-    with pytest.raises(RuntimeError, match="not one target"):
+    with pytest.raises(RuntimeError, match="has no target"):
         run(tmp_path, Empty(), max_skips=2)
 
 
@@ -361,16 +367,16 @@ def test_an_fp16_overflow_is_counted_apart(tmp_path: Path) -> None:
 
     class Half(Toy):
         def forward(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
-            loss, figures = super().forward(batch)
-            return (loss.half() * 10).float(), figures
+            loss, metrics = super().forward(batch)
+            return (loss.half() * 10).float(), metrics
 
     result, _ = run(tmp_path, Half(), precision="fp16", max_skips=2)
-    skips = [entry["skipped"] for entry in read(tmp_path / "log.jsonl") if "skipped" in entry]
+    skips = [entry["skipped"] for entry in read_log(tmp_path / "log.jsonl") if "skipped" in entry]
     assert 3 <= result.overflows == len(skips) < 8 and result.skipped == 0
     assert all("fp16 overflow" in skip for skip in skips)
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
-    facts = checkpoint.load(checkpoint.path_of(tmp_path, 12))[1]
-    assert facts["scaler"]["scale"] == 65536 / 2**result.overflows
+    metadata = checkpoint.load(checkpoint.path_of(tmp_path, 12))[1]
+    assert metadata["scaler"]["scale"] == 65536 / 2**result.overflows
 
 
 def test_what_is_infinite_at_every_scale_is_no_overflow(tmp_path: Path) -> None:
@@ -384,20 +390,22 @@ def test_what_is_infinite_at_every_scale_is_no_overflow(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="norm is inf"):
         run(tmp_path, Root(), steps=40, precision="fp16", max_skips=2)
-    assert sum("overflow" in entry.get("skipped", "") for entry in read(tmp_path / "log.jsonl")) == 16
+    assert sum("overflow" in entry.get("skipped", "") for entry in read_log(tmp_path / "log.jsonl")) == 16
 
 
 # ---- modes, validation, early stop ----------------------------------------------------------------------------------
 
 
 def test_validation_is_in_eval_mode_without_gradients_and_changes_nothing(tmp_path: Path) -> None:
-    result, stage = run(tmp_path / "often", Toy(dropout=0.3), validate_freq=2)
+    result, stage = run(tmp_path / "often", Toy(dropout=0.3), eval_every=2)
     assert isinstance(stage, Toy)
     assert stage.modes[:3] == [(True, False, True), (True, False, True), (False, False, False)]
     assert stage.modes[3] == (True, False, True)
-    run(tmp_path / "never", Toy(dropout=0.3), validate_freq=100)
+    run(tmp_path / "never", Toy(dropout=0.3), eval_every=100)
     assert losses(tmp_path / "often") == losses(tmp_path / "never")
-    checks = [entry["validation"]["loss"] for entry in read(tmp_path / "often" / "log.jsonl") if "validation" in entry]
+    checks = [
+        entry["validation"]["loss"] for entry in read_log(tmp_path / "often" / "log.jsonl") if "validation" in entry
+    ]
     assert len(checks) == 6 and result.best == min(checks) and result.validation["loss"] == checks[-1]
     assert torch.equal(stage.frozen[0].weight, Toy().frozen[0].weight)
 
@@ -410,14 +418,14 @@ def test_it_stops_early_and_the_best_weights_are_kept(tmp_path: Path) -> None:
             self.count = getattr(self, "count", 0) + 1
             return {"loss": abs(3 - self.count) if self.count != 4 else math.nan}
 
-    result, stage = run(tmp_path, Worse(), steps=100, validate_freq=2, patience=2, keep=1)
-    assert (result.steps, result.best, result.best_step, result.not_better) == (10, 0.0, 6, 2)
+    result, stage = run(tmp_path, Worse(), steps=100, eval_every=2, patience=2, keep_last=1)
+    assert (result.steps, result.best, result.best_step, result.not_improved) == (10, 0.0, 6, 2)
     kept = sorted(path.name for path in tmp_path.glob("step-*"))
     assert kept == ["step-00000006", "step-00000010"]
     last = weights(stage).clone()
-    assert checkpoint.load_weights(stage, tmp_path) == 6 and not torch.equal(weights(stage), last)
-    assert checkpoint.load_weights(stage, tmp_path, "last") == 10 and torch.equal(weights(stage), last)
-    again, _ = run(tmp_path, Worse(), steps=100, validate_freq=2, patience=2, keep=1)
+    assert checkpoint.load_weights(stage, tmp_path)["step"] == 6 and not torch.equal(weights(stage), last)
+    assert checkpoint.load_weights(stage, tmp_path, "last")["step"] == 10 and torch.equal(weights(stage), last)
+    again, _ = run(tmp_path, Worse(), steps=100, eval_every=2, patience=2, keep_last=1)
     assert again.steps == 10
 
 
@@ -434,7 +442,11 @@ def test_processes_and_micro_batches_share_the_global_batch(
     lengths = [(index * 7) % 13 for index in range(samples)] if by_length else None
     order, steps = Batches(samples, batch_size, 5, lengths), 10
     shares = [
-        list(Share(Batches(samples, batch_size, 5, lengths), start, steps, accumulate, World(rank, processes, CPU)))
+        list(
+            MicroBatchSampler(
+                Batches(samples, batch_size, 5, lengths), start, steps, accumulate, ProcessGroup(rank, processes, CPU)
+            )
+        )
         for rank in range(processes)
     ]
     for step in range(start, steps):
@@ -461,30 +473,30 @@ def test_epochs_differ_seeds_differ_and_lengths_are_alike() -> None:
     assert max(spread) < 20
 
 
-def test_a_run_begins_with_what_another_has_learned(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    learned = run(tmp_path / "one", validate_freq=4)[1]
+def test_a_run_starts_from_the_weights_of_another(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    learned = run(tmp_path / "one", eval_every=4)[1]
     checkpoint.load_weights(learned, tmp_path / "one")
     start = str(tmp_path / "one")
-    result, stage = run(tmp_path / "two", start=start, steps=1, lr=1e-12)
+    result, stage = run(tmp_path / "two", init_from=start, steps=1, lr=1e-12)
     assert result.steps == 1 and losses(tmp_path / "two")[0] < losses(tmp_path / "one")[0]
     torch.testing.assert_close(weights(stage), weights(learned))
     better = Toy()
     nn.init.ones_(better.frozen[0].weight)  # type: ignore[arg-type]
-    run(tmp_path / "frozen", better, start=start, steps=1, lr=1e-12)
+    run(tmp_path / "frozen", better, init_from=start, steps=1, lr=1e-12)
     assert (better.frozen[0].weight == 1).all()
     torch.testing.assert_close(better.net.state_dict(), learned.net.state_dict())
     # from the second command on it goes on with itself, and nothing else can be slipped under it
-    assert run(tmp_path / "two", start=start, steps=1, lr=1e-12)[0].steps == 1
-    with pytest.raises(ValueError, match=r"start .*one \(now None\)"):
+    assert run(tmp_path / "two", init_from=start, steps=1, lr=1e-12)[0].steps == 1
+    with pytest.raises(ValueError, match=r"init_from was .*one, got None"):
         run(tmp_path / "two", steps=1, lr=1e-12)
     other = Toy()
     other.net[0] = nn.Linear(8, 16)
     with pytest.raises(
-        ValueError, match=r"another model: 2 names or sizes differ.* net.0.bias: \(16,\) in a Toy, \(32,\)"
+        ValueError, match=r"another model: 2 names or shapes differ.* net.0.bias: expected \(16,\) for Toy, got \(32,\)"
     ):
-        run(tmp_path / "other", other, start=start)
+        run(tmp_path / "other", other, init_from=start)
     with pytest.raises(FileNotFoundError, match="Was this stage trained"):
-        run(tmp_path / "three", start=str(tmp_path / "nowhere"))
+        run(tmp_path / "three", init_from=str(tmp_path / "nowhere"))
 
 
 def test_a_resumed_run_reads_only_what_is_left_and_workers_change_nothing(tmp_path: Path) -> None:
@@ -496,7 +508,7 @@ def test_a_resumed_run_reads_only_what_is_left_and_workers_change_nothing(tmp_pa
     fit(Toy(), rows, settings, tmp_path / "two", collate=stack)
     order = Batches(256, 32)
     assert sorted(rows.asked) == sorted(chain(*(order[step] for step in range(6, 12))))
-    run(tmp_path / "workers", workers=2, accumulate=1)
+    run(tmp_path / "workers", num_workers=2, grad_accum_steps=1)
     assert losses(tmp_path / "whole") == losses(tmp_path / "two") == losses(tmp_path / "workers")
 
 
@@ -505,7 +517,7 @@ def test_tensors_are_found_wherever_they_lie() -> None:
     batch = {"a": [torch.zeros(3, 2), "text"], "b": (torch.zeros(3), None)}
     moved = to_device(batch, meta)
     assert moved["a"][0].is_meta and moved["b"][0].is_meta and moved["a"][1] == "text" and moved["b"][1] is None
-    assert size(batch) == 3
+    assert count_samples(batch) == 3
     result = to_device(Result(stage="x", validation={"t": torch.zeros(2)}), meta)  # type: ignore[dict-item]
     assert result.validation["t"].is_meta and result.stage == "x"
 
@@ -523,9 +535,9 @@ def test_the_precision_of_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: False)
     assert precision.policy(torch.device("cuda")).precision == "fp32"
     assert precision.policy(torch.device("mps")).precision == "fp32"
-    with pytest.raises(ValueError, match="on MPS only fp32"):
+    with pytest.raises(ValueError, match="MPS supports only fp32, got 'fp16'"):
         precision.policy(torch.device("mps"), "fp16")
-    with pytest.raises(ValueError, match="'fp8' came"):
+    with pytest.raises(ValueError, match="one of 'auto', 'fp32', 'bf16', 'fp16', got 'fp8'"):
         precision.policy(CPU, "fp8")
     assert [precision.policy(CPU, name).scaler().is_enabled() for name in ("fp32", "bf16", "fp16")] == [
         False,
@@ -544,11 +556,11 @@ def test_lower_precision_trains_close_to_fp32(precision: str, tmp_path: Path) ->
 
 
 def test_compile_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    finder = next((finder for finder in sys.meta_path if isinstance(finder, engine.Finder)), None)
-    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, finder or engine.Finder("tinyomni")])
+    finder = next((finder for finder in sys.meta_path if isinstance(finder, loop.Finder)), None)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, finder or loop.Finder("tinyomni")])
     with pytest.raises(ValueError, match="TINYOMNI_SHAPES=0"):
         run(tmp_path, compile=True)
-    monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if not isinstance(f, engine.Finder)])
+    monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if not isinstance(f, loop.Finder)])
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
@@ -556,18 +568,18 @@ def test_compile_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.undo()
 
 
-def test_wrong_input_is_met_with_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="batch_size 32 does not divide into 5 micro-batches"):
-        run(tmp_path / "a", accumulate=5)
-    with pytest.raises(ValueError, match="256 samples do not fill a batch of 300"):
+def test_wrong_settings_are_input_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size=32 must be divisible by grad_accum_steps × processes = 5 × 1"):
+        run(tmp_path / "a", grad_accum_steps=5)
+    with pytest.raises(ValueError, match="batch_size=300 needs as many samples, got 256"):
         run(tmp_path / "b", batch_size=300)
     with pytest.raises(ValueError, match="Is everything frozen"):
         run(tmp_path / "c", Toy().requires_grad_(False))
-    with pytest.raises(ValueError, match="3 lengths came for 256 samples"):
+    with pytest.raises(ValueError, match="expected 256 lengths, one for each sample, got 3"):
         fit(Toy(), Rows(), short(), tmp_path / "d", collate=stack, lengths=[1, 2, 3])
-    with pytest.raises(ValueError, match="steps should be 1 or more, 0 came"):
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         short(steps=0)
-    with pytest.raises(ValueError, match="lr > 0"):
+    with pytest.raises(ValueError, match="lr must be above 0 and finite, got 0.0"):
         short(lr=0.0)
     with pytest.raises(ValueError, match="sees no GPU"):
         if torch.cuda.is_available():
@@ -580,7 +592,7 @@ def test_a_loss_that_is_no_single_number(tmp_path: Path) -> None:
         def forward(self, batch: Any) -> Any:
             return self.net(batch["x"]).mean(dim=1), {}
 
-    with pytest.raises(TypeError, match="Stage toy: forward should give \\(mean loss, figures\\)"):
+    with pytest.raises(TypeError, match="Stage toy: forward must return \\(mean loss, metrics\\)"):
         run(tmp_path, Many())
 
 
@@ -588,4 +600,4 @@ def test_it_is_quiet_where_nobody_looks(tmp_path: Path, capfd: pytest.CaptureFix
     run(tmp_path)
     assert capfd.readouterr() == ("", "")
     run(tmp_path)
-    assert capfd.readouterr() == ("", "toy: goes on from step 12 of 12\n")
+    assert capfd.readouterr() == ("", "toy: resuming from step 12 of 12\n")
