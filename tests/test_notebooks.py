@@ -54,12 +54,12 @@ def test_the_readme_has_the_lessons_and_their_minutes() -> None:
     assert written and TABLE.sub(rf"\1{lesson_table()}\2", page) == page, "run `python tests/test_notebooks.py`"
 
 
-def test_what_the_dry_run_says_is_taught_where_the_table_says() -> None:
+def test_the_index_of_topics_names_words_that_the_lessons_have() -> None:
     page = (TOP / "docs" / "where.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (.+?) \| (\d\d) \| `(.+?)` \|$", page, re.MULTILINE)
-    texts = {path.stem[:2]: text_of(path).lower() for path in LESSONS}
-    assert len(rows) == sum(line.startswith("| ") and "| lesson |" not in line for line in page.splitlines())
-    missing = [f"{what}: {word!r} in {lesson}" for what, lesson, word in rows if word.lower() not in texts[lesson]]
+    rows = re.findall(r"^\| (.+?) \| \[(\d\d)\]\(\.\./notebooks/(.+?)\.ipynb\) \| `(.+?)` \|$", page, re.MULTILINE)
+    assert len(rows) == sum(line.startswith("| ") for line in page.splitlines()) - page.count("| topic | lesson |")
+    texts = {path.stem: text_of(path).lower() for path in LESSONS}
+    missing = [f"{topic}: {word!r} in {book}" for topic, _, book, word in rows if word.lower() not in texts[book]]
     assert not missing, "\n".join(missing)
 
 
