@@ -144,9 +144,9 @@ def test_kv_cache_counts_and_refuses_more_than_fits() -> None:
     keys, _ = cache.update(0, k[:, :, :2], k[:, :, :2])
     assert keys.shape == (B, H, 6, D) and torch.equal(keys[:, :, :4], k)
     with pytest.raises(ValueError, match=r"4 cached tokens \+ 3 new = 7 > max_seq_len = 6"):
-        cache.room_for("test", B, 3)
+        cache.check_room("test", B, 3)
     with pytest.raises(ValueError, match="expected a batch of 2.*got 5"):
-        cache.room_for("test", 5, 1)
+        cache.check_room("test", 5, 1)
 
 
 def test_rms_norm_and_swiglu_are_the_known_ones() -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tinyomni.dry_run import IMAGE
-from tinyomni.io.files import check_not_silent, load_audio, load_image, load_speech
+from tinyomni.io import check_not_silent, load_audio, load_image, load_speech
 
 
 def save(image: Image.Image, path: Path, **how: object) -> Path:
@@ -90,7 +90,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     flac = io.BytesIO()
     soundfile.write(flac, np.random.default_rng(0).normal(size=16_000) * 0.1, 16_000, format="FLAC")
     (tmp_path / "cut.flac").write_bytes(flac.getvalue()[: len(flac.getvalue()) // 2])
-    with pytest.raises(ValueError, match=r"cut off|decoded"):
+    with pytest.raises(ValueError, match=r"truncated|decode"):
         load_audio(tmp_path / "cut.flac")
 
 
@@ -123,7 +123,7 @@ def test_a_dark_picture_of_sixteen_bits_stays_dark(tmp_path: Path) -> None:
 def test_eight_bit_samples_have_their_silence_in_the_middle() -> None:
     wave = load_audio((np.array([0, 128, 255] * 600, dtype=np.uint8), 16_000))
     torch.testing.assert_close(wave[:3], torch.tensor([-1.0, 0.0, 127 / 128]))
-    with pytest.raises(ValueError, match="divided by 32768"):
+    with pytest.raises(ValueError, match="Divide 16-bit samples by 32768"):
         load_audio((np.full(1600, 3000.0), 16_000))
     reversed_rows = np.arange(1600, dtype=">f4")[::-1] / 1600
     torch.testing.assert_close(load_audio((reversed_rows, 16_000)), torch.arange(1600).flip(0) / 1600)
@@ -141,7 +141,7 @@ def test_files_that_lie_about_their_length(tmp_path: Path) -> None:
     whole = io.BytesIO()
     soundfile.write(whole, np.random.default_rng(0).normal(size=(16_000,)) * 0.1, 16_000, format="OGG")
     (tmp_path / "cut.ogg").write_bytes(whole.getvalue()[: len(whole.getvalue()) * 2 // 3])
-    with pytest.raises(ValueError, match="cut off"):
+    with pytest.raises(ValueError, match="truncated"):
         load_audio(tmp_path / "cut.ogg")
     # a stream's head says "as long as can be": what is there is what there is
     wav = io.BytesIO()
@@ -169,4 +169,4 @@ def test_damage_anywhere_is_met_in_our_words_or_not_at_all(format: str, tmp_path
         try:
             assert load_image(tmp_path / "damaged").shape == (3, 224, 224)
         except ValueError as error:
-            assert "Reading the picture" in str(error)
+            assert "load_image" in str(error)

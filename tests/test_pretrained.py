@@ -25,7 +25,7 @@ TOP = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     omni = build(seed=1)
-    omni.limits = {"read": -0.25}
+    omni.thresholds = {"typed": -0.25}
     path = tmp_path_factory.mktemp("weights") / "omni.safetensors"
     omni.save(path, made={"preset": "smoke"})
     return path
@@ -36,7 +36,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_comes_back(weights: Path) -> None:
     omni, again = build(seed=1), Omni.from_pretrained(weights)
-    assert again.limits == {"read": -0.25} and again.cfg == TINY and not again.training
+    assert again.thresholds == {"typed": -0.25} and again.cfg == TINY and not again.training
     assert {each.dtype for each in again.state_dict().values()} == {torch.float32}
     for name, tensor in omni.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor.half().float(), rtol=0, atol=0)
@@ -58,7 +58,7 @@ def test_one_changed_bit_is_noticed(weights: Path, tmp_path: Path, place: float)
     data = bytearray(weights.read_bytes())
     data[int(len(data) * place)] ^= 1
     (tmp_path / "bit").write_bytes(data)
-    with pytest.raises(ValueError, match=r"bit is damaged: its checksum is another one. Copy or download it again"):
+    with pytest.raises(ValueError, match=r"bit is damaged: its checksum does not match. Copy or download it again"):
         Omni.from_pretrained(tmp_path / "bit")
 
 
@@ -71,16 +71,16 @@ def test_changed_words_are_noticed_too(weights: Path, tmp_path: Path) -> None:
 
 def test_foreign_older_and_missing_files_are_told_apart(weights: Path, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "foreign")
-    (tmp_path / "older").write_bytes(weights.read_bytes().replace(b"tinyomni 1", b"tinyomni 0"))
+    (tmp_path / "older").write_bytes(weights.read_bytes().replace(b"tinyomni 2", b"tinyomni 0"))
     torch.save({"x": torch.zeros(2)}, tmp_path / "pickle")
     for name, words in [
-        ("foreign", r"foreign is not a file of tinyomni's: no format, expected 'tinyomni 1'"),
-        ("older", r"older is of the format 'tinyomni 0', expected 'tinyomni 1'.*take both from one version"),
-        ("pickle", r"pickle is damaged or no safetensors file"),
+        ("foreign", r"foreign was not written by tinyomni, expected format 'tinyomni 2'"),
+        ("older", r"older has format 'tinyomni 0', expected format 'tinyomni 2'.*take both from one version"),
+        ("pickle", r"pickle is damaged, or not a safetensors file"),
     ]:
         with pytest.raises(ValueError, match=words):
             Omni.from_pretrained(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere. Is the path right\?"):
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*nowhere. Is the path right\?"):
         Omni.from_pretrained(tmp_path / "nowhere")
 
 
@@ -91,11 +91,11 @@ def test_sizes_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     later = asdict(TINY) | {"memory": {}}
     later["thinker"] = later["thinker"] | {"experts": 8}
     for config, words in [
-        (asdict(bigger), "does not hold the weights of a model of its sizes"),
-        (asdict(small), r"pieces, its Thinker only 100 rows"),
-        (later, "sizes of another version"),
+        (asdict(bigger), "do not fit the sizes in it"),
+        (asdict(small), r"thinker.vocab must be at least \d+, got 100"),
+        (later, "cannot use the sizes"),
     ]:
-        weights_file.write(tmp_path / "x", omni.state_dict(), config, omni.tokenizer, limits={})
+        weights_file.write(tmp_path / "x", omni.state_dict(), config, omni.tokenizer, thresholds={})
         with pytest.raises(ValueError, match=words):
             Omni.from_pretrained(tmp_path / "x")
 
@@ -111,7 +111,7 @@ def test_weights_that_half_precision_cannot_hold_are_not_written(tmp_path: Path)
 
 
 def test_without_shipped_weights_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(pretrained, "SHIPPED", tmp_path / "omni.safetensors")
+    monkeypatch.setattr(weights_file, "SHIPPED", tmp_path / "omni.safetensors")
     with pytest.raises(FileNotFoundError, match=r"No trained weights ship with this version.*tinyomni train all"):
         Omni.from_pretrained()
 
@@ -153,13 +153,13 @@ def test_a_run_becomes_one_model_and_that_a_run_again(
     rate = share([1, 1, 0, 1])
     measured = Report("smoke", (figure("typed questions: all", rate, "laptop", 0.25),), {}, ())
     measured.save(tmp_path / "report.json")
-    monkeypatch.setattr(export, "limits", lambda *_: {"read": -0.125})
+    monkeypatch.setattr(export, "limits", lambda *_: {"typed": -0.125})
     monkeypatch.setattr(export, "more_figures", lambda *_: iter([figure("outside: a photograph", rate, "smoke")]))
     out = tmp_path / "w" / "omni.safetensors"
     export.export(runs, out, 4, hardware="one abacus", commit="c0ffee", measured=tmp_path / "report.json")
     assert out.stat().st_size < 30_000_000
     omni = Omni.from_pretrained(out)
-    assert omni.limits == {"read": -0.125}
+    assert omni.thresholds == {"typed": -0.125}
     again = export.unpack(out, tmp_path / "again", "smoke")
     for name in export.PARTS:
         one, other = (place.trained(export.stage_of(name)).state_dict() for place in (runs, again))
@@ -221,7 +221,7 @@ def test_what_ships_sees_hears_and_speaks() -> None:
     folder = weights_file.SHIPPED.parent
     assert sum(each.stat().st_size for each in folder.iterdir()) <= 30_000_000
     omni = Omni.from_pretrained()
-    assert set(omni.limits) == {"read", "heard", "ear"}
+    assert set(omni.thresholds) == {"typed", "spoken", "asr"}
     for question, answer in [("What colour is the circle?", "Red."), ("How many things are there?", "Three."),
                              ("Where is the star?", "At the top.")]:  # fmt: skip
         assert omni.generate(question, IMAGE) == answer

@@ -11,7 +11,7 @@ from tinyomni.codec import RVQ, SpeechCodec
 from tinyomni.config import TINY
 from tinyomni.dry_run import AUDIO
 from tinyomni.shapes import ShapeError
-from tinyomni.io.files import load_audio
+from tinyomni.io import load_audio
 from tinyomni.talker import TalkerTiny, generate_codes, max_frames, previous
 from tinyomni.vocoder import GriffinLimVocoder, detect_domain
 
@@ -117,7 +117,7 @@ def test_the_talker_never_looks_ahead() -> None:
     model, one = talker(), codes()
     other = one.clone()
     other[:, 4:] = (other[:, 4:] + 1) % 128
-    for a, b in zip(model.predict(one), model.predict(other), strict=True):
+    for a, b in zip(model(one, with_end=True), model(other, with_end=True), strict=True):
         torch.testing.assert_close(a[:, :4], b[:, :4])
         assert not torch.allclose(a[:, 4:], b[:, 4:])
 
@@ -125,9 +125,9 @@ def test_the_talker_never_looks_ahead() -> None:
 def test_padding_of_texts_changes_nothing() -> None:
     model, both = talker(), codes()
     text = torch.tensor([[5, 6, 7, 0, 0], [9, 8, 7, 6, 5]])
-    together = model.predict(both, text)
+    together = model(both, text, with_end=True)
     for row, length in enumerate((3, 5)):
-        alone = model.predict(both[row : row + 1], text[row : row + 1, :length])
+        alone = model(both[row : row + 1], text[row : row + 1, :length], with_end=True)
         for a, b in zip(together, alone, strict=True):
             torch.testing.assert_close(a[row : row + 1], b, atol=1e-5, rtol=1e-4)
 
@@ -140,8 +140,8 @@ def test_with_a_cache_the_logits_are_the_same(chunks: list[int], with_text: bool
     cache = model.new_cache(2)
     parts = []
     for number, part in enumerate(both.split(chunks, dim=1)):
-        parts.append(model.predict(part, text if number == 0 else None, cache))
-    for together, pieces in zip(model.predict(both, text), zip(*parts, strict=True), strict=True):
+        parts.append(model(part, text if number == 0 else None, cache, with_end=True))
+    for together, pieces in zip(model(both, text, with_end=True), zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(torch.cat(pieces, dim=1), together, atol=1e-5, rtol=1e-4)
 
 

@@ -121,7 +121,9 @@ def test_greedy_generation_is_a_loop_without_cache() -> None:
         slow = torch.cat([slow, model(slow)[:, -1].argmax(-1, keepdim=True)], dim=1)
     assert torch.equal(generate(model, ids, max_new_tokens=9, eos=None), slow[:, 7:])
     steps = list(stream(model, embeddings=model.tok_emb(ids), max_new_tokens=9, eos=None))
-    assert torch.equal(torch.stack(steps, dim=1), slow[:, 7:])
+    assert torch.equal(torch.stack([step.ids for step in steps], dim=1), slow[:, 7:])
+    log_probs = model(slow)[:, 6:-1].log_softmax(-1).gather(-1, slow[:, 7:, None]).squeeze(-1)
+    torch.testing.assert_close(torch.stack([step.log_probs for step in steps], dim=1), log_probs)
 
 
 def test_generation_stops_at_eos_for_each_row() -> None:

@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from tinyomni.rope import apply_rope, rope_table
 
 
-def split_heads(
-    x: Float[Tensor, "batch tokens features"], heads: int
-) -> Float[Tensor, "batch {heads} tokens head_dim"]:
+def split_heads(x: Float[Tensor, "batch tokens dim"], heads: int) -> Float[Tensor, "batch {heads} tokens head_dim"]:
     """Cut each token's vector into `heads` shorter ones."""
     return rearrange(x, "batch tokens (heads head_dim) -> batch heads tokens head_dim", heads=heads)
 
 
-def merge_heads(x: Float[Tensor, "batch heads tokens head_dim"]) -> Float[Tensor, "batch tokens features"]:
+def merge_heads(x: Float[Tensor, "batch heads tokens head_dim"]) -> Float[Tensor, "batch tokens dim"]:
     """The way back. The heads must stand next to head_dim before they are joined, or tokens get mixed."""
     return rearrange(x, "batch heads tokens head_dim -> batch tokens (heads head_dim)")
 
@@ -104,7 +102,7 @@ class KVCache:
         self.max_seq_len = max_seq_len
         self.size = 0
 
-    def room_for(self, where: str, batch: int, tokens: int) -> None:
+    def check_room(self, where: str, batch: int, tokens: int) -> None:
         """Raise a `ValueError` unless `tokens` more tokens of `batch` sequences fit."""
         if batch != self.keys.shape[1]:
             raise ValueError(
@@ -135,9 +133,8 @@ class KVCache:
 
     def __repr__(self) -> str:
         layers, batch, kv_heads, max_seq_len, head_dim = self.keys.shape
-        return (
-            f"KVCache({self.size} of {max_seq_len} tokens, {layers} layers, batch {batch}, {kv_heads} heads of {head_dim})"
-        )
+        heads = f"{kv_heads} heads of {head_dim}"
+        return f"KVCache({self.size} of {max_seq_len} tokens, {layers} layers, batch {batch}, {heads})"
 
 
 class SelfAttention(nn.Module):
@@ -163,9 +160,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         kv_heads = kv_heads or heads
         if dim % heads or heads % kv_heads:
-            raise ValueError(
-                f"SelfAttention: dim {dim} must divide by heads {heads}, and heads by kv_heads {kv_heads}"
-            )
+            raise ValueError(f"SelfAttention: dim {dim} must divide by heads {heads}, and heads by kv_heads {kv_heads}")
         self.heads, self.kv_heads, self.head_dim, self.causal = heads, kv_heads, dim // heads, causal
         self.q_proj = nn.Linear(dim, heads * self.head_dim, bias=bias)
         self.k_proj = nn.Linear(dim, kv_heads * self.head_dim, bias=bias)
@@ -178,7 +173,7 @@ class SelfAttention(nn.Module):
         self.max_seq_len = max_seq_len
 
     def qkv(
-        self, x: Float[Tensor, "batch tokens features"]
+        self, x: Float[Tensor, "batch tokens dim"]
     ) -> tuple[
         Float[Tensor, "batch heads tokens head_dim"],
         Float[Tensor, "batch kv_heads tokens head_dim"],
@@ -209,12 +204,12 @@ class SelfAttention(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch tokens features"],
+        x: Float[Tensor, "batch tokens dim"],
         cache: KVCache | None = None,
         layer: int = 0,
         mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
-    ) -> Float[Tensor, "batch tokens features"]:
-        """(batch, tokens, features) → the same shape; each token now knows of those that it looked at."""
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """(batch, tokens, dim) → the same shape; each token now knows of those that it looked at."""
         q, k, v = self.qkv(x)
         if self.max_seq_len:
             q, k = self.rotate(q, k, start=cache.size if cache is not None else 0)

@@ -1,8 +1,8 @@
-"""The ear: a waveform becomes a picture of frequencies over time, and that a sequence of tokens.
+"""The audio encoder: a waveform becomes a log-mel spectrogram, and that a sequence of tokens; CTC reads characters.
 
     wav (batch, 16000) → log-mel (batch, 100, 128) → two convolutions (batch, 64, 25, 32) → (batch, 25, 192)
 
-A frame of the mel spectrogram is 10 ms, an audio token 40 ms. `CTCHead` reads the tokens as characters.
+A frame of the mel spectrogram is 10 ms, an audio token 40 ms. With `CTCHead`, the encoder is a speech recogniser.
 
 Sources: Stevens, Volkmann & Newman (1937) for the mel scale; Radford et al., Whisper (2022) for the layout; Graves et
 al., Connectionist Temporal Classification (2006).
@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
 from tinyomni.config import TINY, AudioConfig
-from tinyomni.shapes import expect
+from tinyomni.errors import InputError
 from tinyomni.layers import EncoderBlock, init_weights
+from tinyomni.shapes import expect
 from tinyomni.stability import assert_finite, full_precision
 
 CHARS: tuple[str, ...] = (*map(chr, range(32, 127)), "\n", "\t", "\N{REPLACEMENT CHARACTER}")
-"""What the ear can write, as 1 … 98: printable ASCII (95), newline, tab, one sign for all others. 0 is the blank."""
+"""What the recogniser can write, as 1 … 98: printable ASCII (95), newline, tab, one sign for all others; 0 is blank."""
 
 BLANK = 0
 LOG_FLOOR = 1e-5
@@ -33,21 +34,23 @@ LOG_FLOOR = 1e-5
 class MelFrontend(nn.Module):
     """Waveform → log-mel spectrogram with exactly samples // hop frames.
 
-    Frame t is centred on sample t · hop; past the ends of the sound there is silence. The usual centred STFT gives one
-    frame more, centred where the sound is already over: it is left out. Magnitudes, not powers, in natural logarithms,
+    Frame t is centred on sample t · hop; the waveform is padded with zeros. The usual centred STFT gives one frame
+    more, centred where the waveform is already over: it is left out. Magnitudes, not powers, in natural logarithms,
     never below log(1e-5).
 
-    `hop=160` is the ear's (10 ms, window 64 ms); `hop=1280` is the plain codec's (80 ms, window 128 ms). A window that
-    is too short leaves some mel filters without a single frequency bin, so that is refused.
+    Without `hop`, that of the configuration: 160, the audio encoder's (10 ms, window 64 ms). `hop=1280` is the
+    single-frame codec's (80 ms, window 128 ms). Without `n_fft`, that of the configuration, doubled until the hop is at
+    most half of it, or three quarters of a doubled one. A window that leaves a mel filter without a single frequency
+    bin is refused.
     """
 
     window: Tensor
     filters: Tensor
 
-    def __init__(self, hop: int = TINY.audio.hop, n_fft: int | None = None, cfg: AudioConfig = TINY.audio) -> None:
+    def __init__(self, hop: int | None = None, n_fft: int | None = None, cfg: AudioConfig = TINY.audio) -> None:
         super().__init__()
-        self.hop, self.cfg = hop, cfg
-        self.n_fft = n_fft or (cfg.n_fft if hop <= cfg.n_fft // 2 else 2 * cfg.n_fft)
+        self.cfg, self.hop = cfg, hop or cfg.hop
+        self.n_fft = n_fft or window_size(self.hop, cfg.n_fft)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torchaudio warns of empty filters; here they are an error
             filters = melscale_fbanks(
@@ -63,7 +66,7 @@ class MelFrontend(nn.Module):
         if empty:
             raise ValueError(
                 f"MelFrontend: with n_fft={self.n_fft}, {empty} of {cfg.n_mels} mel filters hold no frequency bin. "
-                "Use n_fft=1024 or more."
+                f"Use n_fft={cfg.n_fft} or more."
             )
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
@@ -79,8 +82,8 @@ class MelFrontend(nn.Module):
         expect("MelFrontend", "wav", wav, "batch samples")
         frames = wav.shape[1] // self.hop
         if frames == 0:
-            raise ValueError(
-                f"MelFrontend: a recording needs at least one frame of {self.hop} samples "
+            raise InputError(
+                f"MelFrontend: expected at least one frame of {self.hop} samples "
                 f"({1000 * self.hop / self.cfg.sample_rate:g} ms), got {wav.shape[1]} samples"
             )
         with full_precision(wav):
@@ -88,20 +91,32 @@ class MelFrontend(nn.Module):
             return mel.clamp(min=LOG_FLOOR).log()
 
 
+def window_size(hop: int, n_fft: int) -> int:
+    """The configured window where it overlaps by half; else it is doubled, until it overlaps by a quarter at least.
+
+    Griffin-Lim needs the overlap: without it there is nothing by which phases could agree.
+    """
+    if hop > n_fft // 2:
+        n_fft *= 2
+    while hop > 3 * n_fft // 4:
+        n_fft *= 2
+    return n_fft
+
+
 def audio_token_count(mel_frames: int) -> int:
     """⌈mel_frames / 4⌉: two convolutions of stride 2, each of which rounds up."""
     return math.ceil(mel_frames / 4)
 
 
-def sinusoids(length: int, features: int) -> Float[Tensor, "audio_tokens audio_dim"]:
+def sinusoids(length: int, dim: int) -> Float[Tensor, "audio_tokens audio_dim"]:
     """Fixed positions: sines and cosines from fast to slow (Vaswani et al., 2017, section 3.5)."""
-    inv_freq = torch.exp(-math.log(10_000.0) * torch.arange(features // 2) / (features // 2 - 1))
+    inv_freq = torch.exp(-math.log(10_000.0) * torch.arange(dim // 2) / (dim // 2 - 1))
     angle = torch.arange(length)[:, None] * inv_freq
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
 def valid_positions(lengths: Int[Tensor, "batch"], size: int) -> Bool[Tensor, "batch size"]:
-    """True where a sample of a padded batch really has something."""
+    """True up to each sample's own length in a padded batch, False at the padding."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
@@ -116,18 +131,20 @@ class AudioEncoderTiny(nn.Module):
             nn.Conv2d(1, channels, kernel_size=3, stride=2, padding=1), nn.GELU(),
             nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1), nn.GELU(),
         )  # fmt: skip
-        self.proj = nn.Linear(channels * cfg.n_mels // 4, cfg.audio_dim)
-        self.blocks = nn.ModuleList(EncoderBlock(cfg.audio_dim, cfg.heads, cfg.intermediate_size) for _ in range(cfg.layers))
+        self.proj = nn.Linear(channels * math.ceil(cfg.n_mels / 4), cfg.audio_dim)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(cfg.audio_dim, cfg.heads, cfg.intermediate_size) for _ in range(cfg.layers)
+        )
         self.norm = nn.LayerNorm(cfg.audio_dim)
         init_weights(self, cfg.layers)
 
-    def picture(self, mel: Float[Tensor, "batch mel_frames n_mels"]) -> Float[Tensor, "batch 1 mel_frames n_mels"]:
-        """The spectrogram as a picture of one channel. Log-mel values lie in about -11.5 … 4: centre them."""
+    def normalize(self, mel: Float[Tensor, "batch mel_frames n_mels"]) -> Float[Tensor, "batch 1 mel_frames n_mels"]:
+        """The spectrogram as an image of one channel. Log-mel values lie in about -11.5 … 4: centre them."""
         return ((mel + 4) / 4)[:, None]
 
     def downsample(
         self, x: Float[Tensor, "batch 1 mel_frames n_mels"], lengths: Int[Tensor, "batch"] | None = None
-    ) -> Float[Tensor, "batch channels (mel_frames+3)//4 n_mels//4"]:
+    ) -> Float[Tensor, "batch channels (mel_frames+3)//4 (n_mels+3)//4"]:
         """A quarter of the frames and of the bins, 64 channels. What lies behind a sample's end is kept at zero."""
         for layer in self.down:
             if lengths is not None and isinstance(layer, nn.Conv2d):
@@ -139,7 +156,7 @@ class AudioEncoderTiny(nn.Module):
     def flatten(
         self, x: Float[Tensor, "batch channels audio_tokens bands"]
     ) -> Float[Tensor, "batch audio_tokens channels*bands"]:
-        """All that is known of one moment as one vector: 64 channels × 32 bands = 2048 numbers."""
+        """All channels and bands of one moment as one vector: 64 × 32 = 2048 numbers."""
         return rearrange(x, "batch channels audio_tokens bands -> batch audio_tokens (channels bands)")
 
     def encode(
@@ -147,7 +164,7 @@ class AudioEncoderTiny(nn.Module):
         x: Float[Tensor, "batch audio_tokens audio_dim"],
         mask: Bool[Tensor, "batch 1 1 audio_tokens"] | None = None,
     ) -> Float[Tensor, "batch audio_tokens audio_dim"]:
-        """Positions, the blocks and the last norm."""
+        """Positions, the encoder blocks and the final norm."""
         x = x + sinusoids(x.shape[1], x.shape[2]).to(x)
         for block in self.blocks:
             x = block(x, mask=mask)
@@ -167,14 +184,14 @@ class AudioEncoderTiny(nn.Module):
             mel,
             "batch mel_frames n_mels",
             n_mels=self.cfg.n_mels,
-            fix="MelFrontend gives frames first, then the 128 bins.",
+            fix="MelFrontend returns frames first, then mel bands.",
         )
         if mel.shape[1] == 0:
-            raise ValueError("AudioEncoderTiny: at least one mel frame is needed, got none")
+            raise InputError("AudioEncoderTiny: expected at least one mel frame, got none")
         if lengths is None:
-            x = self.encode(self.proj(self.flatten(self.downsample(self.picture(mel)))))
+            x = self.encode(self.proj(self.flatten(self.downsample(self.normalize(mel)))))
         else:
-            x = self.proj(self.flatten(self.downsample(self.picture(mel), lengths)))
+            x = self.proj(self.flatten(self.downsample(self.normalize(mel), lengths)))
             valid = valid_positions((lengths + 3) // 4, x.shape[1])
             x = self.encode(x, mask=valid[:, None, None, :]) * valid[..., None]
         assert_finite("AudioEncoderTiny", embeddings=x)
@@ -203,7 +220,7 @@ def char_ids(text: str) -> list[int]:
 def ctc_greedy(
     log_probs: Float[Tensor, "batch audio_tokens characters"], lengths: Int[Tensor, "batch"] | None = None
 ) -> list[str]:
-    """The likeliest character at each token; repeats become one, blanks go. `lengths` counts valid audio tokens."""
+    """The likeliest character of each token, repeats merged, blanks removed. `lengths` counts valid audio tokens."""
     texts = []
     for row, best in enumerate(log_probs.argmax(dim=-1)):
         best = best[: int(lengths[row])] if lengths is not None else best

@@ -1,8 +1,8 @@
-"""The codec: 80 ms of sound become two whole numbers between 0 and 127, and sound again.
+"""The speech codec: 80 ms of audio become two integers between 0 and 127, and audio again.
 
-    wav (batch, samples) → pack (batch, frames, 128) → RVQ codes (batch, frames, 2) → (batch, frames, 128) → wav
+    wav (batch, samples) → latents (batch, frames, 128) → RVQ codes (batch, frames, 2) → latents → wav
 
-Residual vector quantisation names the nearest entry of a first codebook, then the nearest entry of a second one to what
+Residual vector quantization names the nearest entry of a first codebook, then the nearest entry of a second one to what
 the first left over. Two codebooks of 128 entries tell 128 × 128 = 16,384 vectors apart.
 
 Source: Zeghidour et al., SoundStream (2021), section III-C.
@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tinyomni.audio import MelFrontend, valid_positions
-from tinyomni.config import TINY, CodecConfig
+from tinyomni.config import TINY, AudioConfig, CodecConfig, dct_size
+from tinyomni.errors import InputError
 from tinyomni.shapes import ShapeError, describe, expect
 from tinyomni.vocoder import GriffinLimVocoder
 
@@ -35,38 +36,33 @@ class RVQ(nn.Module):
     def encode(self, x: Float[Tensor, "*batch codec_dim"]) -> Int[Tensor, "*batch codebooks"]:
         """The index of the nearest entry in each codebook, each looking at what those before it left over."""
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0 or x.shape[-1] != self.cfg.codec_dim:
-            came = describe(x) if isinstance(x, Tensor) else type(x).__name__
-            raise ShapeError(f"RVQ.encode: x should be (…, codec_dim={self.cfg.codec_dim}) floats; got {came}")
-        rest = self.in_proj(x)
+            got = describe(x) if isinstance(x, Tensor) else type(x).__name__
+            raise ShapeError(f"RVQ.encode: expected x as floats (…, codec_dim={self.cfg.codec_dim}), got {got}")
+        residual = self.in_proj(x)
         codes = []
         for codebook in self.codebooks:
-            nearest = (
-                torch.cdist(rest.reshape(1, -1, self.cfg.code_dim), codebook[None])[0]
-                .argmin(dim=-1)
-                .reshape(rest.shape[:-1])
-            )
+            distances = torch.cdist(residual.reshape(1, -1, self.cfg.code_dim), codebook[None])[0]
+            nearest = distances.argmin(dim=-1).reshape(residual.shape[:-1])
             codes.append(nearest)
-            rest = rest - codebook[nearest]
+            residual = residual - codebook[nearest]
         return torch.stack(codes, dim=-1)
 
     def lookup(self, codes: Int[Tensor, "*batch codebooks"]) -> Float[Tensor, "*batch code_dim"]:
-        """The sum of the entries that the codes name."""
+        """The quantized vector: the sum of the entries that the codes name."""
         if (
             not isinstance(codes, Tensor)
             or codes.is_floating_point()
             or codes.ndim == 0
             or codes.shape[-1] != self.cfg.codebooks
         ):
-            came = describe(codes) if isinstance(codes, Tensor) else type(codes).__name__
-            raise ShapeError(
-                f"RVQ.decode: codes should be (…, codebooks={self.cfg.codebooks}) whole numbers; got {came}"
-            )
+            got = describe(codes) if isinstance(codes, Tensor) else type(codes).__name__
+            raise ShapeError(f"RVQ.decode: expected codes as integers (…, codebooks={self.cfg.codebooks}), got {got}")
         try:
             return torch.stack([book[codes[..., i]] for i, book in enumerate(self.codebooks)]).sum(dim=0)
         except IndexError as error:
             raise IndexError(
-                f"RVQ.decode: codes must lie in 0 … {self.cfg.codebook_size - 1}, got {int(codes.min())} … "
-                f"{int(codes.max())}"
+                f"RVQ.decode: expected codes in 0 … {self.cfg.codebook_size - 1}, got "
+                f"{int(codes.min())} … {int(codes.max())}"
             ) from error
 
     def decode(self, codes: Int[Tensor, "*batch codebooks"]) -> Float[Tensor, "*batch codec_dim"]:
@@ -75,32 +71,32 @@ class RVQ(nn.Module):
 
 
 def dct_basis(count: int, length: int) -> Float[Tensor, "count length"]:
-    """The first `count` rows of the orthonormal DCT-II of `length` points: from flat to wavy."""
-    place = (torch.arange(length) + 0.5) * math.pi / length
-    rows = torch.cos(torch.arange(count)[:, None] * place) * (2 / length) ** 0.5
+    """The first `count` rows of the orthonormal DCT-II of `length` points, lowest frequency first."""
+    angle = (torch.arange(length) + 0.5) * math.pi / length
+    rows = torch.cos(torch.arange(count)[:, None] * angle) * (2 / length) ** 0.5
     rows[0] /= 2**0.5
     return rows
 
 
 class PostNet(nn.Module):
-    """What the frames before and after tell of each frame: a correction to what is made of it alone.
+    """A correction to each decoded frame from the frames around it, zero at initialization.
 
-    Two codes cannot say where in its 80 ms a sound begins, but the frames around them nearly do. The correction starts
-    as zero.
+    Two codes cannot say where in its 80 ms a sound begins, but the neighbouring frames nearly do. (Shen et al.,
+    Tacotron 2 (2018), correct mel frames by a convolutional post-net, too.)
     """
 
-    def __init__(self, codec_dim: int, features: int, hidden: int = 256) -> None:
+    def __init__(self, codec_dim: int, block_dim: int, channels: int = 256) -> None:
         super().__init__()
-        self.look = nn.Conv1d(codec_dim, hidden, kernel_size=5, padding=2)
-        self.again = nn.Conv1d(hidden, hidden, kernel_size=3, padding=1)
-        self.out = nn.Linear(hidden, features)
+        self.look = nn.Conv1d(codec_dim, channels, kernel_size=5, padding=2)
+        self.again = nn.Conv1d(channels, channels, kernel_size=3, padding=1)
+        self.out = nn.Linear(channels, block_dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(
         self, x: Float[Tensor, "batch frames codec_dim"], lengths: Int[Tensor, "batch"] | None = None
-    ) -> Float[Tensor, "batch frames features"]:
-        """(batch, frames, 128) → (batch, frames, 1024); three frames to each side are seen.
+    ) -> Float[Tensor, "batch frames block_dim"]:
+        """(batch, frames, 128) → (batch, frames, 1024); the receptive field is three frames to each side.
 
         `lengths` gives each sample's own frames in a padded batch, whose padding is zeros.
         """
@@ -112,76 +108,94 @@ class PostNet(nn.Module):
 
 
 class SpeechCodec(nn.Module):
-    """Sound ↔ codes, one frame of two codes for each 80 ms.
+    """Audio ↔ codes, one frame of two codes for each 80 ms.
 
-    The 128 numbers of a frame describe the whole 80 ms: 8 log-mel frames of 128 bins through a linear map. On the way
-    back, the same with a correction by the neighbouring frames, then Griffin-Lim at hop 160. The map starts as the
-    lowest 4 × 32 cosines over time and frequency, and is learned.
+    The 128 numbers of a frame describe the whole 80 ms: a block of 8 log-mel frames of 128 bands, through a linear map.
+    Decoding is another linear map, a correction from the neighbouring frames (`PostNet`), then Griffin-Lim at hop 160.
+    The maps start as the lowest 4 × 32 DCT components over time and frequency, and are learned.
 
-    `single_frame=True` is the document's own path: one log-mel frame of hop 1280 for each 80 ms.
+    `single_frame=True` is the codec of the reference specification: one log-mel frame of hop 1280 for each 80 ms.
     """
 
     SHIFT, SCALE = 6.0, 4.0  # brings log-mel values, about -11.5 … 4, near 0 with a spread of about 1
 
-    def __init__(self, cfg: CodecConfig = TINY.codec, single_frame: bool = False) -> None:
+    def __init__(
+        self, cfg: CodecConfig = TINY.codec, single_frame: bool = False, audio: AudioConfig = TINY.audio
+    ) -> None:
         super().__init__()
-        self.cfg, self.single_frame = cfg, single_frame
+        self.cfg, self.hop, self.single_frame = cfg, cfg.hop, single_frame
         self.rvq = RVQ(cfg)
-        self.mel = MelFrontend(cfg.hop if single_frame else TINY.audio.hop)
-        self.vocoder = GriffinLimVocoder(self.mel.hop)
-        self.mel_per_frame = cfg.hop // self.mel.hop
-        if not single_frame:
-            basis = torch.kron(dct_basis(4, self.mel_per_frame), dct_basis(cfg.codec_dim // 4, TINY.audio.n_mels))
-            self.down = nn.Linear(basis.shape[1], cfg.codec_dim)
-            self.up = nn.Linear(cfg.codec_dim, basis.shape[1])
-            self.neighbours = PostNet(cfg.codec_dim, basis.shape[1])
-            with torch.no_grad():
-                self.down.weight.copy_(basis)
-                self.up.weight.copy_(basis.T)
-                self.down.bias.zero_()
-                self.up.bias.zero_()
+        self.mel = MelFrontend(cfg.hop if single_frame else audio.hop, cfg=audio)
+        self.vocoder = GriffinLimVocoder(self.mel.hop, cfg=audio)
+        if single_frame:
+            if cfg.codec_dim != audio.n_mels:
+                raise ValueError(
+                    "SpeechCodec: with single_frame=True a frame is one mel frame, so codec_dim must equal n_mels; "
+                    f"got {cfg.codec_dim} and {audio.n_mels}"
+                )
+            return
+        times, bands = dct_size(cfg, audio)
+        basis = torch.kron(dct_basis(times, cfg.hop // audio.hop), dct_basis(bands, audio.n_mels))
+        self.down = nn.Linear(basis.shape[1], cfg.codec_dim)
+        self.up = nn.Linear(cfg.codec_dim, basis.shape[1])
+        self.neighbours = PostNet(cfg.codec_dim, basis.shape[1])
+        with torch.no_grad():
+            self.down.weight.copy_(basis)
+            self.up.weight.copy_(basis.T)
+            self.down.bias.zero_()
+            self.up.bias.zero_()
 
-    def mel_blocks(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch (samples+1279)//1280 features"]:
-        """(batch, samples) → (batch, ⌈samples / 1280⌉, 1024), 8 mel frames in each; the last is filled up with silence.
+    def mel_blocks(
+        self, wav: Float[Tensor, "batch samples"]
+    ) -> Float[Tensor, "batch (samples+{self.hop-1})//{self.hop} block_dim"]:
+        """(batch, samples) → (batch, ⌈samples / 1280⌉, 1024): 8 normalized mel frames in each, the last zero-padded.
 
-        The plain codec has one mel frame in each, 128 numbers, as they are.
+        The single-frame codec has one mel frame in each, 128 numbers, not normalized.
         """
         expect("SpeechCodec", "wav", wav, "batch samples")
         if wav.shape[1] == 0:
-            raise ValueError("SpeechCodec: the recording holds no samples")
-        mel = self.mel(F.pad(wav, (0, -wav.shape[1] % self.cfg.hop)))
+            raise InputError("SpeechCodec: expected at least one sample, got an empty recording")
+        mel = self.mel(F.pad(wav, (0, -wav.shape[1] % self.hop)))
         if self.single_frame:
             return mel
-        blocks = rearrange(mel, "batch (frames slots) n_mels -> batch frames (slots n_mels)", slots=self.mel_per_frame)
+        blocks = rearrange(
+            mel, "batch (frames slots) n_mels -> batch frames (slots n_mels)", slots=self.hop // self.mel.hop
+        )
         return (blocks + self.SHIFT) / self.SCALE
 
-    def encode_latents(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch (samples+1279)//1280 codec_dim"]:
-        """(batch, samples) → (batch, ⌈samples / 1280⌉, 128)."""
-        frames = self.mel_blocks(wav)
-        return frames if self.single_frame else self.down(frames)
+    def encode_latents(
+        self, wav: Float[Tensor, "batch samples"]
+    ) -> Float[Tensor, "batch (samples+{self.hop-1})//{self.hop} codec_dim"]:
+        """(batch, samples) → (batch, ⌈samples / 1280⌉, 128), before quantization."""
+        blocks = self.mel_blocks(wav)
+        return blocks if self.single_frame else self.down(blocks)
 
     def decode_frames(
         self, x: Float[Tensor, "batch frames codec_dim"], lengths: Int[Tensor, "batch"] | None = None
-    ) -> Float[Tensor, "batch frames features"]:
-        """The way back: what `mel_blocks` gave, as far as the 128 numbers tell. `lengths` as for the neighbours."""
+    ) -> Float[Tensor, "batch frames block_dim"]:
+        """Latents → mel blocks, the inverse of `encode_latents` but for its `mel_blocks`; `lengths` as in `PostNet`."""
         return x if self.single_frame else self.up(x) + self.neighbours(x, lengths)
 
     def to_mel(self, x: Float[Tensor, "batch frames codec_dim"]) -> Float[Tensor, "batch mel_frames n_mels"]:
-        """The log-mel spectrogram that the frames describe."""
+        """The log-mel spectrogram that the latents describe."""
         if self.single_frame:
             return x
         blocks = self.decode_frames(x) * self.SCALE - self.SHIFT
-        return rearrange(blocks, "batch frames (slots n_mels) -> batch (frames slots) n_mels", slots=self.mel_per_frame)
+        return rearrange(
+            blocks, "batch frames (slots n_mels) -> batch (frames slots) n_mels", slots=self.hop // self.mel.hop
+        )
 
-    def decode_latents(self, x: Float[Tensor, "batch frames codec_dim"]) -> Float[Tensor, "batch frames*1280"]:
+    def decode_latents(self, x: Float[Tensor, "batch frames codec_dim"]) -> Float[Tensor, "batch frames*{self.hop}"]:
         """(batch, frames, 128) → (batch, frames × 1280), each with a peak of 0.95."""
         expect("SpeechCodec.decode_latents", "x", x, "batch frames codec_dim", codec_dim=self.cfg.codec_dim)
         return torch.stack([self.vocoder.mel_to_audio(mel, domain="log") for mel in self.to_mel(x)])
 
-    def encode(self, wav: Float[Tensor, "batch samples"]) -> Int[Tensor, "batch (samples+1279)//1280 codebooks"]:
-        """Sound → codes."""
+    def encode(
+        self, wav: Float[Tensor, "batch samples"]
+    ) -> Int[Tensor, "batch (samples+{self.hop-1})//{self.hop} codebooks"]:
+        """Audio → codes: (batch, samples) → (batch, ⌈samples / 1280⌉, 2)."""
         return self.rvq.encode(self.encode_latents(wav))
 
-    def decode(self, codes: Int[Tensor, "batch frames codebooks"]) -> Float[Tensor, "batch frames*1280"]:
-        """Codes → sound."""
+    def decode(self, codes: Int[Tensor, "batch frames codebooks"]) -> Float[Tensor, "batch frames*{self.hop}"]:
+        """Codes → audio: (batch, frames, 2) → (batch, frames × 1280)."""
         return self.decode_latents(self.rvq.decode(codes))

@@ -1,11 +1,48 @@
-"""The sizes. `TINY` is the model of the whole course."""
+"""All sizes, checked when they are set. `TINY` is the model of the whole course.
 
+Every configuration that these classes accept works from file to answer; any other is refused with the reason. Fields
+are named once here: 224 pixels, 16,000 samples a second and 1280 samples a code frame occur nowhere else.
+"""
+
+import dataclasses
+import math
 from dataclasses import dataclass, field
+from typing import Any
+
+IMAGE_SIZE = 224
+SAMPLE_RATE = 16_000
+FRAME_HOP = 1280  # samples in one code frame: 80 ms
+
+MIN_RATE, MAX_RATE = 1000, 768_000
+"""Sample rates that recordings really have; the loaders accept the same."""
+
+
+class Sizes:
+    """What all configurations check: every integer field is a positive integer, every float a positive number."""
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value = getattr(self, each.name)
+            if each.type is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                self.refuse(f"{each.name} must be a positive integer, got {value!r}")
+            if each.type is float and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+                self.refuse(f"{each.name} must be a positive number, got {value!r}")
+
+    def refuse(self, reason: str) -> None:
+        """Raise a ValueError that names the class."""
+        raise ValueError(f"{type(self).__name__}: {reason}")
+
+    def check_heads(self, name: str, dim: int, heads: int, rope: bool) -> None:
+        """The width must divide into heads; RoPE rotates pairs, so there each head must be even."""
+        if dim % heads:
+            self.refuse(f"{name} must be divisible by heads, got {name}={dim}, heads={heads}")
+        if rope and dim // heads % 2:
+            self.refuse(f"{name} / heads must be even, since RoPE rotates pairs; got {dim} / {heads} = {dim // heads}")
 
 
 @dataclass(frozen=True)
-class ThinkerConfig:
-    """The language model."""
+class ThinkerConfig(Sizes):
+    """The language model. `kv_heads` < `heads`: groups of heads share keys and values."""
 
     layers: int = 4
     d_model: int = 256
@@ -16,24 +53,48 @@ class ThinkerConfig:
     ctx_len: int = 512
     rope_theta: float = 10_000.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_heads("d_model", self.d_model, self.heads, rope=True)
+        if self.heads % self.kv_heads:
+            self.refuse(f"heads must be divisible by kv_heads, got heads={self.heads}, kv_heads={self.kv_heads}")
+        if self.ctx_len < 4:
+            self.refuse(f"ctx_len must be at least 4, so that a quarter holds an audio token; got {self.ctx_len}")
+
 
 @dataclass(frozen=True)
-class VisionConfig:
+class VisionConfig(Sizes):
     """The ViT."""
 
-    image_size: int = 224
+    image_size: int = IMAGE_SIZE
     patch: int = 16
     vision_dim: int = 128
     layers: int = 4
     heads: int = 2
     intermediate_size: int = 512
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_heads("vision_dim", self.vision_dim, self.heads, rope=False)
+        if self.image_size % self.patch:
+            self.refuse(
+                "image_size must be divisible by patch, or the border would be ignored; "
+                f"got image_size={self.image_size}, patch={self.patch}"
+            )
+        if self.vision_dim % 4:
+            self.refuse(f"vision_dim must be divisible by 4: sine and cosine of row and column; got {self.vision_dim}")
+
+    @property
+    def side(self) -> int:
+        """Patches in a row, and in a column."""
+        return self.image_size // self.patch
+
 
 @dataclass(frozen=True)
-class AudioConfig:
-    """The mel front end and the audio encoder."""
+class AudioConfig(Sizes):
+    """The mel front end and the audio encoder. An audio token is four hops long."""
 
-    sample_rate: int = 16_000
+    sample_rate: int = SAMPLE_RATE
     hop: int = 160
     n_fft: int = 1024
     n_mels: int = 128
@@ -43,12 +104,33 @@ class AudioConfig:
     heads: int = 3
     intermediate_size: int = 768
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_heads("audio_dim", self.audio_dim, self.heads, rope=False)
+        if self.audio_dim % 2 or self.audio_dim < 4:
+            self.refuse(f"audio_dim must be even and at least 4, half sines and half cosines; got {self.audio_dim}")
+        if not MIN_RATE <= self.sample_rate <= MAX_RATE:
+            self.refuse(f"sample_rate must lie in {MIN_RATE:,} … {MAX_RATE:,}, got {self.sample_rate}")
+        if self.n_fft % 2 or self.hop > self.n_fft // 2:
+            self.refuse(
+                "n_fft must be even and at least 2 × hop, so that windows overlap by half; "
+                f"got n_fft={self.n_fft}, hop={self.hop}"
+            )
+        if empty := empty_mel_filters(self.sample_rate, self.n_fft, self.n_mels):
+            n_fft = self.n_fft
+            while empty_mel_filters(self.sample_rate, n_fft, self.n_mels):
+                n_fft *= 2
+            self.refuse(
+                f"with n_fft={self.n_fft}, {empty} of {self.n_mels} mel filters hold no frequency bin. "
+                f"Use n_fft={n_fft}, or fewer n_mels."
+            )
+
 
 @dataclass(frozen=True)
-class CodecConfig:
-    """The speech codec: one vector of 128 numbers for each 80 ms, as two codes."""
+class CodecConfig(Sizes):
+    """The speech codec: one vector of `codec_dim` numbers for each `hop` samples, as `codebooks` codes."""
 
-    hop: int = 1280
+    hop: int = FRAME_HOP
     codec_dim: int = 128
     code_dim: int = 64
     codebooks: int = 2
@@ -56,8 +138,8 @@ class CodecConfig:
 
 
 @dataclass(frozen=True)
-class TalkerConfig:
-    """The model that writes codes."""
+class TalkerConfig(Sizes):
+    """The model that writes codes. The last `voices` - 1 rows of its text table stand for voices, not for text."""
 
     talker_dim: int = 192
     layers: int = 4
@@ -69,11 +151,20 @@ class TalkerConfig:
     max_frames: int = 1000
     max_text: int = 512
     rope_theta: float = 10_000.0
+    voices: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_heads("talker_dim", self.talker_dim, self.heads, rope=True)
+        if self.codebooks != 2:
+            self.refuse(f"codebooks must be 2, since the outputs are a base and a residual code; got {self.codebooks}")
+        if self.voices > self.vocab:
+            self.refuse(f"each voice but the first needs a row of the text table; got {self.voices} > {self.vocab}")
 
 
 @dataclass(frozen=True)
 class OmniConfig:
-    """All of it."""
+    """The whole model: its parts, and what they have to agree on."""
 
     thinker: ThinkerConfig = field(default_factory=ThinkerConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -81,10 +172,60 @@ class OmniConfig:
     codec: CodecConfig = field(default_factory=CodecConfig)
     talker: TalkerConfig = field(default_factory=TalkerConfig)
 
+    def __post_init__(self) -> None:
+        for name in ("codebooks", "codebook_size"):
+            ours, theirs = getattr(self.talker, name), getattr(self.codec, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"OmniConfig: talker.{name} must equal codec.{name}, since the Talker writes the codec's codes; "
+                    f"got {ours} and {theirs}"
+                )
+        dct_size(self.codec, self.audio)
+
     @property
     def audio_limit(self) -> int:
         """Audio tokens that a prompt may hold: a quarter of the context."""
         return self.thinker.ctx_len // 4
+
+    @classmethod
+    def from_dict(cls, data: dict[str, dict[str, Any]]) -> "OmniConfig":
+        """The inverse of `dataclasses.asdict`. Raises KeyError and TypeError for other fields, ValueError for sizes."""
+        kinds = {each.name: each.default_factory for each in dataclasses.fields(cls)}
+        return cls(**{name: kind(**data[name]) for name, kind in kinds.items()})  # type: ignore[operator, misc, call-arg]
+
+
+def dct_size(codec: CodecConfig, audio: AudioConfig) -> tuple[int, int]:
+    """The DCT components over time and over mel bands from which the codec's numbers start: at most 4 over time.
+
+    Raises ValueError where a code frame is no whole number of mel frames, or has too few mel values.
+    """
+    if codec.hop % audio.hop:
+        raise ValueError(
+            "OmniConfig: codec.hop must be a multiple of audio.hop, since a code frame is made of mel frames; "
+            f"got {codec.hop} and {audio.hop}"
+        )
+    for times in range(min(4, codec.hop // audio.hop), 0, -1):
+        if codec.codec_dim % times == 0 and codec.codec_dim // times <= audio.n_mels:
+            return times, codec.codec_dim // times
+    raise ValueError(
+        f"OmniConfig: codec.codec_dim={codec.codec_dim} must be a product t × b with t ≤ 4 DCT components over the "
+        f"{codec.hop // audio.hop} mel frames of a code frame and b ≤ {audio.n_mels} over the mel bands. "
+        "Use a smaller codec_dim, or more n_mels."
+    )
+
+
+def empty_mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> int:
+    """How many triangles of the Slaney mel scale lie between two frequency bins and so see nothing."""
+    log_step, knee = math.log(6.4) / 27, 15.0  # linear up to 1000 Hz = 15 mel, logarithmic above
+
+    def hz(mel: float) -> float:
+        return mel * 200 / 3 if mel < knee else 1000 * math.exp(log_step * (mel - knee))
+
+    top = sample_rate / 2
+    most = top * 3 / 200 if top < 1000 else knee + math.log(top / 1000) / log_step
+    edges = [hz(most * number / (n_mels + 1)) for number in range(n_mels + 2)]
+    spacing = sample_rate / n_fft
+    return sum((math.floor(low / spacing) + 1) * spacing >= high for low, high in zip(edges, edges[2:], strict=False))
 
 
 TINY = OmniConfig()

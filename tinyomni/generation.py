@@ -1,18 +1,38 @@
 """Generation: one token at a time, each fed back, with a KV cache so that nothing is computed twice.
 
+    prompt (batch, tokens) → logits of the last token → sample → ids (batch,) → fed back alone → …
+
 Sources: Holtzman et al., The Curious Case of Neural Text Degeneration (2019) for top-p; Fan et al. (2018) for top-k.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tinyomni.errors import InputError
+from tinyomni.shapes import ShapeError, describe
 from tinyomni.thinker import ThinkerLM
+from tinyomni.tokenizer import BOS, EOS
 
-BOS, EOS = 1, 2
+
+class Step(NamedTuple):
+    """One step of generation: the new ids, and their log-probabilities as the model gave them, before temperature."""
+
+    ids: Int[Tensor, "batch"]
+    log_probs: Float[Tensor, "batch"]
+
+
+class Sampling(TypedDict, total=False):
+    """How tokens are chosen: the arguments of `stream`."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
 
 
 def sample(
@@ -27,11 +47,11 @@ def sample(
     Temperature 0 is greedy. `top_k` keeps the k most likely ids; `top_p` keeps the fewest whose probability reaches p.
     """
     if temperature < 0:
-        raise ValueError(f"sample: temperature must be 0 (greedy) or more, got {temperature}")
+        raise InputError(f"sample: temperature must be at least 0 (greedy), got {temperature}")
     if top_k is not None and top_k < 1:
-        raise ValueError(f"sample: top_k must be at least 1, got {top_k}")
+        raise InputError(f"sample: top_k must be at least 1, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"sample: top_p must lie in (0, 1], got {top_p}")
+        raise InputError(f"sample: top_p must lie in (0, 1], got {top_p}")
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits.float() / temperature
@@ -48,17 +68,17 @@ def sample(
 
 
 def check_prompt(thinker: ThinkerLM, ids: Int[Tensor, "batch tokens"]) -> None:
-    """The door for ids: every one in the table, the first one BOS."""
+    """Refuse ids outside the token table, and a prompt that does not start with BOS."""
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= thinker.cfg.vocab:
-        raise ValueError(
-            f"generate: ids must lie in 0 … {thinker.cfg.vocab - 1}, got {low} … {high}. Were they made by another "
-            "tokenizer?"
+        raise InputError(
+            f"generate: expected ids in 0 … {thinker.cfg.vocab - 1}, got {low} … {high}. "
+            "Were they made by another tokenizer?"
         )
     if bool((ids[:, 0] != BOS).any()):
-        raise ValueError(
-            f"generate: a prompt starts with BOS (id {BOS}), this one starts with {int(ids[0, 0])}. Use [{BOS}] + "
-            "tokenizer.encode(text)."
+        raise InputError(
+            f"generate: expected a prompt that starts with BOS (id {BOS}), got {int(ids[0, 0])}. "
+            f"Use [{BOS}] + tokenizer.encode(text)."
         )
 
 
@@ -74,28 +94,27 @@ def stream(
     eos: int | None = EOS,
     seed: int = 0,
     vocab_limit: int | None = None,
-) -> Iterator[Int[Tensor, "batch"]]:
-    """Yield the new ids step by step, `(batch,)` each; a sequence that has ended goes on with `eos`.
+) -> Iterator[Step]:
+    """Yield the new ids step by step; a sequence that has ended is filled with `eos`, of log-probability 0.
 
     `eos=None` never stops early. `vocab_limit` forbids ids from there on: rows of the table that no text piece uses.
-    Raises ValueError if prompt + max_new_tokens > ctx_len, for an id outside the table, and for ids without BOS.
+    Raises InputError if prompt + max_new_tokens > ctx_len, for an id outside the table, and for ids without BOS.
     """
-    if (ids is None) == (embeddings is None):
-        raise TypeError("generate: give either ids or embeddings; got " + ("neither" if ids is None else "both"))
-    prompt: Any = ids if ids is not None else embeddings
+    prompt = embeddings if ids is None else ids
+    if prompt is None or (ids is not None and embeddings is not None):
+        raise TypeError(f"generate: expected either ids or embeddings, got {'neither' if prompt is None else 'both'}")
     if prompt.ndim < 2 or prompt.shape[1] == 0:
-        raise ValueError(
-            f"generate: the prompt should be (batch, tokens, …) with at least one token, got {tuple(prompt.shape)}. "
-            "`prompt.unsqueeze(0)` adds a batch axis."
+        raise ShapeError(
+            f"generate: expected a prompt (batch, tokens, …) with at least one token, got {describe(prompt)}. "
+            "Is the batch axis missing? `prompt.unsqueeze(0)`"
         )
     batch, tokens = prompt.shape[:2]
     if max_new_tokens < 1:
-        raise ValueError(f"generate: max_new_tokens must be at least 1, got {max_new_tokens}")
+        raise InputError(f"generate: max_new_tokens must be at least 1, got {max_new_tokens}")
     if tokens + max_new_tokens > thinker.cfg.ctx_len:
-        raise ValueError(
-            f"generate: {tokens} prompt tokens + {max_new_tokens} new tokens = {tokens + max_new_tokens} > ctx_len = "
-            f"{thinker.cfg.ctx_len}. "
-            "Shorten the prompt or ask for fewer new tokens."
+        raise InputError(
+            f"generate: {tokens} prompt tokens + {max_new_tokens} new tokens = {tokens + max_new_tokens} > "
+            f"ctx_len = {thinker.cfg.ctx_len}. Shorten the prompt or ask for fewer new tokens."
         )
     if ids is not None and not ids.is_floating_point():
         check_prompt(thinker, ids)
@@ -109,10 +128,11 @@ def stream(
         if vocab_limit is not None:
             logits[:, vocab_limit:] = -torch.inf
         new = sample(logits, temperature, top_k, top_p, generator)
+        log_probs = logits.float().log_softmax(dim=-1).gather(-1, new[:, None]).squeeze(-1)
         if eos is not None:
-            new = torch.where(ended, eos, new)
+            new, log_probs = torch.where(ended, eos, new), torch.where(ended, 0.0, log_probs)
             ended = ended | (new == eos)
-        yield new
+        yield Step(new, log_probs)
         if step + 1 == max_new_tokens or (eos is not None and bool(ended.all())):
             return
         with torch.no_grad():
@@ -124,25 +144,10 @@ def generate(
     ids: Int[Tensor, "batch tokens"] | None = None,
     *,
     embeddings: Float[Tensor, "batch tokens d_model"] | None = None,
-    max_new_tokens: int = 64,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
     eos: int | None = EOS,
-    seed: int = 0,
     vocab_limit: int | None = None,
+    **sampling: Unpack[Sampling],
 ) -> Int[Tensor, "batch new_tokens"]:
     """The new ids of `stream`, all together: (batch, new_tokens), new_tokens ≤ max_new_tokens."""
-    steps = stream(
-        thinker,
-        ids,
-        embeddings=embeddings,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        eos=eos,
-        seed=seed,
-        vocab_limit=vocab_limit,
-    )
-    return torch.stack(list(steps), dim=1)
+    steps = stream(thinker, ids, embeddings=embeddings, eos=eos, vocab_limit=vocab_limit, **sampling)
+    return torch.stack([step.ids for step in steps], dim=1)

@@ -25,7 +25,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
 
-    def forward(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """The mean is taken in float32, also under autocast; the shape and dtype of x are kept."""
         scale = torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + self.eps)
         return (x.float() * scale * self.weight).to(x.dtype)
@@ -40,7 +40,7 @@ class SwiGLU(nn.Module):
         self.up = nn.Linear(dim, intermediate_size, bias=False)
         self.down = nn.Linear(intermediate_size, dim, bias=False)
 
-    def forward(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Each token by itself; the shape is kept."""
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
@@ -53,7 +53,7 @@ class GELUMLP(nn.Module):
         self.fc1 = nn.Linear(dim, intermediate_size)
         self.fc2 = nn.Linear(intermediate_size, dim)
 
-    def forward(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Each token by itself; the shape is kept."""
         return self.fc2(F.gelu(self.fc1(x)))
 
@@ -78,11 +78,11 @@ class DecoderBlock(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch tokens features"],
+        x: Float[Tensor, "batch tokens dim"],
         cache: KVCache | None = None,
         layer: int = 0,
         mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
-    ) -> Float[Tensor, "batch tokens features"]:
+    ) -> Float[Tensor, "batch tokens dim"]:
         """`mask` is True where a token may look, on top of the causal rule."""
         x = x + self.attn(self.norm1(x), cache=cache, layer=layer, mask=mask)
         return x + self.mlp(self.norm2(x))
@@ -100,9 +100,9 @@ class EncoderBlock(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch tokens features"],
+        x: Float[Tensor, "batch tokens dim"],
         mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
-    ) -> Float[Tensor, "batch tokens features"]:
+    ) -> Float[Tensor, "batch tokens dim"]:
         """`mask` is True where a token may look."""
         x = x + self.attn(self.norm1(x), mask=mask)
         return x + self.mlp(self.norm2(x))

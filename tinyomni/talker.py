@@ -2,8 +2,8 @@
 
     text (batch, text_tokens), previous codes (batch, frames, 2) → base and residual logits (batch, frames, 128) each
 
-The text stands in front, the codes behind it, and every code looks back at both. Each codebook has an embedding
-table of its own: one table, summed, could not tell (45, 12) from (12, 45). A third output says that the speech is over.
+The text comes first, the codes behind it, and every code attends to both. Each codebook has its own embedding table:
+one table, summed, could not tell (45, 12) from (12, 45). A third output is the end of speech.
 
 Sources: Wang et al., VALL-E (2023) for speech as a language of codes; Xu et al., Qwen2.5-Omni (2025) for Thinker and
 Talker.
@@ -15,11 +15,15 @@ from torch import Tensor, nn
 
 from tinyomni.attention import KVCache
 from tinyomni.config import TINY, TalkerConfig
-from tinyomni.shapes import expect
+from tinyomni.errors import InputError
 from tinyomni.layers import DecoderBlock, RMSNorm, init_weights
+from tinyomni.shapes import ShapeError, expect
 from tinyomni.stability import assert_finite
+from tinyomni.tokenizer import PAD
 
-PAD = 0
+BaseLogit = Float[Tensor, "batch frames codebook_size"]
+ResLogit = Float[Tensor, "batch frames codebook_size"]
+EndLogit = Float[Tensor, "batch frames"]
 
 
 def max_frames(text_tokens: int) -> int:
@@ -28,29 +32,29 @@ def max_frames(text_tokens: int) -> int:
 
 
 def previous(codes: Int[Tensor, "batch frames codebooks"]) -> Int[Tensor, "batch frames codebooks"]:
-    """What the Talker has seen before each frame: prev[t] = codes[t - 1], and zeros at the start.
+    """The Talker's input: the codes shifted right by one, prev[t] = codes[t - 1], with zeros at the start.
 
-    The target stays `codes` itself. Shifting both would train the Talker two frames ahead.
+    The labels are `codes` themselves. Shifting both would train the Talker two frames ahead.
     """
     return torch.cat([torch.zeros_like(codes[:, :1]), codes[:, :-1]], dim=1)
 
 
 def voice_token(voice: int, vocab: int = TINY.talker.vocab) -> list[int]:
-    """What stands before the text to ask for a voice: nothing for the first, else a row that no text piece uses.
+    """The ids in front of a text that ask for a voice: none for the first voice, else one that no text piece uses.
 
-    The rows are taken from the end of the text table.
+    They are the last rows of the text table.
     """
     return [vocab - voice] if voice else []
 
 
 def align_right(text: Int[Tensor, "batch text_tokens"]) -> Int[Tensor, "batch text_tokens"]:
-    """Move padding from behind each text to before it, so that codes follow the text without a gap."""
+    """Padding at the right → padding at the left, so that codes follow the text without a gap."""
     lengths = (text != PAD).sum(dim=1, keepdim=True)
     return text.gather(1, (torch.arange(text.shape[1], device=text.device) + lengths) % text.shape[1])
 
 
 class TalkerTiny(nn.Module):
-    """`talker(codes)` or `talker(codes, text=ids)` → (base_logit, res_logit); `predict` adds the end of speech."""
+    """`talker(codes)` or `talker(codes, text=ids)` → (base_logit, res_logit); `with_end=True` adds end of speech."""
 
     def __init__(self, cfg: TalkerConfig = TINY.talker) -> None:
         super().__init__()
@@ -69,7 +73,7 @@ class TalkerTiny(nn.Module):
         init_weights(self, cfg.layers)
 
     def new_cache(self, batch: int = 1) -> KVCache:
-        """An empty KV cache for the text, the start frame and up to 1000 frames."""
+        """An empty KV cache for the text, the start frame and up to `max_frames` frames."""
         cfg, weight = self.cfg, self.base.weight
         return KVCache(
             cfg.layers,
@@ -82,63 +86,65 @@ class TalkerTiny(nn.Module):
         )
 
     def embed_codes(self, codes: Int[Tensor, "batch frames codebooks"]) -> Float[Tensor, "batch frames talker_dim"]:
-        """One vector for each frame: the sum of what each codebook's own table says."""
-        expect("TalkerTiny", "codes", codes, "batch frames codebooks", codebooks=self.cfg.codebooks, integer=1)
+        """One vector for each frame: the sum of the codebooks' embeddings."""
+        expect("TalkerTiny", "codes", codes, "batch frames codebooks", codebooks=self.cfg.codebooks, integer=True)
         try:
             return torch.stack([table(codes[..., i]) for i, table in enumerate(self.code_emb)]).sum(dim=0)
         except IndexError as error:
             raise IndexError(
-                f"TalkerTiny: codes must lie in 0 … {self.cfg.codebook_size - 1}, got {int(codes.min())} … "
-                f"{int(codes.max())}"
+                f"TalkerTiny: expected codes in 0 … {self.cfg.codebook_size - 1}, got "
+                f"{int(codes.min())} … {int(codes.max())}"
             ) from error
 
     def embed_text(self, text: Int[Tensor, "batch text_tokens"]) -> Float[Tensor, "batch text_tokens talker_dim"]:
         """One vector for each text token."""
-        expect("TalkerTiny", "text", text, "batch text_tokens", integer=1)
+        expect("TalkerTiny", "text", text, "batch text_tokens", integer=True)
         try:
             return self.text_emb(text)
         except IndexError as error:
             raise IndexError(
-                f"TalkerTiny: text ids must lie in 0 … {self.cfg.vocab - 1}, got {int(text.min())} … {int(text.max())}"
+                f"TalkerTiny: expected text ids in 0 … {self.cfg.vocab - 1}, got {int(text.min())} … {int(text.max())}"
             ) from error
 
-    def predict(
+    def forward(
         self,
         codes: Int[Tensor, "batch frames codebooks"],
         text: Int[Tensor, "batch text_tokens"] | None = None,
         cache: KVCache | None = None,
-    ) -> tuple[
-        Float[Tensor, "batch frames codebook_size"],
-        Float[Tensor, "batch frames codebook_size"],
-        Float[Tensor, "batch frames"],
-    ]:
-        """Logits of the base code, of the residual code, and of the speech being over *before* this frame.
+        with_end: bool = False,
+    ) -> tuple[BaseLogit, ResLogit] | tuple[BaseLogit, ResLogit, EndLogit]:
+        """Logits of the base code and of the residual code of each frame: exactly (base_logit, res_logit).
 
-        `codes` are the previous ones (`previous(codes)`), `text` ids without BOS, padded at the right with 0. With a
-        cache, the text goes in with the first call; later calls give new frames only.
+        `with_end` adds a third, of the speech being over *before* this frame. `codes` are the previous ones
+        (`previous(codes)`), `text` ids without BOS, padded at the right with 0. With a cache, the text goes in with the
+        first call; later calls give new frames only.
+
+        Raises ShapeError for a wrong axis or dtype, IndexError for an id or code outside its table, ValueError for more
+        positions than there are, RuntimeError for NaN or infinite logits.
         """
         x = self.embed_codes(codes)
         batch, frames, _ = x.shape
         past = cache.size if cache is not None else 0
         key_padding_mask: Bool[Tensor, "batch keys"] | None = cache.key_padding_mask if cache is not None else None
+        valid = torch.ones_like(codes[..., 0], dtype=torch.bool)
         if text is not None:
             if past:
-                raise ValueError("TalkerTiny: with a cache the text goes in once, with the first call")
+                raise ValueError("TalkerTiny: expected the text with the first call only; the cache already has one")
             if text.shape[0] != batch:
-                raise ValueError(f"TalkerTiny: {batch} rows of codes, but {text.shape[0]} texts")
+                raise ShapeError(f"TalkerTiny: expected as many texts as rows of codes, got {len(text)} and {batch}")
             text = align_right(text)
             x = torch.cat([self.embed_text(text), x], dim=1)
-            key_padding_mask = torch.cat([text != PAD, torch.ones_like(codes[..., 0], dtype=torch.bool)], dim=1)
+            key_padding_mask = torch.cat([text != PAD, valid], dim=1)
         elif key_padding_mask is not None:
-            key_padding_mask = torch.cat([key_padding_mask, torch.ones_like(codes[..., 0], dtype=torch.bool)], dim=1)
+            key_padding_mask = torch.cat([key_padding_mask, valid], dim=1)
         tokens = x.shape[1]
         if past + tokens > self.max_seq_len:
-            raise ValueError(
-                f"TalkerTiny: {past} positions before + {tokens} now = {past + tokens} > {self.max_seq_len}, all that "
-                "it has"
+            raise InputError(
+                f"TalkerTiny: {past} positions before + {tokens} now = {past + tokens} > {self.max_seq_len} "
+                "(max_text + start + max_frames). Speak the text in parts."
             )
         if cache is not None:
-            cache.room_for("TalkerTiny", batch, tokens)
+            cache.check_room("TalkerTiny", batch, tokens)
             cache.key_padding_mask = key_padding_mask
         mask = key_padding_mask[:, None, None, :] if key_padding_mask is not None else None
         for layer, block in enumerate(self.blocks):
@@ -146,19 +152,13 @@ class TalkerTiny(nn.Module):
         if cache is not None:
             cache.advance(tokens)
         x = self.norm(x[:, tokens - frames :])
-        base, res, end = self.base(x), self.res(x), self.end(x).squeeze(-1)
+        base, res = self.base(x), self.res(x)
+        if not with_end:
+            assert_finite("TalkerTiny", base=base, residual=res)
+            return base, res
+        end = self.end(x).squeeze(-1)
         assert_finite("TalkerTiny", base=base, residual=res, end=end)
         return base, res, end
-
-    def forward(
-        self,
-        codes: Int[Tensor, "batch frames codebooks"],
-        text: Int[Tensor, "batch text_tokens"] | None = None,
-        cache: KVCache | None = None,
-    ) -> tuple[Float[Tensor, "batch frames codebook_size"], Float[Tensor, "batch frames codebook_size"]]:
-        """`predict` without the end: exactly (base_logit, res_logit)."""
-        base, res, _ = self.predict(codes, text, cache)
-        return base, res
 
 
 def next_frame(
@@ -167,12 +167,12 @@ def next_frame(
     text: Int[Tensor, "batch text_tokens"] | None,
     cache: KVCache,
 ) -> tuple[Int[Tensor, "batch frames+1 codebooks"], Float[Tensor, "batch"]]:
-    """Append the likeliest next frame; the second value is how likely the speech was already over, 0 … 1.
+    """Append the likeliest next frame; the second value is the probability that the speech was already over.
 
-    Only the newest frame is fed: the cache knows the others, and the text after the first call.
+    Only the newest frame is fed: the others are cached, and so is the text after the first call.
     """
     first = cache.size == 0
-    base, res, end = talker.predict(codes if first else codes[:, -1:], text if first else None, cache)
+    base, res, end = talker(codes if first else codes[:, -1:], text if first else None, cache, with_end=True)
     new = torch.stack([base[:, -1].argmax(dim=-1), res[:, -1].argmax(dim=-1)], dim=-1)
     return torch.cat([codes, new[:, None]], dim=1), end[:, -1].sigmoid()
 
@@ -181,9 +181,9 @@ def next_frame(
 def generate_batch(
     talker: TalkerTiny, text: Int[Tensor, "batch text_tokens"] | None, limit: int, batch: int = 1, stop: bool = True
 ) -> tuple[Int[Tensor, "batch positions codebooks"], Int[Tensor, "batch"]]:
-    """Codes for several texts at once, the start frame (zeros) in front; and how many frames each has behind it.
+    """Codes for several texts at once, with the start frame (zeros) in front; and the number of frames behind it.
 
-    What stands behind a row's own end means nothing. Without texts, `batch` rows are written.
+    A row's codes behind its own end are padding. Without texts, `batch` unconditioned rows are generated.
     """
     batch, device = (batch if text is None else len(text)), talker.base.weight.device
     codes = torch.zeros(batch, 1, talker.cfg.codebooks, dtype=torch.long, device=device)
@@ -191,7 +191,7 @@ def generate_batch(
     cache = talker.new_cache(batch)
     for written in range(limit):
         longer, over = next_frame(talker, codes, text, cache)
-        # at least one frame: an empty recording helps nobody
+        # at least one frame, so that no recording is empty
         if stop and written:
             frames = torch.where((over > 0.5) & (frames == limit), written, frames)
             if bool((frames < limit).all()):
@@ -203,6 +203,6 @@ def generate_batch(
 def generate_codes(
     talker: TalkerTiny, text: Int[Tensor, "1 text_tokens"] | None, limit: int, stop: bool = True
 ) -> Int[Tensor, "1 positions codebooks"]:
-    """The start frame (zeros) and up to `limit` frames of codes for one text; `stop=False` always writes `limit`."""
+    """The start frame (zeros) and up to `limit` frames of codes for one text; `stop=False` always gives `limit`."""
     codes, frames = generate_batch(talker, text, limit, stop=stop)
     return codes[:, : 1 + int(frames[0])]

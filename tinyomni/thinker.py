@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from tinyomni.attention import KVCache
 from tinyomni.config import TINY, ThinkerConfig
-from tinyomni.shapes import ShapeError, describe, expect
 from tinyomni.layers import DecoderBlock, RMSNorm, init_weights
+from tinyomni.shapes import ShapeError, describe, expect
 from tinyomni.stability import assert_finite
 
 
@@ -104,7 +104,7 @@ class ThinkerLM(nn.Module):
                 f"ThinkerLM: {past} tokens before + {tokens} now = {past + tokens} > ctx_len = {self.cfg.ctx_len}"
             )
         if cache is not None:
-            cache.room_for("ThinkerLM", batch, tokens)
+            cache.check_room("ThinkerLM", batch, tokens)
         for layer, block in enumerate(self.blocks):
             x = block(x, cache=cache, layer=layer)
         if cache is not None:

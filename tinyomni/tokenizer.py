@@ -1,4 +1,4 @@
-"""Text ↔ numbers: byte-pair encoding, by SentencePiece.
+"""Text ↔ ids: byte-pair encoding, by SentencePiece.
 
 Common words are one piece (with the space before them), rare ones several; what no piece covers is spelled in bytes. So
 every Unicode text comes back exactly. Ids: 0 padding, 1 BOS (begin), 2 EOS (end), 3 unknown, which never occurs.
@@ -6,6 +6,7 @@ every Unicode text comes back exactly. Ids: 0 padding, 1 BOS (begin), 2 EOS (end
 Sources: Sennrich, Haddow & Birch (2016); Kudo & Richardson, SentencePiece (2018).
 """
 
+import codecs
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 
 import sentencepiece
+
+from tinyomni.errors import InputError, MissingFileError
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SHIPPED = Path(__file__).parent / "assets" / "tokenizer.model"
@@ -25,19 +28,20 @@ class BPETokenizer:
     def __init__(self, path: str | Path | None = None) -> None:
         source = Path(path) if path is not None else SHIPPED
         if not source.is_file():
-            raise FileNotFoundError(f"BPETokenizer: there is no file {source}. Train one: tinyomni train tokenizer")
+            raise MissingFileError(f"BPETokenizer: no such file: {source}. Train one: tinyomni train tokenizer")
         self.model = source.read_bytes()
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
             loaded = self._pieces.LoadFromSerializedProto(self.model)
         except RuntimeError as error:
-            raise ValueError(f"BPETokenizer: {source} is no SentencePiece model, or it is damaged") from error
+            raise not_a_model(source) from error
         if not loaded or not self.model:
-            raise ValueError(f"BPETokenizer: {source} is no SentencePiece model, or it is damaged")
-        marks = (self._pieces.pad_id(), self._pieces.bos_id(), self._pieces.eos_id(), self._pieces.unk_id())
-        if marks != (PAD, BOS, EOS, UNK):
-            raise ValueError(
-                f"BPETokenizer: {source} has pad, BOS, EOS, unk at {marks}, expected {(PAD, BOS, EOS, UNK)}"
+            raise not_a_model(source)
+        special = (self._pieces.pad_id(), self._pieces.bos_id(), self._pieces.eos_id(), self._pieces.unk_id())
+        if special != (PAD, BOS, EOS, UNK):
+            raise InputError(
+                f"BPETokenizer: expected pad, BOS, EOS, unk at {(PAD, BOS, EOS, UNK)}, got {special} in {source}. "
+                "Train it with tinyomni train tokenizer."
             )
 
     @cached_property
@@ -55,13 +59,13 @@ class BPETokenizer:
         return [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
 
     def encode(self, text: str) -> list[int]:
-        """Text → ids, without BOS. Raises TypeError for what is no string, ValueError for half a surrogate pair."""
+        """Text → ids, without BOS. Raises TypeError for another type, InputError for half a surrogate pair."""
         if not isinstance(text, str):
             raise TypeError(f"BPETokenizer.encode: expected a string, got {type(text).__name__}")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ValueError(f"BPETokenizer.encode: the text is no valid Unicode ({error.reason})") from error
+            raise InputError(f"BPETokenizer.encode: the text is not valid Unicode ({error.reason})") from error
         if not text:
             return []
         # a space in front makes the first word the same piece as elsewhere; decode takes it away again
@@ -74,33 +78,51 @@ class BPETokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids → text. Padding, BOS and EOS say nothing; bytes that are no whole character become U+FFFD."""
-        data = b""
-        for place, number in enumerate(ids):
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(
-                    f"BPETokenizer.decode: ids should be whole numbers, got {type(number).__name__} at {place}"
-                )
-            if not 0 <= number < self.n_pieces:
-                raise ValueError(
-                    f"BPETokenizer.decode: id {number} at {place} has no piece; they go from 0 to {self.n_pieces - 1}"
-                )
-            if self._pieces.is_byte(number):
-                data += bytes([int(self._pieces.id_to_piece(number)[3:5], 16)])
-            elif number not in (PAD, BOS, EOS):
-                data += self._pieces.id_to_piece(number).replace(SPACE, " ").encode()
-        text = data.decode("utf-8", errors="replace")
-        return text.removeprefix(" ")
+        """Ids → text. Padding, BOS and EOS are left out; bytes that form no whole character become U+FFFD."""
+        return StreamDecoder(self).decode(ids, final=True)
+
+    def piece_bytes(self, number: int) -> bytes:
+        """What one id stands for; nothing for padding, BOS and EOS."""
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"BPETokenizer.decode: expected ids as integers, got {type(number).__name__}")
+        if not 0 <= number < self.n_pieces:
+            raise InputError(f"BPETokenizer.decode: expected ids in 0 … {self.n_pieces - 1}, got {number}")
+        if self._pieces.is_byte(number):
+            return bytes([int(self._pieces.id_to_piece(number)[3:5], 16)])
+        return b"" if number in (PAD, BOS, EOS) else self._pieces.id_to_piece(number).replace(SPACE, " ").encode()
 
     def pieces(self, text: str) -> list[str]:
-        """What the ids stand for, to look at."""
+        """The pieces that the ids stand for, to look at."""
         return [self._pieces.id_to_piece(number) for number in self.encode(text)]
 
 
-def train_tokenizer(lines: Iterable[str], path: str | Path, vocab: int = 5000) -> BPETokenizer:
-    """Train on lines of text and write the model file; `vocab` is the most that it may have.
+class StreamDecoder:
+    """Decode ids as they come: the parts together are what `BPETokenizer.decode` gives for all of them.
 
-    No normalisation, punctuation and digits stand alone, bytes for all that is left over.
+    A character that needs several byte pieces comes out when it is whole.
+    """
+
+    def __init__(self, tokenizer: BPETokenizer) -> None:
+        self.tokenizer, self.started = tokenizer, False
+        self.utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def decode(self, ids: Sequence[int], final: bool = False) -> str:
+        """The text of these ids; `final` also gives what is left of a character that never became whole."""
+        text = self.utf8.decode(b"".join(map(self.tokenizer.piece_bytes, ids)), final)
+        if text and not self.started:  # the space that `encode` put in front
+            self.started, text = True, text.removeprefix(" ")
+        return text
+
+
+def not_a_model(source: Path) -> InputError:
+    """The error for a file of another kind."""
+    return InputError(f"BPETokenizer: {source} is not a SentencePiece model, or it is damaged")
+
+
+def train_tokenizer(lines: Iterable[str], path: str | Path, vocab: int = 5000) -> BPETokenizer:
+    """Train on lines of text and write the model file; `vocab` is the most pieces that it may have.
+
+    No normalization, punctuation and digits stand alone, bytes for everything that is left over.
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

@@ -1,0 +1,154 @@
+"""Images: a file, a PIL image or an array becomes (3, size, size) floats in 0…1, or a clear error."""
+
+import os
+import warnings
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from tinyomni.config import IMAGE_SIZE
+from tinyomni.errors import InputError
+from tinyomni.io.sources import as_tensor, existing_file
+from tinyomni.shapes import ShapeError, describe
+
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
+"""A path, a PIL image, or a float array (3, height, width) in 0…1."""
+
+WHERE = "load_image"
+MAX_PIXELS = 80_000_000
+# no EPS: Pillow would start another program for it
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "ICO", "TGA")
+
+
+def load_image(source: ImageLike, size: int = IMAGE_SIZE) -> Float[Tensor, "channels height width"]:
+    """A path, a PIL image or a float array (3, h, w) in 0…1 → (3, size, size) float32 in 0…1.
+
+    The largest centred square is resized, as CLIP does, so that nothing is stretched; an image that already has the
+    size passes unchanged. EXIF orientation is applied, alpha is put on white, of an animation the first frame is taken.
+
+    Raises InputError for a missing file, for what cannot be decoded, for more than 80 million pixels, NaN, or values
+    outside 0…1; ShapeError for wrong axes, TypeError for another kind of object.
+    """
+    if isinstance(source, (np.ndarray, Tensor)):
+        return crop(check_pixels(as_tensor(WHERE, source)), size)
+    if isinstance(source, (str, os.PathLike)):
+        image = open_image(source)
+    elif isinstance(source, Image.Image):
+        check_size("the image", source)
+        image = upright("the image", source)
+    else:
+        raise TypeError(
+            f"{WHERE}: expected a path, a PIL image or a float array (3, height, width), got {type(source).__name__}"
+        )
+    if 0 in image.size:
+        raise InputError(f"{WHERE}: the image has no pixels ({image.width} × {image.height})")
+    image = to_rgb(image)
+    # a very large image is first reduced by a whole factor, which is quick and takes little memory
+    image = image.reduce(max(1, min(image.size) // (8 * size)))
+    return crop(torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255, size)
+
+
+def check_pixels(pixels: Tensor) -> Float[Tensor, "channels height width"]:
+    """Refuse an array that is not (3, height, width) with floats in 0…1."""
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
+        fix = " The channels come first: permute(2, 0, 1)." if pixels.ndim == 3 and pixels.shape[-1] == 3 else ""
+        fix = " One image at a time: image[0]." if pixels.ndim == 4 else fix
+        raise ShapeError(f"{WHERE}: expected an array (channels=3, height, width), got {describe(pixels)}.{fix}")
+    if not pixels.is_floating_point():
+        raise ShapeError(f"{WHERE}: expected floats in 0…1, got {describe(pixels)}. Divide by 255.")
+    if not bool(torch.isfinite(pixels).all()):
+        raise InputError(f"{WHERE}: the array holds {int((~torch.isfinite(pixels)).sum())} NaN or infinite values")
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0 or high > 1:
+        raise InputError(
+            f"{WHERE}: expected values in 0…1, got {low:g} … {high:g}. "
+            "Divide by 255, or pass the image before it was normalized."
+        )
+    return pixels.float()
+
+
+def check_size(name: str, image: Image.Image) -> None:
+    """Refuse an image that would fill the memory; its size is known before it is decoded."""
+    if image.width * image.height > MAX_PIXELS:
+        raise InputError(
+            f"{WHERE}: {name} has {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}. Make it smaller."
+        )
+
+
+def open_image(source: str | os.PathLike[str]) -> Image.Image:
+    """Read and decode an image file completely, with its EXIF orientation applied."""
+    path = existing_file(WHERE, source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # damaged metadata does not touch the pixels
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(path, formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise InputError(
+                f"{WHERE}: cannot decode image {path} (expected {', '.join(FORMATS)}). "
+                "Save an image of another kind, such as HEIC, as JPEG or PNG first."
+            ) from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise InputError(f"{WHERE}: {path} has more than {MAX_PIXELS:,} pixels. Make it smaller.") from error
+        except PermissionError:
+            raise
+        except Exception as error:  # a decoder raises anything at all for malformed bytes: it always means the same
+            raise damaged(str(path), error) from error
+        with image:
+            check_size(str(path), image)
+            return upright(str(path), image)
+
+
+def damaged(name: str, error: Exception) -> InputError:
+    """The error for an image of a known format whose data cannot be decoded."""
+    return InputError(f"{WHERE}: cannot decode image {name}: damaged or truncated ({error})")
+
+
+def upright(name: str, image: Image.Image) -> Image.Image:
+    """Decode, and apply the EXIF orientation."""
+    try:
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # see open_image
+        raise damaged(name, error) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any colour mode → RGB: transparent parts on white, 16 bits scaled to 8.
+
+    Mode I;16 is 0 … 65535. Mode I (32 bits) does not say what its white is: 65535 where a value is above 255. Mode F
+    does not either: 1 where no value is above it, else 255.
+    """
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise InputError(f"{WHERE}: the image holds {int((~np.isfinite(values)).sum())} NaN or infinite pixels")
+        peak = values.max(initial=0)
+        if image.mode == "F":
+            white = 1.0 if peak <= 1 else 255.0
+        else:
+            white = 65535.0 if image.mode != "I" or peak > 255 else 255.0
+        return Image.fromarray((values / white * 255).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("La", "RGBa"):  # premultiplied alpha
+        image = image.convert(image.mode.upper())
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def crop(
+    pixels: Float[Tensor, "channels source_height source_width"], size: int
+) -> Float[Tensor, "channels height width"]:
+    """The largest centred square, resized to size × size with antialiasing."""
+    height, width = pixels.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[:, top : top + side, left : left + side]
+    if side == size:
+        return square.contiguous()
+    resized = torch.nn.functional.interpolate(square[None], size=(size, size), mode="bilinear", antialias=True)
+    return resized[0].clamp(0, 1)

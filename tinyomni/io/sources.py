@@ -1,0 +1,33 @@
+"""What loaders share: a path that must be a readable file, and arrays of any library."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinyomni.errors import InputError, MissingFileError, NotAFileError
+
+
+def existing_file(where: str, source: str | os.PathLike[str]) -> Path:
+    """The path, if there is a file with something in it."""
+    path = Path(source)
+    if path.is_dir():
+        raise NotAFileError(f"{where}: expected a file, got a folder: {path}")
+    if not path.is_file():
+        raise MissingFileError(f"{where}: no such file: {path}. Is the path right?")
+    if path.stat().st_size == 0:
+        raise InputError(f"{where}: {path} is empty (0 bytes). Copy or download it again.")
+    return path
+
+
+def as_tensor(where: str, source: object) -> Tensor:
+    """An array of any library, or a list of numbers, as a tensor on the CPU."""
+    try:
+        # numpy's own copy resolves negative strides and foreign byte orders, which torch refuses
+        if isinstance(source, np.ndarray):
+            source = np.ascontiguousarray(source, dtype=source.dtype.newbyteorder("="))
+        return torch.as_tensor(source).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{where}: expected an array of numbers, got {type(source).__name__} ({error})") from error

@@ -1,0 +1,171 @@
+"""What the model says: replies and transcripts as they are generated, how certain they are, and their parts.
+
+A Thinker that was trained in the closed world writes before its answer: the transcript of a spoken question, the
+description of the scene, and what it looks up there (the scratchpad; `training/omni_mixture.py`).
+
+    What shape is the red thing? There is a big red star on the left. Shape red star: A star.
+    transcript                   description                          lookup          answer
+"""
+
+import re
+from collections.abc import Iterator
+from statistics import fmean
+from typing import Literal, NamedTuple
+
+from tinyomni.generation import Step
+from tinyomni.tokenizer import EOS, BPETokenizer, StreamDecoder
+
+Kind = Literal["typed", "spoken", "asr"]
+"""What certainty is measured for: answers to typed and to spoken questions, and transcripts of the recogniser."""
+
+SCRATCHPAD_END = ": "
+OBJECT = r"an? \w+ \w+ \w+ (?:on|at|in) the \w+"
+# the answer behind the colon may be still to come
+SCRATCHPAD = re.compile(
+    rf"(?P<description>There is {OBJECT}(?:, {OBJECT})*(?: and {OBJECT})?|I can see nothing)"
+    r"(?:\. (?P<lookup>[A-Z]\w*(?: \w+)+))?:(?: (?P<answer>.*))?",
+    re.DOTALL,
+)
+SENTENCE = re.compile(r".+?[.?!] ", re.DOTALL)
+
+
+class ReplyParts(NamedTuple):
+    """The parts of a reply; None for each that it does not have."""
+
+    transcript: str | None
+    description: str | None
+    lookup: str | None
+    answer: str
+
+
+def parse_reply(text: str, spoken: bool) -> ReplyParts:
+    """Split the scratchpad from the answer; a text without one is an answer as a whole, and nothing of it is lost.
+
+    A scratchpad is a description exactly as the closed world writes it (`There is a big red star on the left`, up to
+    `and`), perhaps one lookup, and a colon. In the reply to a recording (`spoken`) the transcript is the sentence, or
+    sentences, before it; a reply without a scratchpad repeats what was said, or answers, which cannot be told apart:
+    there the transcript is None.
+
+    What remains ambiguous: an answer of a model trained on custom data that is itself such a description with a colon
+    behind it. Only special tokens between the parts could tell that apart.
+    """
+    start, scratchpad = 0, SCRATCHPAD.fullmatch(text)
+    while spoken and scratchpad is None and (sentence := SENTENCE.match(text, start)):
+        start = sentence.end()
+        scratchpad = SCRATCHPAD.fullmatch(text, start)
+    if scratchpad is None:
+        return ReplyParts(None, None, None, text)
+    return ReplyParts(
+        text[:start].rstrip() or None, scratchpad["description"], scratchpad["lookup"], scratchpad["answer"] or ""
+    )
+
+
+class GeneratedText(Iterator[str]):
+    """Text piece by piece; then `text`, the whole of it, and how certain the model was.
+
+    `threshold` is the certainty that nearly all right texts of this `kind` have; None where it was not measured.
+    """
+
+    def __init__(self, kind: Kind, threshold: float | None) -> None:
+        self.kind, self.threshold = kind, threshold
+        self.text = ""
+        self.log_probs: list[float] = []
+        self._pieces = self._generate()
+
+    def _generate(self) -> Iterator[str]:
+        raise NotImplementedError
+
+    def __next__(self) -> str:
+        piece = next(self._pieces)
+        self.text += piece
+        return piece
+
+    @property
+    def certainty(self) -> float:
+        """Mean log-probability of what was generated so far: 0 is certain, -0.7 a coin flip at each step."""
+        return fmean(self.log_probs)
+
+    @property
+    def unsure(self) -> bool | None:
+        """Whether the certainty is below the threshold; None where that was not measured."""
+        return None if self.threshold is None else self.certainty < self.threshold
+
+
+class Reply(GeneratedText):
+    """The reply to a prompt of `prompt_tokens` tokens; `spoken` says whether a recording was in it."""
+
+    def __init__(
+        self, steps: Iterator[Step], tokenizer: BPETokenizer, prompt_tokens: int, spoken: bool, threshold: float | None
+    ) -> None:
+        super().__init__("spoken" if spoken else "typed", threshold)
+        self.steps, self.decoder = steps, StreamDecoder(tokenizer)
+        self.prompt_tokens, self.spoken = prompt_tokens, spoken
+        self.ids: list[int] = []  # with EOS, where there is one
+
+    def _generate(self) -> Iterator[str]:
+        for step in self.steps:
+            self.ids.append(int(step.ids))
+            self.log_probs.append(float(step.log_probs))
+            if piece := self.decoder.decode(self.ids[-1:]):
+                yield piece
+        if piece := self.decoder.decode([], final=True):
+            yield piece
+
+    def finish(self) -> "Reply":
+        """Generate the rest; the reply itself is returned."""
+        for _ in self:
+            pass
+        return self
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ended with EOS, not because `max_new_tokens` was reached."""
+        return self.ids[-1:] == [EOS]
+
+    @property
+    def parts(self) -> ReplyParts:
+        """Transcript, description, lookup and answer, as far as they are generated."""
+        return parse_reply(self.text, self.spoken)
+
+    @property
+    def transcript(self) -> str | None:
+        """What was said, as written in front of a scratchpad."""
+        return self.parts.transcript
+
+    @property
+    def description(self) -> str | None:
+        """The description of the scene, from the scratchpad."""
+        return self.parts.description
+
+    @property
+    def lookup(self) -> str | None:
+        """What was looked up in the description, as field, key and value."""
+        return self.parts.lookup
+
+    @property
+    def answer(self) -> str:
+        """The text without transcript and scratchpad."""
+        return self.parts.answer
+
+    @property
+    def at_answer(self) -> bool:
+        """Whether the scratchpad has just ended, so that what comes next is the answer."""
+        return self.text.endswith(SCRATCHPAD_END.rstrip()) and not self.answer
+
+    @property
+    def before_answer(self) -> str:
+        """Transcript and scratchpad, as they were written; "" where there are none, or not yet all of it."""
+        return self.text.removesuffix(self.answer).rstrip().removesuffix(SCRATCHPAD_END.rstrip())
+
+
+class Transcript(GeneratedText):
+    """What the recogniser reads in a recording: the text of each part, with its mean log-probability."""
+
+    def __init__(self, parts: Iterator[tuple[str, float]], threshold: float | None) -> None:
+        super().__init__("asr", threshold)
+        self.parts = parts
+
+    def _generate(self) -> Iterator[str]:
+        for piece, log_prob in self.parts:
+            self.log_probs.append(log_prob)
+            yield f" {piece}" if self.text and piece else piece
