@@ -8,7 +8,7 @@ from jaxtyping import AbstractDtype, Bool, Float, Int, Shaped
 from torch import Tensor
 
 from tinyomni.tracing import trace
-from tinyomni.tracing.annotations import axes, choose, misfit, show, words
+from tinyomni.tracing.annotations import axes, choose, mismatched, show, words
 
 WORDS = ["batch", "tokens", "d_model", "heads", "frames"]
 DTYPES = {Float: torch.float32, Int: torch.int64, Bool: torch.bool, Shaped: torch.float16}
@@ -71,7 +71,7 @@ def test_ten_thousand_random_annotations_show_the_names_and_sizes_that_the_shape
         bound = [place for place, (name, _) in enumerate(built) if name in known]
         shape = [size for _, size in built]
         labelled = {word.name: word.fixed for word in words(hint.dim_str) if word.fixed is not None}
-        loose = {word.name for word in words(hint.dim_str) if word.loose or f"_{word.name}" in hint.dim_str.split()}
+        loose = {word.name for word in words(hint.dim_str) if word.broadcast or f"_{word.name}" in hint.dim_str.split()}
         bound = [place for place in bound if built[place][0] not in labelled and built[place][0] not in loose]
         if broken and bound:
             shape[rng.choice(bound)] += 10
@@ -82,7 +82,7 @@ def test_ten_thousand_random_annotations_show_the_names_and_sizes_that_the_shape
         ], hint.dim_str
         # the names that were known before come as the first argument of the call
         before = " ".join(known)
-        verdict = misfit(
+        verdict = mismatched(
             {"known": torch.zeros(tuple(known.values())), "x": tensor}, {"known": Float[Tensor, before], "x": hint}
         )
         assert verdict == ("x" if broken and bound else None), (before, known, hint.dim_str, shape)
@@ -110,8 +110,8 @@ def test_of_a_union_the_annotation_that_suits_is_shown() -> None:
     assert choose(hint, torch.zeros(2, 3, dtype=torch.long)).dim_str == "batch tokens"
     assert choose(hint, torch.zeros(2, 3)).dim_str == "batch d_model"
     assert show(hint) == "(batch, d_model) Float | (batch, tokens) Int | None"
-    assert misfit({"x": torch.zeros(2, 3, dtype=torch.bool)}, {"x": hint}) == "x"
-    assert misfit({"x": None}, {"x": hint}) is None
+    assert mismatched({"x": torch.zeros(2, 3, dtype=torch.bool)}, {"x": hint}) == "x"
+    assert mismatched({"x": None}, {"x": hint}) is None
 
 
 def test_braces_that_cannot_be_filled_are_said_and_stop_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Errors that teach: which call, what was due, what came, where from, and the line or layer to look at."""
+"""Errors that teach: which call, expected, got, where from, and the line or layer to look at."""
 
 import re
 from typing import get_type_hints
@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int, TypeCheckError
 from torch import Tensor, nn
 
-from tinyomni.shapes import ShapeError
-from tinyomni.tracing import Trace, explain, trace
+from tinyomni.tracing import ShapeError, Trace, mismatch, trace
 from tinyomni.tracing.checks import checked
+from tinyomni.tracing.values import annotated_tensors
 
 
 class Eye(nn.Module):
@@ -43,7 +43,7 @@ class Model(nn.Module):
 
 
 def fail(run: object, glossary: dict[str, str] | None = None, title: str = "run") -> tuple[str, Trace, BaseException]:
-    with pytest.raises(TypeCheckError) as caught, trace(title, glossary) as seen:
+    with pytest.raises(TypeCheckError) as caught, trace(title, glossary, strict=True) as seen:
         run()  # type: ignore[operator]
     text = str(caught.value)
     assert len(text) < 2000 and text.count("\n") <= 16 and "tensor(" not in text
@@ -53,12 +53,13 @@ def fail(run: object, glossary: dict[str, str] | None = None, title: str = "run"
 def test_a_forgotten_projection_is_named_with_where_the_tensor_came_from() -> None:
     model = Model()
     text, seen, error = fail(lambda: model(torch.ones(1, 6), torch.zeros(1, 3, dtype=torch.long), forget=True))
-    assert text.startswith("run: Model.join: image should be (batch, n, d_model) Float; got (1, 4, 8) float32.")
-    assert "d_model (width of the Thinker (256)) is 16" in text and "Did it go through `proj_v` (8 → 16)?" in text
+    assert text.startswith("run: Model.join: expected `image` (batch, n, d_model) Float, got (1, 4, 8) float32: ")
+    assert "d_model must be 16 as in `text`, got 8." in text and "Thinker" not in text  # whose glossary is not ours
+    assert "Did it go through `proj_v` (8 → 16)?" in text
     assert "`image` came from Eye.forward (eye), " in text and "called at test_explain.py" in text.replace("tests/", "")
     assert isinstance(error.__cause__, RuntimeError)  # torch.cat's own words stay in the chain
     assert [r.call for r in seen.steps] == ["Model.forward", "Eye.forward", "Model.embed", "Model.join"]
-    assert "(batch, t, d_model) Float expected, (1, 3, 16) float32 came" in seen.steps[-1].status
+    assert "image: expected (batch, n, d_model) Float, got (1, 4, 8) float32" in seen.steps[-1].status
     assert "Model.join" in str(seen) and "✘" in str(seen)
 
 
@@ -67,7 +68,7 @@ def test_your_own_glossary_explains_your_own_axes() -> None:
         return a
 
     text, *_ = fail(lambda: pair(torch.ones(3), torch.ones(5)), {"genes": "columns of the table"})
-    assert "genes (columns of the table) is 3 in `a`, 5 came" in text
+    assert "genes (columns of the table) must be 3 as in `a`, got 5" in text
 
 
 def reads(
@@ -76,17 +77,22 @@ def reads(
     """Ids, or what they stand for."""
 
 
+def explain(values: dict[str, Tensor], hints: dict[str, object]) -> mismatch.Mismatch:
+    bound = [each for name, value in values.items() for each in annotated_tensors(name, value, hints[name])]
+    return mismatch.explain("reads", "ids", values["ids"], bound, hints)
+
+
 def test_what_fits_another_argument_is_sent_there() -> None:
     hints = get_type_hints(reads, include_extras=True)
     for value, words in (
         (torch.ones(2, 3, 4), "Is it meant for `vectors=`?"),
         (torch.ones(2, 3, 4).long(), "One at a time"),  # the dtype is right: only an axis is too many
-        (torch.ones(2, 3, 4, 5), "4 axes came, 2 expected."),
+        (torch.ones(2, 3, 4, 5), "expected 2 dims, got 4."),
     ):
-        name, text = explain.misfit("reads", "ids", {"ids": value}, hints)
-        assert name == "ids" and words in text
+        found = explain({"ids": value}, hints)
+        assert found.argument == "ids" and words in str(found)
     given = {"ids": torch.ones(2, 3, 4), "vectors": torch.ones(2, 3, 4)}
-    assert "meant for" not in explain.misfit("reads", "ids", given, hints)[1]
+    assert "meant for" not in str(explain(given, hints))
 
 
 def takes(
@@ -98,18 +104,18 @@ def takes(
 @pytest.mark.parametrize(
     ("x", "ids", "words"),
     [
-        (torch.ones(3, 4), None, r"2 axes came, 3 expected. Is the batch axis missing\? `x.unsqueeze\(0\)`"),
-        (torch.ones(1, 2, 3, 4), None, r"4 axes came, 3 expected. `x.squeeze\(0\)`"),
+        (torch.ones(3, 4), None, r"expected 3 dims, got 2. Is the batch axis missing\? `x.unsqueeze\(0\)`"),
+        (torch.ones(1, 2, 3, 4), None, r"expected 3 dims, got 4. `x.squeeze\(0\)`"),
         (torch.ones(2, 2, 3, 4), None, r"One at a time: `x\[0\]`"),
-        (torch.ones(2, 4, 3), None, r"axis 2 is 4 here, 3 came. .*`x.transpose\(1, 2\)`"),
+        (torch.ones(2, 4, 3), None, r"axis 2 must be 4, got 3. .*`x.transpose\(1, 2\)`"),
         (torch.ones(4, 2, 3), None, r"another order\? `x.transpose\(0, 2\)`"),
         (torch.ones(2, 3, 5), None, "One too many"),
         (torch.ones(2, 3, 3), None, "One too few"),
-        (torch.ones(2, 3, 4).long(), None, r"dtype Float is due, int64 came. `x.float\(\)`"),
-        (torch.ones(2, 3, 4), torch.ones(2, 3), r"dtype Int is due, float32 came. `ids.long\(\)`"),
-        (torch.ones(2, 3, 4), torch.ones(2, 9).long(), "tokens .*is 3 in `x`, 9 came"),
+        (torch.ones(2, 3, 4).long(), None, r"expected dtype Float, got int64. `x.float\(\)`"),
+        (torch.ones(2, 3, 4), torch.ones(2, 3), r"expected dtype Int, got float32. `ids.long\(\)`"),
+        (torch.ones(2, 3, 4), torch.ones(2, 9).long(), "tokens must be 3 as in `x`, got 9"),
         (torch.ones(2, 3, 4), torch.ones(3, 2).long(), r"`ids.transpose\(0, 1\)`"),
-        ([1.0], None, "x should be .*; got list"),
+        ([1.0], None, "expected `x` .*, got list"),
     ],
 )
 def test_arguments(x: Tensor, ids: Tensor | None, words: str) -> None:
@@ -132,9 +138,9 @@ def test_an_argument_that_is_no_tensor_is_not_taken_for_the_result() -> None:
         return logits[:-1] if temperature == 7 else logits / temperature
 
     assert cool(torch.ones(3), 2, 5, 6).shape == (3,)
-    with pytest.raises(ShapeError, match=r"^[\w.<>]*cool: temperature should be float; got 'hot' \(str\)\.\n"):
+    with pytest.raises(ShapeError, match=r"^[\w.<>]*cool: expected `temperature` float, got 'hot' \(str\)\.\n"):
         cool(torch.ones(3), "hot")
-    with pytest.raises(ShapeError, match="cool: the result should be"):
+    with pytest.raises(ShapeError, match="cool: expected the result"):
         cool(torch.ones(3), 7)
 
 
@@ -143,8 +149,8 @@ def test_results_are_explained_at_the_line_that_returned_them() -> None:
         return x[:, 1:]
 
     text, seen, _ = fail(lambda: shorter(torch.ones(2, 5)))
-    assert "shorter: the result should be (batch, tokens) Float; got (2, 4) float32." in text
-    assert "is 5 in `x`, 4 came. One too few" in text and "returned at " in text
+    assert "shorter: expected the result (batch, tokens) Float, got (2, 4) float32: " in text
+    assert "must be 5 as in `x`, got 4. One too few" in text and "returned at " in text
     assert seen.steps[0].status.startswith("return: ")
 
 
@@ -158,7 +164,7 @@ def test_only_the_first_problem_is_raised_and_all_are_marked() -> None:
         same(torch.ones(3), torch.ones(4))
 
     text, seen, _ = fail(both)
-    assert "is 1 in `a`, 2 came" in text and "3 in `a`" not in text
+    assert "n must be 1 as in `a`, got 2" in text and "must be 3" not in text
     assert [record.ok for record in seen.steps] == [False, True, False]
 
 
@@ -190,7 +196,7 @@ class Plain(nn.Module):
         (nn.Conv2d(3, 8, 3), torch.ones(2, 32, 32, 3), r"channels last\? `x.permute\(0, 3, 1, 2\)`"),
         (nn.Conv1d(3, 8, 3), torch.ones(2, 5, 32), "The channel axis has 5"),
         (nn.Conv2d(1, 8, 3), torch.ones(28, 28), r"4 axes.*`x.unsqueeze\(1\)`"),
-        (nn.LayerNorm(6), torch.ones(2, 5), r"normalises the last axes \(6,\)"),
+        (nn.LayerNorm(6), torch.ones(2, 5), r"normalizes the last axes \(6,\)"),
         (nn.BatchNorm1d(6), torch.ones(2, 5), "takes 6 channels on axis 1"),
         (nn.Embedding(9, 2), torch.ones(2, 5), r"looks up int64; got \(2, 5\) float32"),
         (nn.Embedding(9, 2), torch.full((2, 5), 9), "an id in it is outside 0 … 8"),

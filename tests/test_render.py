@@ -4,6 +4,7 @@ import itertools
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from tinyomni import dry_run
 from tinyomni.tracing import Trace, trace
-from tinyomni.tracing.render import CHAR
+from tinyomni.tracing.svg import CHAR
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -74,7 +75,7 @@ def test_a_notebook_shows_the_same_table() -> None:
 
 @pytest.mark.parametrize("name", list(dry_run.PIPELINES))
 def test_no_box_and_no_text_of_a_diagram_lies_over_another(name: str) -> None:
-    picture = ET.fromstring((dry_run.HERE.parent / "docs" / f"{name}.svg").read_text(encoding="utf-8"))
+    picture = ET.fromstring((Path(__file__).parents[1] / "docs" / f"{name}.svg").read_text(encoding="utf-8"))
     space = "{http://www.w3.org/2000/svg}"
     boxes, shapes = [], []
     for node in picture.iter(f"{space}rect"):

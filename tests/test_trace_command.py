@@ -53,7 +53,7 @@ def test_a_specification(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (GOOD.replace("x * 2", "x[0]"), "double: the result should be (batch, width) Float; got (3,) float32"),
+        (GOOD.replace("x * 2", "x[0]"), "double: expected the result (batch, width) Float, got (3,) float32"),
         (GOOD + "1 / 0\n", "ZeroDivisionError"),
         (GOOD + "raise SystemExit('enough')\n", "ended with enough"),
         (GOOD + "torch.zeros(2) @ torch.zeros(3)\n", "torch.zeros(2) @ torch.zeros(3)"),

@@ -1,4 +1,4 @@
-"""The shape tracer: watch any code run, and hold it against a specification.
+"""The shape tracer: watch any code run, and compare it with a specification.
 
     with trace("my run") as t:
         model(batch)
@@ -6,37 +6,46 @@
     t.check("spec.toml")     # SpecMismatch unless the run is what the file demands
     sweep(fn, over="samples", want="samples // 160")    # for every length, not one
 
-This room knows no model: it needs torch, jaxtyping and beartype only.
+This package knows no model: it needs torch, jaxtyping and beartype only.
 
-    annotations  what is read from an annotation     records  plain data of a call, folding
-    trace        the profile hook                    explain  why a shape does not fit
-    formula      the small language of formulas      spec     specifications in TOML
-    sweep        all lengths                         render   HTML and SVG
-    checks       run-time checks, without a trace
+    data          records, trace                reading       rows, table, html, svg, diff
+    annotations   what an annotation says       tensors, values  what can be shown of a value
+    functions     which function a frame runs   recorder      the profile hook
+    mismatch      why a value does not fit      torch_errors  what torch's errors mean
+    formula       the language of formulas      spec, sweep   specifications in TOML, all lengths
+    checks        run-time checks               glossaries    what axis names mean
 """
 
-from tinyomni.tracing.errors import ShapeError
 from tinyomni.tracing.checks import check_shapes
+from tinyomni.tracing.errors import ShapeError
 from tinyomni.tracing.formula import SpecError
-from tinyomni.tracing.records import Entry, Ledger, Record, Value
-from tinyomni.tracing.spec import SpecReport, Spec, SpecMismatch
+from tinyomni.tracing.functions import step
+from tinyomni.tracing.glossaries import register_glossary
+from tinyomni.tracing.mismatch import Mismatch
+from tinyomni.tracing.recorder import Recorder, tokens, trace
+from tinyomni.tracing.records import Entry, Ledger, Record, Run, Value
+from tinyomni.tracing.spec import Spec, SpecMismatch, SpecReport
 from tinyomni.tracing.sweep import Sweep, SweepMismatch, sweep
-from tinyomni.tracing.trace import Trace, step, tokens, trace
+from tinyomni.tracing.trace import Trace
 
 __all__ = [
     "Entry",
     "Ledger",
+    "Mismatch",
     "Record",
-    "SpecReport",
+    "Recorder",
+    "Run",
     "ShapeError",
     "Spec",
     "SpecError",
     "SpecMismatch",
+    "SpecReport",
     "Sweep",
     "SweepMismatch",
     "Trace",
     "Value",
     "check_shapes",
+    "register_glossary",
     "step",
     "sweep",
     "tokens",

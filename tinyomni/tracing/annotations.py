@@ -1,4 +1,4 @@
-"""Everything that is read from an annotation stands in this file.
+"""Everything that is read from an annotation is read here.
 
 Axis names are read for *display*. Whether a value fits is for jaxtyping's own `isinstance` to say.
 """
@@ -9,11 +9,13 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jaxtyping import AbstractArray, jaxtyped
 from torch import Tensor
+
+from tinyomni.tracing.tensors import Size, TensorInfo, info
 
 BRACES = re.compile(r"\{([^}]*)\}")
 
@@ -22,7 +24,7 @@ class Axis(NamedTuple):
     """One axis of a tensor: its name where it has one, its size, and the formula that the annotation gives for it."""
 
     name: str
-    size: int
+    size: Size
     formula: str = ""
 
     def __str__(self) -> str:
@@ -35,8 +37,8 @@ class Word(NamedTuple):
     name: str
     formula: str = ""
     many: bool = False  # stands for any number of axes
-    fixed: int | None = None  # the size, where it is written down
-    loose: bool = False  # may also be 1
+    fixed: int | None = None  # the size, where the annotation gives it
+    broadcast: bool = False  # may also be 1
 
 
 @functools.cache
@@ -46,18 +48,18 @@ def words(dims: str) -> tuple[Word, ...]:
     for text in dims.split():
         bare = text.lstrip("#*?")
         signs = text[: len(text) - len(bare)]
-        many, loose = bare == "..." or "*" in signs, "#" in signs
+        many, broadcast = bare == "..." or "*" in signs, "#" in signs
         name, _, size = bare.partition("=")
         if bare in ("...", "_"):
             found.append(Word("", "", many))
         elif name.lstrip("-").isdigit():
-            found.append(Word("", "", many, int(name), loose))
+            found.append(Word("", "", many, int(name), broadcast))
         elif name.lstrip("_").isidentifier():
-            found.append(Word(name.lstrip("_"), "", many, int(size) if size.isdigit() else None, loose))
+            found.append(Word(name.lstrip("_"), "", many, int(size) if size.isdigit() else None, broadcast))
         else:
             formula = name.replace("{", "").replace("}", "")
             # {n} alone is a name whose size was known before
-            found.append(Word(formula) if formula.isidentifier() else Word("", formula, many, None, loose))
+            found.append(Word(formula) if formula.isidentifier() else Word("", formula, many, None, broadcast))
     return tuple(found)
 
 
@@ -82,8 +84,8 @@ def hints_of(thing: Any) -> dict[str, Any]:
     """Annotations by name, `return` among them; as they are written where they cannot be resolved."""
     try:
         return typing.get_type_hints(thing, include_extras=True)
-    except (NameError, TypeError, AttributeError):
-        return dict(getattr(thing, "__annotations__", {}))
+    except Exception:  # annotations as text are somebody's expressions: resolving them may raise anything
+        return dict(getattr(thing, "__annotations__", None) or {})
 
 
 def spread(hint: Any, count: int) -> tuple[Word, ...]:
@@ -96,7 +98,7 @@ def spread(hint: Any, count: int) -> tuple[Word, ...]:
     return parts if len(parts) == count else ()
 
 
-def axes(hint: Any, shape: tuple[int, ...]) -> tuple[Axis, ...]:
+def axes(hint: Any, shape: tuple[Size, ...]) -> tuple[Axis, ...]:
     """Names from the annotation, sizes from the shape. Where the number of axes differs, the names are left out."""
     parts = spread(hint, len(shape)) or (Word(""),) * len(shape)
     # *batch is one name for several axes: the star stays, so that nobody reads each of them as the batch
@@ -106,15 +108,27 @@ def axes(hint: Any, shape: tuple[int, ...]) -> tuple[Axis, ...]:
     )
 
 
-def choose(hint: Any, value: Tensor) -> Any:
-    """Of a union, the annotation whose number of axes and dtype suit the tensor; else the first; None without one."""
+def choose(hint: Any, value: Tensor | TensorInfo) -> Any:
+    """Of a union, the annotation whose number of dims and dtype suit the tensor; else the first; None without one."""
     arrays = list(leaves(hint))
-    for leaf in arrays:
-        if (value.ndim == 0 or spread(leaf, value.ndim)) and (
-            len(arrays) == 1 or isinstance(value, leaf.dtype[leaf.array_type, "..."])
-        ):
-            return leaf
+    if len(arrays) > 1:
+        for leaf in arrays:
+            if has_dtype(value, leaf) and (value.ndim == 0 or spread(leaf, value.ndim)):
+                return leaf
     return arrays[0] if arrays else None
+
+
+@functools.lru_cache(4096)
+def _of_any(hint: Any, dims: str) -> Any:
+    """The annotation for a `TensorInfo`, which is no array type."""
+    return hint.dtype[Any, dims]
+
+
+def has_dtype(value: Tensor | TensorInfo, hint: Any) -> bool:
+    """Is the tensor of the type and dtype of this annotation, whatever its shape?"""
+    found = value if isinstance(value, TensorInfo) else info(value)
+    wanted = hint.array_type
+    return (not inspect.isclass(wanted) or issubclass(found.kind, wanted)) and isinstance(found, _of_any(hint, "..."))
 
 
 class AnnotationError(ValueError):
@@ -127,8 +141,8 @@ def braces(hints: Mapping[str, Any]) -> dict[str, types.CodeType]:
     return {text: compile(text, f"<annotation {text}>", "eval") for text in dict.fromkeys(texts)}
 
 
-def told(expressions: Mapping[str, types.CodeType], arguments: Mapping[str, Any]) -> dict[str, str]:
-    """What the braces stand for in one call: the annotation author's own code is evaluated, as jaxtyping does."""
+def brace_values(expressions: Mapping[str, types.CodeType], arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The values of the braces in one call: the annotation author's own code is evaluated, as jaxtyping does."""
     try:
         return {text: str(eval(code, {}, dict(arguments))) for text, code in expressions.items()}
     except Exception as error:  # somebody's expression: whatever it raises, the annotation cannot be read
@@ -150,53 +164,68 @@ def is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
-def fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any, within: tuple[int, ...] = ()) -> bool:
     """jaxtyping's verdict on a value, also inside unions, tuples, lists, dicts, dataclasses; what else is not judged.
 
-    Call it inside `jaxtyped("context")`, so that the same name means the same size.
+    Call it inside `jaxtyped("context")`, so that the same name means the same size. A tensor may be given as its
+    `TensorInfo`; symbolic sizes are not judged.
     """
     if is_array(hint):
-        return isinstance(value, hint)
+        if isinstance(value, Tensor):
+            value = info(value)
+        if not isinstance(value, TensorInfo):
+            return isinstance(value, hint)
+        return has_dtype(value, hint) and (value.symbolic or isinstance(value, _of_any(hint, hint.dim_str)))
     if not any(leaves(hint)):
         return True
     if inspect.isclass(hint) and dataclasses.is_dataclass(hint):
-        parts = hints_of(hint)
+        parts, within = hints_of(hint), (*within, id(value))
         return isinstance(value, hint) and all(
-            fits(getattr(value, each.name), parts.get(each.name)) for each in dataclasses.fields(hint)
+            id(part := getattr(value, each.name, None)) in within or fits(part, parts.get(each.name), within)
+            for each in dataclasses.fields(hint)
         )
     origin, parts_ = typing.get_origin(hint), typing.get_args(hint)
     if is_union(hint):
-        return any(_alternative(value, part) for part in parts_)
+        return any(_alternative(value, part, within) for part in parts_)
     if origin is tuple:
         if not isinstance(value, tuple):
             return False
         if len(parts_) == 2 and parts_[1] is Ellipsis:
-            return all(fits(item, parts_[0]) for item in value)
-        return len(value) == len(parts_) and all(fits(item, part) for item, part in zip(value, parts_, strict=True))
+            return all(fits(item, parts_[0], within) for item in value)
+        return len(value) == len(parts_) and all(
+            fits(item, part, within) for item, part in zip(value, parts_, strict=True)
+        )
     if isinstance(value, Mapping):
-        return all(fits(item, parts_[-1]) for item in value.values())
+        return all(fits(item, parts_[-1], within) for item in value.values())
     if isinstance(value, (list, tuple, set)):
-        return all(fits(item, parts_[0]) for item in value)
+        return all(fits(item, parts_[0], within) for item in value)
     return True
 
 
-def _alternative(value: Any, hint: Any) -> bool:
+def _alternative(value: Any, hint: Any, within: tuple[int, ...]) -> bool:
     """One part of a union: here a plain type is judged too, or `None` would pass for anything."""
     if hint is types.NoneType:
         return value is None
     if any(leaves(hint)):
-        return fits(value, hint)
+        return fits(value, hint, within)
     kind = typing.get_origin(hint) or hint
     return isinstance(value, kind) if inspect.isclass(kind) else True
 
 
-def misfit(values: Mapping[str, Any], hints: Mapping[str, Any], only: str = "") -> str | None:
-    """The name of the first value that does not fit its annotation, or None. `only`: no other is judged."""
+def mismatched(values: Mapping[str, Any], hints: Mapping[str, Any]) -> str | None:
+    """The name of the first value that does not fit its annotation, or None."""
     with jaxtyped("context"):
-        for name, value in values.items():
-            if name in hints and not fits(value, hints[name]) and only in ("", name):
-                return name
-    return None
+        return next((name for name, value in values.items() if name in hints and not fits(value, hints[name])), None)
+
+
+def result_fits(bound: Iterable[tuple[Any, TensorInfo]], result: Any, hint: Any) -> bool:
+    """Does a result fit its annotation, given the annotated tensors of the arguments?"""
+    if hint is None:
+        return True
+    with jaxtyped("context"):
+        for leaf, tensor in bound:
+            fits(tensor, leaf)
+        return fits(result, hint)
 
 
 def show(hint: Any) -> str:
@@ -222,7 +251,10 @@ def unwrapped(thing: Any) -> Callable[..., Any] | None:
 
 
 def parts(hint: Any, value: Any) -> list[Any]:
-    """The annotation of each item of a tuple, list or mapping; None where there is none."""
+    """The annotation of each part of a tuple, list, mapping or dataclass; None where there is none."""
+    if dataclasses.is_dataclass(value):
+        hints = hints_of(type(value))
+        return [hints.get(each.name) for each in dataclasses.fields(value)]
     if is_union(hint):
         hint = next((part for part in typing.get_args(hint) if isinstance(value, typing.get_origin(part) or ())), None)
     args = typing.get_args(hint)

@@ -1,17 +1,24 @@
 """Run-time shape checks: off by default and then free, switched on before a lesson or a test.
 
-`check_shapes()` wraps every annotated function of the package with jaxtyping and beartype, in rooms that are loaded
-already and in those that come later. A wrong shape is explained in our words; jaxtyping's own text stands below.
+`check_shapes()` wraps every annotated function of a package with jaxtyping and beartype, in modules that are imported
+already and in those that come later. A mismatch is explained in our words; jaxtyping's own text stands below.
+
+jaxtyping has an import hook that decorates every function of a package with a type checker. It is not used, because
+it changes modules while they are imported only (`check_shapes()` in a notebook comes later), leaves async functions
+out, takes the type checker as a text, whose error it replaces by its own words, and checks functions without tensors
+too.
 """
 
 import functools
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import inspect
 import reprlib
 import sys
 import types
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jaxtyping
@@ -19,11 +26,14 @@ from beartype import BeartypeConf, beartype
 from beartype.door import is_bearable
 from jaxtyping import TypeCheckError
 
+from tinyomni.tracing import annotations, mismatch, recorder, values
 from tinyomni.tracing.errors import ShapeError
-from tinyomni.tracing import annotations, explain
+from tinyomni.tracing.glossaries import glossary_of
+from tinyomni.tracing.mismatch import Context, Mismatch
 
 CONF = BeartypeConf(is_pep484_tower=True)
 CHECKER = beartype(conf=CONF)
+OURS = __name__.rpartition(".")[0]  # the tracer itself is never checked
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,38 +41,65 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     inner = jaxtyping.jaxtyped(function, typechecker=CHECKER)
     signature = inspect.signature(function)
 
-    @functools.wraps(function)
-    def with_checks(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return inner(*args, **kwargs)
-        except TypeCheckError as error:
-            if isinstance(error, ShapeError):
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def with_checks(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await inner(*args, **kwargs)
+            except ShapeError:  # explained already, by a call further inside
                 raise
-            values = signature.bind(*args, **kwargs).arguments
-            hints = annotations.hints_of(function)
-            told = annotations.told(annotations.braces(hints), values)
-            hints = {name: annotations.fill(hint, told) for name, hint in hints.items()}
-            wrong = annotations.misfit(values, hints)
-            if wrong:
-                ours = explain.misfit(function.__qualname__, wrong, values, hints)[1]
-            elif other := other_misfit(signature, values, hints):
-                ours = f"{function.__qualname__}: {other}"
-            else:
-                ours = f"{function.__qualname__}: the result should be {annotations.show(hints.get('return'))}."
-            raise ShapeError(f"{ours}\n\n{error}") from error
+            except TypeCheckError as error:
+                raise _explained(function, signature, args, kwargs, error) from error
+
+    else:
+
+        @functools.wraps(function)
+        def with_checks(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return inner(*args, **kwargs)
+            except ShapeError:  # explained already, by a call further inside
+                raise
+            except TypeCheckError as error:
+                raise _explained(function, signature, args, kwargs, error) from error
 
     with_checks.__shapes_checked__ = True  # type: ignore[attr-defined]
     return with_checks
 
 
-def other_misfit(signature: inspect.Signature, values: dict[str, Any], hints: dict[str, Any]) -> str:
-    """What is wrong with an argument that is no tensor; empty if nothing is."""
-    for name, value in values.items():
+def _explained(
+    function: Callable[..., Any], signature: inspect.Signature, args: Any, kwargs: Any, error: TypeCheckError
+) -> ShapeError:
+    """jaxtyping's error in our words."""
+    arguments = signature.bind(*args, **kwargs).arguments
+    found = why(function, signature, arguments)
+    if found is None:
+        hint = annotations.hints_of(function).get("return")
+        return ShapeError(f"{function.__qualname__}: expected the result {annotations.show(hint)}.\n\n{error}")
+    if recorder.current is not None:
+        recorder.current.refused(function, arguments, found)
+    return ShapeError(f"{found}\n\n{error}")
+
+
+def why(function: Callable[..., Any], signature: inspect.Signature, arguments: Mapping[str, Any]) -> Mismatch | None:
+    """Which argument does not fit; None if they all do, so that it must be the result."""
+    hints = annotations.hints_of(function)
+    braces = annotations.brace_values(annotations.braces(hints), arguments)
+    hints = {name: annotations.fill(hint, braces) for name, hint in hints.items()}
+    call = function.__qualname__
+    name = annotations.mismatched(arguments, hints)
+    if name is not None:
+        bound = [
+            each for name in arguments for each in values.annotated_tensors(name, arguments[name], hints.get(name))
+        ]
+        context = Context(glossary=glossary_of(function.__module__))
+        return mismatch.explain(call, name, arguments[name], bound, hints, context)
+    for name, value in arguments.items():
         one = signature.parameters[name].kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         if one and name in hints and not is_bearable(value, hints[name], conf=CONF):
             kind = hints[name].__name__ if isinstance(hints[name], type) else str(hints[name])
-            return f"{name} should be {kind}; got {reprlib.repr(value)} ({type(value).__name__})."
-    return ""
+            return Mismatch(call, name, kind, f"{reprlib.repr(value)} ({type(value).__name__})")
+    return None
 
 
 def wrap(thing: Any) -> Any:
@@ -77,6 +114,7 @@ def wrap(thing: Any) -> Any:
         not isinstance(thing, types.FunctionType)
         or hasattr(thing, "__shapes_checked__")
         or inspect.isgeneratorfunction(thing)
+        or inspect.isasyncgenfunction(thing)
     ):
         return thing
     return (
@@ -84,24 +122,49 @@ def wrap(thing: Any) -> Any:
     )
 
 
-def wrap_module(module: types.ModuleType, package: str) -> None:
-    """Wrap all that a module of the package defines, and the copies that others have imported from it."""
+def wrap_class(kind: type, module: str) -> int:
+    """Wrap the methods of a class and of the classes in it; how many there are."""
+    count = 0
+    for key, attribute in list(vars(kind).items()):
+        if (
+            inspect.isclass(attribute)
+            and attribute.__module__ == module
+            and attribute.__qualname__.startswith(kind.__qualname__ + ".")
+        ):
+            count += wrap_class(attribute, module)
+            continue
+        new = wrap(attribute)
+        if new is not attribute:
+            setattr(kind, key, new)
+        count += new is not attribute or hasattr(attribute, "__shapes_checked__")
+    return count
+
+
+def wrap_module(module: types.ModuleType, package: str) -> int:
+    """Wrap all that a module of the package defines, and the copies that others have imported from it; how many
+    functions there are."""
+    count = 0
     swapped: dict[Any, Any] = {}
     for thing in list(vars(module).values()):
         if getattr(thing, "__module__", None) != module.__name__:
             continue
         if inspect.isclass(thing):
-            for key, attribute in list(vars(thing).items()):
-                new = wrap(attribute)
-                if new is not attribute:
-                    setattr(thing, key, new)
-        elif wrap(thing) is not thing:
-            swapped[thing] = checked(thing)
-    rooms = [room for name, room in list(sys.modules.items()) if name == package or name.startswith(package + ".")]
-    for room in [module, *rooms]:
-        for name, thing in list(vars(room).items()):
+            count += wrap_class(thing, module.__name__)
+        elif hasattr(thing, "__shapes_checked__"):
+            count += 1
+        elif (new := wrap(thing)) is not thing:
+            swapped[thing] = new
+    importers = [each for name, each in list(sys.modules.items()) if within(name, package)]
+    for importer in [module, *importers]:
+        for name, thing in list(vars(importer).items()):
             if isinstance(thing, types.FunctionType) and thing in swapped:
-                setattr(room, name, swapped[thing])
+                setattr(importer, name, swapped[thing])
+    return count + len(swapped)
+
+
+def within(name: str, package: str) -> bool:
+    """Is this module the package, or inside it?"""
+    return name == package or name.startswith(package + ".")
 
 
 class Finder(importlib.abc.MetaPathFinder):
@@ -113,8 +176,8 @@ class Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Only for the package's own rooms; the tracer's are left alone."""
-        if not fullname.startswith(self.package + ".") or fullname.startswith("tinyomni.tracing"):
+        """Only for the package's own modules; the tracer's are left alone."""
+        if not within(fullname, self.package) or within(fullname, OURS):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
@@ -130,11 +193,16 @@ class Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-def check_shapes(package: str = "tinyomni") -> None:
-    """Check the shapes of every call into `package` from now on. Call it first: names already imported stay plain."""
+def check_shapes(package: str = __name__.partition(".")[0]) -> None:
+    """Check the shapes of every call into a package or module from now on. Call it first: names that were imported
+    into other packages stay plain. Warns if what is imported already has nothing to check."""
+    recorder.strict_by_default = True
     if any(isinstance(finder, Finder) and finder.package == package for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, Finder(package))
-    for name, module in list(sys.modules.items()):
-        if name.startswith(package + ".") and not name.startswith("tinyomni.tracing"):
-            wrap_module(module, package)
+    loaded = [module for name, module in list(sys.modules.items()) if within(name, package) and not within(name, OURS)]
+    found = sum([wrap_module(module, package) for module in loaded])
+    if loaded and not found and not any(hasattr(module, "__path__") for module in loaded):
+        warnings.warn(f"check_shapes({package!r}): no function of it has jaxtyping annotations", stacklevel=2)
+    elif not loaded and importlib.util.find_spec(package) is None:
+        raise ModuleNotFoundError(f"check_shapes({package!r}): there is no module of this name", name=package)

@@ -2,20 +2,17 @@
 
 import difflib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from tinyomni.tracing.records import Row, walk
-
-if TYPE_CHECKING:
-    from tinyomni.tracing.trace import Trace
+from tinyomni.tracing.records import Run
+from tinyomni.tracing.rows import Row, fold, tree, walk
 
 
 class Diff:
     """The changes from one trace to another, as lines; true if there are any."""
 
-    def __init__(self, old: "Trace", new: "Trace") -> None:
+    def __init__(self, old: Run, new: Run) -> None:
         self.changes: list[str] = []
-        one, other = list(walk(old.rows())), list(walk(new.rows()))
+        one, other = (list(walk(fold(tree(run.steps)))) for run in (old, new))
         # the rows are matched by call and depth; what they carry is then compared
         names = [[(depth, row.last.call) for depth, row in rows] for rows in (one, other)]
         for kind, a, b, c, d in difflib.SequenceMatcher(None, names[0], names[1], autojunk=False).get_opcodes():

@@ -1,103 +1,9 @@
-"""Pictures of a trace: a page in HTML without scripts, and a flow diagram in SVG."""
+"""A run as a flow diagram in SVG: the outermost calls from top to bottom, on the arrows what goes to the next."""
 
 from html import escape
-from typing import TYPE_CHECKING
 
-from tinyomni.tracing.records import Row, fold, tree
-
-if TYPE_CHECKING:
-    from tinyomni.tracing.trace import Trace
-
-STYLE = """
-.tinyomni { font: 14px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; }
-.tinyomni table { border-collapse: collapse; }
-.tinyomni th, .tinyomni td { border-bottom: 1px solid #ccc; padding: 2px 10px; text-align: left; vertical-align: top; }
-.tinyomni code { font: 13px/1.5 ui-monospace, monospace; }
-.tinyomni details table { margin: 2px 0 6px 12px; }
-.tinyomni summary { cursor: pointer; }
-.tinyomni .wrong { font-weight: bold; }
-""".strip()
-MOST_CALLS = 400  # of one folded row that are listed one by one
-MOST_BYTES = 180_000
-
-
-# ---- HTML -----------------------------------------------------------------------------------------------------------
-
-
-def page(trace: "Trace") -> str:
-    """A whole page."""
-    title = escape(trace.title)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n</head>\n'
-        f"<body>\n{fragment(trace)}\n</body>\n</html>\n"
-    )
-
-
-def fragment(trace: "Trace") -> str:
-    """The table, for a notebook or inside a page. What would make it too large is counted and left out."""
-    if not trace.steps:
-        return f'<div class="tinyomni"><p>{escape(str(trace))}</p></div>'
-    rows = trace.rows()
-    for depth in (99, 3, 2, 1, 0):
-        text = _fragment(trace, rows, depth)
-        if len(text.encode()) < MOST_BYTES:
-            break
-    return text
-
-
-def _fragment(trace: "Trace", rows: list[Row], depth: int) -> str:
-    lines = [f'<div class="tinyomni"><style>{STYLE}</style>', *_table(rows, escape(trace.title), depth)]
-    if trace.ledger:
-        lines.append(f"<p>Tokens: {escape(str(trace.ledger))}</p>")
-    lines += [f"<p>Note: {escape(note)}</p>" for note in trace.notes]
-    return "\n".join([*lines, "</div>"])
-
-
-def _table(rows: list[Row], caption: str, depth: int) -> list[str]:
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("call", "in", "out", "status"))
-    lines = [f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>"]
-    for row in rows:
-        record = row.last
-        where = " · ".join(part for part in (record.path, f"{record.file}:{record.line}") if part)
-        status = "✔ ok" if record.ok else f'<span class="wrong">✘ {escape(record.status)}</span>'
-        status += f" ({record.phase})" if record.phase else ""
-        cells = [f"<td><code>{escape(row.values(which))}</code></td>" for which in ("inputs", "outputs")]
-        name = f'<code title="{escape(where, quote=True)}">{escape(record.call)}</code>{row.times}'
-        lines.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}<td>{status}</td></tr>')
-        inside = _inside(row, depth)
-        if inside:
-            lines += ['<tr><td colspan="4">', *inside, "</td></tr>"]
-    return [*lines, "</tbody></table>"]
-
-
-def _inside(row: Row, depth: int) -> list[str]:
-    """What opens under a row: each of its calls, and the calls that it made."""
-    lines = []
-    call = escape(row.last.call)
-    alike = len({(record.inputs, record.outputs) for record in row.records}) == 1
-    if row.count > 1 and not alike and depth > 0:
-        calls = [Row([record]) for record in row.records[:MOST_CALLS]]
-        each = [f"<li><code>{escape(' → '.join(map(one.values, ('inputs', 'outputs'))))}</code></li>" for one in calls]
-        more = [f"<li>… {row.count - MOST_CALLS} more</li>"] if row.count > MOST_CALLS else []
-        lines += [
-            f"<details><summary>the {row.count} calls of {call}</summary><ol start=0>",
-            *each,
-            *more,
-            "</ol></details>",
-        ]
-    if row.below and depth > 0:
-        which = " (of the last one)" if row.count > 1 else ""
-        lines += [
-            f"<details><summary>inside {call}{which}</summary>",
-            *_table(row.below, call, depth - 1),
-            "</details>",
-        ]
-    elif row.below:
-        lines.append(f"{len(row.below)} rows inside")
-    return lines
-
-
-# ---- SVG ------------------------------------------------------------------------------------------------------------
+from tinyomni.tracing.records import Run
+from tinyomni.tracing.rows import Row, fold, tree
 
 CHAR, LINE, PAD, GAP, RISE = 7.3, 17, 10, 28, 34
 
@@ -135,13 +41,13 @@ class Box:
         return len(self.lines) * LINE + PAD
 
 
-def flow(trace: "Trace") -> str:
+def flow(run: Run) -> str:
     """The outermost calls from top to bottom; on the arrows, what shape goes from one to the next."""
-    rows = fold(tree(trace.steps), turns=False)  # an arrow has one direction
+    rows = fold(tree(run.steps), turns=False)  # an arrow has one direction
     boxes = [Box(row) for row in rows]
     if not boxes:
-        raise ValueError(f"{trace.title}: nothing was traced, so there is nothing to draw")
-    owner = _owners(trace, boxes)
+        raise ValueError(f"{run.title}: nothing was traced, so there is nothing to draw")
+    owner = _owners(run, boxes)
     parents: list[list[int]] = []
     for place, box in enumerate(boxes):
         found = {owner[source] for source in box.sources if owner.get(source, place) != place}
@@ -153,13 +59,13 @@ def flow(trace: "Trace") -> str:
         children = [child for child, found in enumerate(parents) if place in found]
         if not parents[place] and children:
             boxes[place].rank = max(0, min(boxes[child].rank for child in children) - 1)
-    return _draw(trace.title, boxes, parents)
+    return _draw(run.title, boxes, parents)
 
 
-def _owners(trace: "Trace", boxes: list[Box]) -> dict[int, int]:
+def _owners(run: Run, boxes: list[Box]) -> dict[int, int]:
     """For every call, the box of its outermost caller."""
     place = {record: index for index, box in enumerate(boxes) for record in box.ids}
-    for record in trace.steps:
+    for record in run.steps:
         if record.parent is not None:
             place[record.id] = place[record.parent]
     return place

@@ -1,0 +1,509 @@
+"""The tracer: watches functions while they run, and records what shapes go in and out.
+
+It is a profile hook (`sys.setprofile`): no decorator, no change to a model, nothing left behind. What a function did
+with values of one description is worked out once, so that later calls cost little. No tensor is kept.
+
+The hook never gets in the way: it makes no tensor, runs no operation, and what goes wrong in it becomes a note.
+"""
+
+import dis
+import itertools
+import sys
+import threading
+import types
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import jaxtyping
+import torch
+from torch import Tensor, nn
+
+from tinyomni.tracing import annotations, mismatch, torch_errors
+from tinyomni.tracing.annotations import AnnotationError
+from tinyomni.tracing.errors import ShapeError, explained
+from tinyomni.tracing.functions import Function, Located, file_of, is_library, locate
+from tinyomni.tracing.glossaries import glossary_of
+from tinyomni.tracing.mismatch import Bound, Context, Mismatch
+from tinyomni.tracing.records import STOPPED, Entry, Record, Value
+from tinyomni.tracing.rows import Row
+from tinyomni.tracing.table import between
+from tinyomni.tracing.trace import Trace
+from tinyomni.tracing.values import annotated_tensors, describe, key_of, tensors_in
+
+MOST_SIGNATURES = 512  # of one function, that are remembered
+RETURNS = frozenset(dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in dis.opmap)
+NO_TORCH_FUNCTION = torch._C.DisableTorchFunction  # so that nobody's tensor class or mode sees what the hook reads
+
+strict_by_default = False
+"""Do traces raise at their end if a value did not fit? `check_shapes()` says so: the checks would have raised, too."""
+
+current: "Recorder | None" = None
+
+
+@dataclass
+class CallSignature:
+    """What a function was given once: described and judged, and what it then returned."""
+
+    inputs: tuple[Value, ...]
+    hints: dict[str, Any]  # with the braces filled
+    bound: tuple[Bound, ...]
+    wrong: str | None = None  # the first argument that does not fit
+    outputs: dict[Any, tuple[tuple[Value, ...], bool]] = field(default_factory=dict)  # and whether they fit
+
+
+@dataclass(eq=False)
+class Calls:
+    """One function in one trace."""
+
+    function: Function
+    count: int = 0
+    signatures: dict[Any, CallSignature] = field(default_factory=dict)
+
+
+@dataclass
+class CacheState:
+    """A KV cache as it was when a call met it first: the layers inside that call see it grow, and still prefill."""
+
+    cache: Any
+    length: int | None
+    phase: str
+    met: set[tuple[int, int]]  # (function, module) pairs that had it; one that comes again begins the next step
+
+
+@dataclass(slots=True, eq=False)
+class OpenCall:
+    """A call that has not returned yet."""
+
+    frame: types.FrameType
+    record: Record
+    function: Function
+    signature: CallSignature
+    training: bool
+    caches: dict[int, CacheState] = field(default_factory=dict)
+
+
+class Recorder:
+    """Fills a `Trace` while it is entered. See `trace`."""
+
+    def __init__(
+        self,
+        title: str,
+        glossary: Mapping[str, str] | None = None,
+        modules: bool | None = None,
+        strict: bool | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
+        self.trace = Trace(title, recorder=self)
+        self._model = model
+        self._glossary = dict(glossary or {})
+        self._modules = modules
+        self._strict = strict
+        self._clear()
+
+    def _clear(self) -> None:
+        """Let go of the program's objects."""
+        self._codes: dict[int, tuple[types.CodeType, Located | None]] = {}
+        self._calls: dict[Function, Calls] = {}
+        self._open: list[OpenCall] = []
+        self._annotated, self._unnamed = 0, 0
+        self._modules_met: dict[int, tuple[nn.Module, str]] = {}
+        self._made: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._faults: Counter[str] = Counter()
+        self._threads: set[str] = set()
+        self._problem_at: int | None = None
+
+    # ---- on and off
+
+    def __enter__(self) -> None:
+        global current
+        title = self.trace.title
+        if current is not None:
+            raise RuntimeError(f"trace({title!r}): the trace {current.trace.title!r} is still running; one at a time")
+        before = sys.getprofile()
+        if before is not None and not callable(before):
+            raise RuntimeError(
+                f"trace({title!r}): the profiler {type(before).__name__} is running, and Python can run one at a "
+                "time. Stop it first."
+            )
+        if before is not None:
+            name = getattr(before, "__qualname__", before)
+            self.trace.notes.append(f"the profile function {name!r} was paused meanwhile")
+        current = self
+        if self._model is not None:
+            self._path(self._model)
+        self._before, self._before_threads = before, threading.getprofile()
+        # what is compiled would be invisible; without dynamo, nothing is compiled, and loading it takes seconds
+        self._dynamo = "torch._dynamo" in sys.modules
+        self._stance = torch.compiler.set_stance("force_eager") if self._dynamo else nullcontext()
+        self._thread = threading.get_ident()
+        threading.setprofile(self._other_thread)
+        sys.setprofile(self._hook())
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        global current
+        sys.setprofile(self._before)
+        threading.setprofile(self._before_threads)  # type: ignore[arg-type]
+        self._stance.__exit__(None, None, None)
+        current = None
+        better: Exception | None = None
+        try:
+            better = self._finish(error)
+        except Exception as fault:  # whatever it is, the program's own result or error counts
+            self.trace.notes.append(f"the end of the trace could not be explained: {fault!r}")
+        finally:
+            self._clear()
+        if better is not None:
+            raise better from error
+
+    def _hook(self) -> Callable[[types.FrameType, str, Any], None]:
+        """The profile function; its names are local because it is called for every call of the run."""
+        codes, stack, enter, leave, fault = self._codes, self._open, self._enter, self._leave, self._fault
+
+        def hook(frame: types.FrameType, event: str, arg: Any) -> None:
+            if event == "call":
+                code = frame.f_code
+                known = codes.get(id(code))
+                try:
+                    if known is None:
+                        known = codes[id(code)] = (code, None)  # if locating it fails, it is not tried again
+                        known = codes[id(code)] = (code, locate(frame))
+                    if known[1] is not None:
+                        enter(frame, known[1])
+                except Exception as error:  # of ours, or of the program's objects that were looked at
+                    fault(code, error)
+            elif event == "return" and stack and stack[-1].frame is frame:
+                try:
+                    leave(frame, arg)
+                except Exception as error:
+                    fault(frame.f_code, error)
+
+        return hook
+
+    def _fault(self, code: types.CodeType, error: Exception) -> None:
+        """What the hook could not do is said at the end."""
+        self._faults[f"{code.co_qualname} could not be recorded: {type(error).__name__}: {str(error)[:200]}"] += 1
+
+    def _other_thread(self, frame: types.FrameType, event: str, arg: Any) -> None:
+        """Runs in threads that are started meanwhile: notes that there was something to see, and steps aside."""
+        try:
+            if event == "call" and locate(frame) is not None:
+                self._threads.add(threading.current_thread().name)
+                sys.setprofile(None)
+        except Exception as error:
+            self._fault(frame.f_code, error)
+
+    # ---- calls
+
+    def _enter(self, frame: types.FrameType, located: Located) -> None:
+        function = located.at(frame) if located.shared else located.only
+        if function is None:
+            return
+        if not function.annotated and not (self._annotated == 0 if self._modules is None else self._modules):
+            return
+        calls = self._calls.get(function)
+        if calls is None:
+            calls = self._calls[function] = Calls(function)
+        local = frame.f_locals
+        values = {name: local[name] for name in function.parameters if name in local}
+        above = self._open[-1] if self._open else None
+        with NO_TORCH_FUNCTION():
+            signature = self._signature(calls, values)
+            record = Record(
+                id=len(self.trace.steps),
+                parent=above.record.id if above else None,
+                depth=len(self._open),
+                call=function.call,
+                number=calls.count,
+                title=function.title,
+                declared=function.declared,
+                inputs=signature.inputs,
+                file=function.file,
+                line=function.line,
+                sources=tuple(dict.fromkeys(self._sources(values.values()))),
+            )
+            owner = next(iter(values.values()), None)
+            training = above.training if above else False
+            if isinstance(owner, nn.Module):
+                record.path, training = self._path(owner), owner.training
+            call = OpenCall(frame, record, function, signature, training)
+            self._phase(call, values, owner, above)
+        calls.count += 1
+        self.trace.steps.append(record)
+        self._open.append(call)
+        self._annotated += function.annotated
+        self._unnamed += not function.annotated
+        if signature.wrong is not None:
+            self._wrong(call, signature.wrong, values, signature.bound)
+
+    def _signature(self, calls: Calls, values: dict[str, Any]) -> CallSignature:
+        """What is known of these values, worked out the first time."""
+        function, braces = calls.function, {}
+        if function.braces:
+            try:
+                braces = annotations.brace_values(function.braces, values)
+            except AnnotationError as error:
+                self._faults[f"{function.call}: {error}"] += 1
+        key = (*map(key_of, values.values()), *braces.values())
+        found = calls.signatures.get(key)
+        if found is None:
+            judged = function.hints if braces or not function.braces else {}
+            hints = {name: annotations.fill(hint, braces) for name, hint in judged.items()} if braces else judged
+            if len(calls.signatures) >= MOST_SIGNATURES:
+                calls.signatures.clear()
+            found = calls.signatures[key] = CallSignature(
+                # names are read from the annotation as it is written, with its braces
+                tuple(
+                    each for name, value in values.items() for each in describe(name, value, function.hints.get(name))
+                ),
+                hints,
+                tuple(each for name in values for each in annotated_tensors(name, values[name], hints.get(name))),
+            )
+            found.wrong = annotations.mismatched(values, hints)
+        return found
+
+    def _leave(self, frame: types.FrameType, result: Any) -> None:
+        call = self._open.pop()
+        record, signature = call.record, call.signature
+        self._annotated -= call.function.annotated
+        if result is None and frame.f_code.co_code[frame.f_lasti] not in RETURNS:  # an exception ends it
+            if record.status == "open":
+                record.status = STOPPED if record.phase == "recompute" else "raised"
+            return
+        with NO_TORCH_FUNCTION():
+            key = key_of(result)
+            if key not in signature.outputs:
+                fits = signature.wrong is not None or annotations.result_fits(
+                    [each[1:] for each in signature.bound], result, signature.hints.get("return")
+                )
+                outputs = tuple(describe("out", result, call.function.hints.get("return")))
+                signature.outputs[key] = (outputs, fits)
+            record.outputs, fits = signature.outputs[key]
+            self._remember(result, record.id)
+        if record.status == "open":
+            record.status = "ok"
+            if not fits:
+                hint = signature.hints["return"]
+                bound = (*signature.bound, *annotated_tensors("return", result, hint))
+                self._wrong(call, "return", {"return": result}, bound)
+
+    def _remember(self, result: Any, record: int) -> None:
+        """Which call made a tensor, for as long as the tensor lives."""
+        for tensor in tensors_in(result):
+            self._made[id(tensor)] = (weakref.ref(tensor), record)
+        if len(self._made) > 10_000:
+            self._made = {key: made for key, made in self._made.items() if made[0]() is not None}
+
+    def _sources(self, values: Any) -> Iterator[int]:
+        """The calls that made these tensors, or the tensors that these are views of."""
+        for tensor in itertools.chain.from_iterable(map(tensors_in, values)):
+            for candidate in (tensor, tensor._base):
+                reference, source = self._made.get(id(candidate), (None, -1))
+                if reference is not None and reference() is candidate:
+                    yield source
+                    break
+
+    def _path(self, module: nn.Module) -> str:
+        """Where the module is in the outermost one that was met."""
+        if id(module) not in self._modules_met:
+            for name, child in module.named_modules():
+                self._modules_met.setdefault(id(child), (child, name))
+                if isinstance(child, torch.jit.ScriptModule):
+                    self.trace.notes.append(f"{name or type(child).__name__} runs outside Python and could not be seen")
+        return self._modules_met[id(module)][1] if id(module) in self._modules_met else ""
+
+    def _phase(self, call: OpenCall, values: dict[str, Any], owner: Any, above: OpenCall | None) -> None:
+        """Prefill, decode, train or recompute, where that can be told."""
+        record = call.record
+        record.phase = above.record.phase if above else ""
+        if record.phase == "recompute":
+            return
+        if _is_recomputed(call.frame, above):
+            record.phase = "recompute"
+            return
+        cache = values.get(call.function.cache) if call.function.cache else None
+        if cache is None:
+            if call.training and torch.is_grad_enabled():
+                record.phase = "train"
+            return
+        who = (id(call.function), id(owner))
+        state = next((each.caches[id(cache)] for each in reversed(self._open) if id(cache) in each.caches), None)
+        if state is None or who in state.met:
+            length = cache_length(cache)
+            phase = "decode" if length else "prefill"
+            if length is None:
+                phase = "decode" if any(True for _ in tensors_in(cache)) else record.phase
+            state = CacheState(cache, length, phase, {who})
+            if above is not None:
+                above.caches[id(cache)] = state
+        state.met.add(who)
+        record.cache, record.phase = state.length, state.phase
+        call.caches[id(cache)] = CacheState(cache, state.length, state.phase, set())
+
+    # ---- what went wrong
+
+    def refused(self, function: Any, values: Mapping[str, Any], found: Mismatch) -> None:
+        """A call that the run-time checks did not let begin: it is recorded, too."""
+        if threading.get_ident() != self._thread:
+            return
+        code = function.__code__
+        above = self._open[-1].record if self._open else None
+        hints = annotations.hints_of(function)
+        record = Record(
+            id=len(self.trace.steps),
+            parent=above.id if above else None,
+            depth=len(self._open),
+            call=code.co_qualname.rpartition("<locals>.")[2],
+            title=getattr(function, "__step__", code.co_name),
+            declared=hasattr(function, "__step__"),
+            inputs=tuple(each for name, value in values.items() for each in describe(name, value, hints.get(name))),
+            file=file_of(code, function.__globals__),
+            line=code.co_firstlineno,
+            phase=above.phase if above else "",
+            status=_status(found),
+        )
+        self.trace.steps.append(record)
+        self.trace.mismatches.append(found)
+        self.trace.problem = self.trace.problem or str(found)
+
+    def _wrong(self, call: OpenCall, name: str, values: Mapping[str, Any], bound: tuple[Bound, ...]) -> None:
+        """Mark the record; the first problem of a run is explained in full."""
+        record = call.record
+        record.status = f"{name}: does not fit its annotation"
+        with NO_TORCH_FUNCTION():
+            context = self._context(call.function.module)
+            found = mismatch.explain(record.call, name, values[name], bound, call.signature.hints, context)
+            record.status = _status(found)
+            self.trace.mismatches.append(found)
+            if self._problem_at is not None:
+                return
+            self._problem_at = record.id
+            name = found.argument.partition(".")[0]
+            self.trace.problem = f"{found}{self._where(call, name, values.get(name))}"
+
+    def _where(self, call: OpenCall, name: str, value: Any) -> str:
+        """The line of the call or of the result, and the call that made the tensor."""
+        frame: types.FrameType | None = call.frame
+        if name != "return":
+            frame = call.frame.f_back
+            while frame is not None and is_library(frame.f_code):  # torch stands between a module and who calls it
+                frame = frame.f_back
+        text = ""
+        if frame is not None:
+            line = f"{file_of(frame.f_code, frame.f_globals)}:{frame.f_lineno}"
+            text += f"\n  {'returned' if name == 'return' else 'called'} at {line}"
+        source = next(self._sources([value]), None) if name != "return" else None
+        if source is not None:
+            text += f"\n  `{name}` came from {_name(self.trace.steps[source])}"
+        return text
+
+    def _context(self, module: str) -> Context:
+        """What the run can tell so far to a function of this module."""
+        usual: dict[str, Counter[Any]] = {}
+        for record in self.trace.steps:
+            if record.ok:
+                for value in record.inputs + record.outputs:
+                    for axis in value.axes:
+                        usual.setdefault(axis.name, Counter())[axis.size] += 1
+        return Context(usual, list(self._modules_met.values()), {**glossary_of(module), **self._glossary})
+
+    def _finish(self, error: BaseException | None) -> Exception | None:
+        """Say what could not be seen; the error that explains more than the program's own, if there is one."""
+        notes = self.trace.notes
+        notes += [f"{text}{f' ({count} times)' if count > 1 else ''}" for text, count in self._faults.items()]
+        if self._threads:
+            notes.append(f"calls in other threads were not traced: {', '.join(sorted(self._threads))}")
+        compiled = sys.modules.get("torch._dynamo.utils")
+        if not self._dynamo and compiled is not None and compiled.counters["frames"]["total"]:
+            notes.append("torch.compile was first used inside the trace: what it compiled could not be seen")
+        if self._unnamed:
+            notes.append(f"axes of {self._unnamed} calls have no name: those functions have no jaxtyping annotations")
+        for call in self._open:
+            call.record.status = "raised" if call.record.status == "open" else call.record.status
+        if error is not None and not isinstance(error, Exception):
+            return None
+        return self._explain(error)
+
+    def _explain(self, error: Exception | None) -> Exception | None:
+        trace = self.trace
+        strict = strict_by_default if self._strict is None else self._strict
+        at = len(trace.steps) if self._problem_at is None else self._problem_at
+        if error is None:
+            return ShapeError(f"{trace.title}: {trace.problem}{self._way(at)}") if strict and trace.problem else None
+        told = "" if isinstance(error, jaxtyping.TypeCheckError) else torch_errors.explain(error, self._context(""))
+        if told and trace.problem:
+            told = f"{trace.problem}\ntorch says: {str(error).splitlines()[0]}"
+        trace.problem = trace.problem or told
+        way = self._way(at)
+        if told and (better := explained(error, f"{trace.title}: {told}{way}")) is not None:
+            return better
+        if trace.steps or trace.problem:
+            error.add_note(f"{trace.title}: {trace.problem}{way}")
+        return None
+
+    def _way(self, at: int) -> str:
+        """The last calls before the problem, indented under one another."""
+        last = self.trace.steps[max(0, at - 4) : at + 1]
+        least = min((record.depth for record in last), default=0)
+        lines = [f"{'  ' * (record.depth - least)}{record.call}  {between(Row([record]))}" for record in last]
+        return "\n  the last calls:\n    " + "\n    ".join(lines) if lines else ""
+
+
+def _name(record: Record) -> str:
+    path = f" ({record.path})" if record.path else ""
+    return f"{record.call}{path}, {record.file}:{record.line}"
+
+
+def _status(found: Mismatch) -> str:
+    return f"{found.argument}: expected {found.annotation}, got {found.value}"
+
+
+def _is_recomputed(frame: types.FrameType, above: OpenCall | None) -> bool:
+    """Is activation checkpointing between this call and the one above it?"""
+    if "torch.utils.checkpoint" not in sys.modules:
+        return False
+    outer, end = frame.f_back, above.frame if above else None
+    while outer is not None and outer is not end:
+        code = outer.f_code
+        if code.co_name in ("recompute_fn", "backward") and outer.f_globals.get("__name__") == "torch.utils.checkpoint":
+            return True
+        outer = outer.f_back
+    return False
+
+
+def cache_length(cache: Any) -> int | None:
+    """How many tokens a KV cache holds; None if it does not say."""
+    try:
+        length = cache.get_seq_length() if hasattr(cache, "get_seq_length") else None
+    except Exception:  # somebody's cache: some say so only for some layers, or not before the first token
+        return None
+    for name in ("size", "length"):
+        length = getattr(cache, name, None) if length is None else length
+    return length if type(length) is int else None
+
+
+def trace(
+    title: str = "trace",
+    glossary: Mapping[str, str] | None = None,
+    modules: bool | None = None,
+    strict: bool | None = None,
+    model: nn.Module | None = None,
+) -> Trace:
+    """`with trace("my run") as t: model(batch)`; then `print(t)`, `t.steps`, `t.check(spec)`.
+
+    `glossary` explains your own axis names in error messages. `modules`: also record un-annotated `nn.Module`s: True
+    all of them, False none, None (the default) those that are not inside an annotated call. `strict`: raise a
+    ShapeError at the end if a value did not fit its annotation although the program went on; None (the default) does
+    so while `check_shapes()` is on. `model`: module paths are those inside it, whichever of its modules runs first;
+    by default those inside the first module that is called.
+    """
+    return Recorder(title, glossary, modules, strict, model).trace
+
+
+def tokens(source: str, count: int, of: int) -> None:
+    """Tell the running trace that `source` put `count` tokens into a sequence in which `of` fit."""
+    if current is not None:
+        current.trace.ledger.append(Entry(source, count, of))

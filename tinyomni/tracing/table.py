@@ -1,0 +1,47 @@
+"""A run as text: one row a call, in columns."""
+
+from tinyomni.tracing.records import Run
+from tinyomni.tracing.rows import Row, Usual, fold, tree, usual_of, walk
+
+MOST_ROWS = 60
+
+
+def table(run: Run, depth: int | None = None, unfold: bool = False, most: int | None = MOST_ROWS) -> str:
+    """The calls of a run. `depth`: none deeper than this, 0 for the outermost. `unfold`: each call a row of its own."""
+    notes = [f"note: {note}" for note in run.notes]
+    if not run.steps:
+        why = "Was the model called inside the `with`? Compiled, scripted and other threads' code is not seen."
+        return "\n".join([f"{run.title}: nothing was traced. {why}", *notes])
+    top, usual = tree(run.steps), usual_of(run.steps)
+    rows = list(walk(top if unfold else fold(top), deepest=depth))
+    above: dict[int, str] = {}
+    cells = [
+        ("  " * depth + row.last.call + row.times, row.path, between(row, usual), remark(row, above, depth))
+        for depth, row in rows[:most]
+    ]
+    width, place = (max(len(cell[column]) for cell in cells) for column in (0, 1))
+    lines = [f"  {call:{width}}  {path:{place}}  {shapes}  {rest}".rstrip() for call, path, shapes, rest in cells]
+    left = len(rows) - len(cells)
+    more = [f"  … {left} more rows: t.to_html(FILE) or t.table(most=None) shows all"] if left else []
+    tokens = [f"tokens: {run.ledger}"] if run.ledger else []
+    return "\n".join([f"{run.title}: {len(run.steps)} calls", *lines, *more, *tokens, *notes])
+
+
+def between(row: Row, usual: Usual | None = None) -> str:
+    """`x (2, 3) → (2, 4)`; `→ ?` if the call did not return, `→ —` if it returned no tensor."""
+    nothing = "—" if row.last.status == "ok" else "?"
+    return f"{row.values('inputs', usual)} → {row.values('outputs', usual) or nothing}"
+
+
+def remark(row: Row, above: dict[int, str], depth: int) -> str:
+    """What else there is to say of a row: its phase where it is not its caller's, the cache, what went wrong."""
+    first, last = row.records[0], row.last
+    above[depth] = last.phase
+    parts = [last.phase] if last.phase != above.get(depth - 1, "") else []
+    if last.cache is not None and parts:
+        parts.append(f"cache {last.cache}" if first.cache == last.cache else f"cache {first.cache}…{last.cache}")
+    if row.below_differs:
+        parts.append("below: the last call")
+    if last.status != "ok":
+        parts.append(f"({last.status})" if last.ok else f"✘ {last.status}")
+    return ", ".join(parts)

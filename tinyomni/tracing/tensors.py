@@ -1,0 +1,82 @@
+"""What of a tensor can be shown and judged: sizes, dtype, device; never its values.
+
+Nothing here makes a tensor or runs an operation, so that a program which counts, exports or fakes its operations sees
+none of ours.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Size = int | str  # a text where the size is no number: `ragged` in a nested tensor, `s77` under torch.export
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Stands for a tensor: jaxtyping judges it in the tensor's place."""
+
+    shape: tuple[Size, ...]
+    dtype: torch.dtype
+    device: str
+    kind: type
+
+    @property
+    def ndim(self) -> int:
+        """How many dims."""
+        return len(self.shape)
+
+    @property
+    def symbolic(self) -> bool:
+        """Is a size unknown? Comparing symbolic sizes would add guards to the program that is exported."""
+        return any(type(size) is not int for size in self.shape)
+
+
+def sizes(tensor: Tensor) -> tuple[Size, ...]:
+    """The shape of any tensor: plain, nested, jagged, fake."""
+    try:
+        shape = tensor.shape
+    except RuntimeError:  # a nested tensor of the strided layout has no shape, only single sizes
+        return tuple(_nested_size(tensor, dim) for dim in range(tensor.dim()))
+    for size in shape:
+        if type(size) is not int:
+            return tuple(map(_symbolic, shape))
+    return shape
+
+
+def _nested_size(tensor: Tensor, dim: int) -> Size:
+    try:
+        return tensor.size(dim)
+    except RuntimeError:  # this dim differs from item to item
+        return "ragged"
+
+
+def _symbolic(size: Any) -> Size:
+    if type(size) is int:
+        return size
+    return "ragged" if size.node.is_nested_int() else str(size)
+
+
+def info(tensor: Tensor) -> TensorInfo:
+    """What is kept of a tensor."""
+    return TensorInfo(sizes(tensor), tensor.dtype, device_name(tensor.device), type(tensor))
+
+
+def show(tensor: Tensor | TensorInfo) -> str:
+    """`(1, 6, 256) float32`."""
+    found = tensor if isinstance(tensor, TensorInfo) else info(tensor)
+    return f"({', '.join(map(str, found.shape))}{',' * (found.ndim == 1)}) {dtype_name(found.dtype)}"
+
+
+@functools.cache
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+@functools.cache
+def device_name(device: torch.device) -> str:
+    """`cpu`, `cuda`, `cuda:1`."""
+    return str(device) if device.index else device.type
