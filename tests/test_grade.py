@@ -156,7 +156,7 @@ def is_loose(hint: Any, name: str) -> bool:
 def test_the_oracle_fits_its_annotations(one: Exercise) -> None:
     for case in one.all_cases:
         if case.expected.error is None:
-            wrong = annotations.misfit({**case.inputs, "return": case.expected.value}, one.hints)
+            wrong = annotations.mismatched({**case.inputs, "return": case.expected.value}, one.hints)
             assert wrong is None, f"{wrong} in the case “{case.name}”"
     for name in one.signature.parameters:
         assert name in one.hints, f"{name} has no annotation"
@@ -611,7 +611,7 @@ def test_every_call_of_a_swapped_answer_is_shape_checked() -> None:
 
     with (
         swap(merge_heads=merge_heads),
-        pytest.raises(ShapeError, match=r"merge_heads: the result should be \(batch"),
+        pytest.raises(ShapeError, match=r"merge_heads: expected the result \(batch"),
     ):
         attention.merge_heads(torch.zeros(1, 2, 3, 64))
 

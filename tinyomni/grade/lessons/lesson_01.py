@@ -13,19 +13,19 @@ from tinyomni.grade.exercise import exercise
 
 NOTEBOOK, TITLE = "01_tokens", "Tokens"
 
-HAND = "2. Learn the pieces, by hand"
-MARKS = "6. The marks: begin, end, padding"
-BATCH = "7. A batch"
-VECTORS = "8. From ids to vectors"
+BPE = "2. Train byte-pair encoding by hand"
+SPECIAL_TOKENS = "6. Special tokens: BOS, EOS, PAD"
+PADDING = "7. Padding to a batch"
+EMBEDDING = "8. The embedding table: from ids to vectors"
 
 
 # ---- byte-pair encoding ---------------------------------------------------------------------------------------------
 
 
-@exercise("The pair to join next", minutes=15, level=2)
+@exercise("Byte-pair encoding: the best pair", minutes=15, level=2)
 def best_pair(words: dict[str, list[str]], counts: dict[str, int]) -> tuple[str, str]:
-    """Write every pair down as often as it occurs, and look for the best."""
-    every = [pair for word, parts in words.items() for _ in range(counts[word]) for pair in pairwise(parts)]
+    """List every pair as often as it occurs, and take the best."""
+    every = [pair for word, symbols in words.items() for _ in range(counts[word]) for pair in pairwise(symbols)]
     return min(set(every), key=lambda pair: (-every.count(pair), len("".join(pair)), "".join(pair)))
 
 
@@ -39,67 +39,69 @@ def _(rng):
         },
     )
     yield "twice in one word", {"words": {"nono": list("nono"), "or": list("or")}, "counts": {"nono": 2, "or": 3}}
-    yield "equally often: the shortest", {
+    yield "tie: the shorter pair", {
         "words": {"aab": ["aa", "b"], "yz": ["y", "z"]}, "counts": {"aab": 2, "yz": 2}
     }  # fmt: skip
-    yield "equally often, equally long: the alphabet", {
+    yield "tie of equal lengths: alphabetical order", {
         "words": {"zy": list("zy"), "ba": list("ba"), "ab": list("ab")}, "counts": {"zy": 3, "ba": 3, "ab": 3}
     }  # fmt: skip
-    yield "a word of one part has no pair", {"words": {"a": ["a"], "bc": ["b", "c"]}, "counts": {"a": 9, "bc": 1}}
-    yield "pairs do not reach into the next word", {
+    yield "a word of one symbol has no pair", {"words": {"a": ["a"], "bc": ["b", "c"]}, "counts": {"a": 9, "bc": 1}}
+    yield "pairs do not cross word boundaries", {
         "words": {"ab": list("ab"), "cd": list("cd"), "abc": ["a", "bc"]}, "counts": {"ab": 1, "cd": 2, "abc": 1}
     }  # fmt: skip
 
 
-def choose(words, counts, *, often=lambda count: count, once=False, apart=1, key=None):
-    """The best pair, with one thing to go wrong at a time."""
+def best_pair_variant(words, counts, *, weight=lambda count: count, unique=False, offset=1, key=None):
+    """`best_pair`; each keyword injects one fault."""
     pairs: Counter[tuple[str, str]] = Counter()
-    for word, parts in words.items():
-        found = list(zip(parts, parts[apart:], strict=False))
-        for pair in dict.fromkeys(found) if once else found:
-            pairs[pair] += often(counts[word])
+    for word, symbols in words.items():
+        matches = list(zip(symbols, symbols[offset:], strict=False))
+        for pair in dict.fromkeys(matches) if unique else matches:
+            pairs[pair] += weight(counts[word])
     return min(pairs, key=lambda pair: key(pairs[pair], "".join(pair)) if key else (-pairs[pair],))
 
 
-def usual(count, text):
-    """The most frequent first, then the shortest, then the alphabet."""
+def bpe_order(count, text):
+    """The most frequent first, then the shortest, then alphabetical order."""
     return -count, len(text), text
 
 
-@best_pair.mutant("every word counts once, however often it comes", HAND)
+@best_pair.mutant("every word counts once, ignoring its frequency", BPE)
 def _(words, counts):
-    return choose(words, counts, often=lambda count: 1, key=usual)
+    return best_pair_variant(words, counts, weight=lambda count: 1, key=bpe_order)
 
 
-@best_pair.mutant("a pair that stands in a word twice is counted once", HAND)
+@best_pair.mutant("a pair that occurs twice in a word is counted once", BPE)
 def _(words, counts):
-    return choose(words, counts, once=True, key=usual)
+    return best_pair_variant(words, counts, unique=True, key=bpe_order)
 
 
-@best_pair.mutant("the rarest pair is taken", HAND)
+@best_pair.mutant("the rarest pair is taken", BPE)
 def _(words, counts):
-    return choose(words, counts, key=lambda count, text: (count, len(text), text))
+    return best_pair_variant(words, counts, key=lambda count, text: (count, len(text), text))
 
 
-@best_pair.mutant("ties go to the pair that was met first", HAND)
+@best_pair.mutant("ties go to the pair that was found first", BPE)
 def _(words, counts):
-    return choose(words, counts)
+    return best_pair_variant(words, counts)
 
 
-@best_pair.mutant("ties go by the alphabet alone, and not by length first", HAND)
+@best_pair.mutant("ties are broken by the alphabet alone, and not by length first", BPE)
 def _(words, counts):
-    return choose(words, counts, key=lambda count, text: (-count, text))
+    return best_pair_variant(words, counts, key=lambda count, text: (-count, text))
 
 
-@best_pair.mutant("ties go to the end of the alphabet", HAND)
+@best_pair.mutant("ties go to the last pair in the alphabet", BPE)
 def _(words, counts):
-    return choose(words, counts, key=lambda count, text: (-count, len(text), [-ord(letter) for letter in text]))
+    return best_pair_variant(
+        words, counts, key=lambda count, text: (-count, len(text), [-ord(letter) for letter in text])
+    )
 
 
-@best_pair.mutant("all words are joined to one list first, so that pairs reach across a space", HAND)
+@best_pair.mutant("all words are concatenated first, so that pairs cross word boundaries", BPE)
 def _(words, counts):
-    run = [part for word, parts in words.items() for _ in range(counts[word]) for part in parts]
-    return choose({"": run}, {"": 1}, key=usual)
+    run = [symbol for word, symbols in words.items() for _ in range(counts[word]) for symbol in symbols]
+    return best_pair_variant({"": run}, {"": 1}, key=bpe_order)
 
 
 @best_pair.alternative
@@ -108,101 +110,104 @@ def _(words, counts):
     for word in words:
         for at in range(1, len(words[word])):
             pairs.update({(words[word][at - 1], words[word][at]): counts[word]})
-    return sorted(pairs.items(), key=lambda item: usual(item[1], item[0][0] + item[0][1]))[0][0]
+    return sorted(pairs.items(), key=lambda item: bpe_order(item[1], item[0][0] + item[0][1]))[0][0]
 
 
-@exercise("Join it everywhere", minutes=10, level=1)
-def merge_pair(parts: list[str], pair: tuple[str, str]) -> list[str]:
-    """By a regular expression over the parts, written with a NUL between them."""
+@exercise("Byte-pair encoding: merge a pair", minutes=10, level=1)
+def merge_pair(symbols: list[str], pair: tuple[str, str]) -> list[str]:
+    """A regular expression over the symbols, joined with NUL characters."""
     left, right = map(re.escape, pair)
-    text = re.sub(rf"(?<![^\0]){left}\0{right}(?![^\0])", lambda match: "".join(pair), "\0".join(parts))
-    return text.split("\0") if parts else []
+    text = re.sub(rf"(?<![^\0]){left}\0{right}(?![^\0])", lambda match: "".join(pair), "\0".join(symbols))
+    return text.split("\0") if symbols else []
 
 
 @merge_pair.cases
 def _(rng):
-    yield "twice in a word", {"parts": list("banana"), "pair": ("a", "n")}
-    yield "three in a row", {"parts": list("aaa"), "pair": ("a", "a")}
-    yield "the last two", {"parts": list("▁the"), "pair": ("h", "e")}
-    yield "longer parts", {"parts": ["▁t", "he", "▁", "t", "he"], "pair": ("▁t", "he")}
-    yield "the same letters, cut elsewhere", {"parts": ["ab", "c", "a", "bc"], "pair": ("a", "bc")}
-    yield "the other way round", {"parts": list("tack"), "pair": ("a", "t")}
-    yield "nothing to join", {"parts": list("cat"), "pair": ("x", "y")}
-    yield "one part", {"parts": ["a"], "pair": ("a", "a")}
-    yield "no part", {"parts": [], "pair": ("a", "b")}
+    yield "twice in a word", {"symbols": list("banana"), "pair": ("a", "n")}
+    yield "three in a row", {"symbols": list("aaa"), "pair": ("a", "a")}
+    yield "the last two symbols", {"symbols": list("▁the"), "pair": ("h", "e")}
+    yield "longer symbols", {"symbols": ["▁t", "he", "▁", "t", "he"], "pair": ("▁t", "he")}
+    yield "the same letters, split elsewhere", {"symbols": ["ab", "c", "a", "bc"], "pair": ("a", "bc")}
+    yield "the two symbols in reverse order", {"symbols": list("tack"), "pair": ("a", "t")}
+    yield "nothing to merge", {"symbols": list("cat"), "pair": ("x", "y")}
+    yield "one symbol", {"symbols": ["a"], "pair": ("a", "a")}
+    yield "no symbols", {"symbols": [], "pair": ("a", "b")}
 
 
-def join(parts, pair, *, skip=2, most=99, found=lambda two, pair: two == pair):
-    """From left to right, with one thing to go wrong at a time."""
+def merge_pair_variant(symbols, pair, *, skip=2, max_merges=99, matches=lambda two, pair: two == pair):
+    """`merge_pair`, from left to right; each keyword injects one fault."""
     joined, at = [], 0
-    while at < len(parts):
-        hit = at + 1 < len(parts) and most > 0 and found((parts[at], parts[at + 1]), pair)
-        joined.append(parts[at] + parts[at + 1] if hit else parts[at])
-        at, most = at + (skip if hit else 1), most - hit
+    while at < len(symbols):
+        hit = at + 1 < len(symbols) and max_merges > 0 and matches((symbols[at], symbols[at + 1]), pair)
+        joined.append(symbols[at] + symbols[at + 1] if hit else symbols[at])
+        at, max_merges = at + (skip if hit else 1), max_merges - hit
     return joined
 
 
-@merge_pair.mutant("only the first place is joined", HAND)
-def _(parts, pair):
-    return join(parts, pair, most=1)
+@merge_pair.mutant("only the first occurrence is merged", BPE)
+def _(symbols, pair):
+    return merge_pair_variant(symbols, pair, max_merges=1)
 
 
-@merge_pair.mutant("the right half stays as well: after a join, two parts are used up", HAND)
-def _(parts, pair):
-    return join(parts, pair, skip=1)
+@merge_pair.mutant("the right symbol is kept as well: a merge consumes two symbols", BPE)
+def _(symbols, pair):
+    return merge_pair_variant(symbols, pair, skip=1)
 
 
-@merge_pair.mutant("the joining goes from right to left, so that of three in a row the last two are joined", HAND)
-def _(parts, pair):
-    return [each[::-1] for each in join([part[::-1] for part in parts[::-1]], (pair[1][::-1], pair[0][::-1]))][::-1]
+@merge_pair.mutant("merging goes from right to left, so that of three in a row the last two are merged", BPE)
+def _(symbols, pair):
+    return [
+        each[::-1]
+        for each in merge_pair_variant([part[::-1] for part in symbols[::-1]], (pair[1][::-1], pair[0][::-1]))
+    ][::-1]
 
 
-@merge_pair.mutant("the letters are compared instead of the two parts: ab·c is not a·bc", HAND)
-def _(parts, pair):
-    return join(parts, pair, found=lambda two, pair: "".join(two) == "".join(pair))
+@merge_pair.mutant("the letters are compared instead of the two symbols: ab·c is not a·bc", BPE)
+def _(symbols, pair):
+    return merge_pair_variant(symbols, pair, matches=lambda two, pair: "".join(two) == "".join(pair))
 
 
-@merge_pair.mutant("the order of the two does not count", HAND)
-def _(parts, pair):
-    return join(parts, pair, found=lambda two, pair: set(two) == set(pair))
+@merge_pair.mutant("the order of the two symbols is ignored", BPE)
+def _(symbols, pair):
+    return merge_pair_variant(symbols, pair, matches=lambda two, pair: set(two) == set(pair))
 
 
-@merge_pair.mutant("the last part is lost where it is not joined: the loop ends one too early", HAND)
-def _(parts, pair):
-    joined = join(parts, pair)
-    return joined if parts[-2:] == list(pair) else joined[:-1]
+@merge_pair.mutant("the last symbol is lost where it is not merged: the loop ends one too early", BPE)
+def _(symbols, pair):
+    joined = merge_pair_variant(symbols, pair)
+    return joined if symbols[-2:] == list(pair) else joined[:-1]
 
 
-@merge_pair.mutant("all letters are searched as one text, without regard to where the parts end", HAND)
-def _(parts, pair):
-    text, both = "".join(parts), "".join(pair)
+@merge_pair.mutant("the text is searched as a whole, ignoring the boundaries between symbols", BPE)
+def _(symbols, pair):
+    text, both = "".join(symbols), "".join(pair)
     return [each for each in re.split(f"({re.escape(both)})|(.)", text) if each]
 
 
-@merge_pair.mutant("the list that was given is changed too, though others still hold it", HAND)
-def _(parts, pair):
-    parts[:] = join(parts, pair)
-    return parts
+@merge_pair.mutant("the input list is modified in place, though the caller still uses it", BPE)
+def _(symbols, pair):
+    symbols[:] = merge_pair_variant(symbols, pair)
+    return symbols
 
 
 @merge_pair.alternative
-def _(parts, pair):
-    rest, joined = list(parts), []
-    while rest:
-        joined.append("".join(pair) if tuple(rest[:2]) == pair else rest[0])
-        rest = rest[2:] if tuple(rest[:2]) == pair else rest[1:]
+def _(symbols, pair):
+    remaining, joined = list(symbols), []
+    while remaining:
+        joined.append("".join(pair) if tuple(remaining[:2]) == pair else remaining[0])
+        remaining = remaining[2:] if tuple(remaining[:2]) == pair else remaining[1:]
     return joined
 
 
 @merge_pair.alternative
-def _(parts, pair):
-    return join(parts, pair)
+def _(symbols, pair):
+    return merge_pair_variant(symbols, pair)
 
 
-# ---- marks and padding ----------------------------------------------------------------------------------------------
+# ---- special tokens and padding -------------------------------------------------------------------------------------
 
 
-@exercise("Begin, end, and fill up", minutes=15, level=2)
+@exercise("Make a padded batch", minutes=15, level=2)
 def make_batch(
     rows: list[list[int]], bos: int = 1, eos: int = 2, pad: int = 0
 ) -> tuple[Int[Tensor, "batch text_tokens"], Int[Tensor, "batch"]]:
@@ -215,86 +220,98 @@ def make_batch(
 def _(rng):
     rows = [rng.randint(50, length, low=10).tolist() for length in (3, 6, 1)]
     yield "three texts", {"rows": rows}
-    yield "other marks", {"rows": [[20], [21, 22]], "bos": 7, "eos": 8, "pad": 9}
+    yield "other special tokens", {"rows": [[20], [21, 22]], "bos": 7, "eos": 8, "pad": 9}
     yield "one text", {"rows": [[30, 31]]}
-    yield "equally long", {"rows": [[40, 41], [42, 43]]}
-    yield "an empty text has its marks", {"rows": [[], [11]]}
-    yield "an id that is the padding's too", {"rows": [[11, 9], [12, 13, 14]], "pad": 9}
+    yield "equal lengths", {"rows": [[40, 41], [42, 43]]}
+    yield "an empty text still has BOS and EOS", {"rows": [[], [11]]}
+    yield "a text that contains the pad id", {"rows": [[11, 9], [12, 13, 14]], "pad": 9}
 
 
-def batch(rows, bos=1, eos=2, pad=0, *, front=True, end=True, left=False, late=False, fill=None, short=False):
-    """Padded rows, with one thing to go wrong at a time."""
-    whole = [[bos] * front + row + [eos] * (end and not late) for row in rows]
-    width = (min if short else max)(map(len, whole))
-    fill = pad if fill is None else fill
+def batch_variant(
+    rows,
+    bos=1,
+    eos=2,
+    pad=0,
+    *,
+    with_bos=True,
+    with_eos=True,
+    pad_left=False,
+    eos_last=False,
+    pad_value=None,
+    truncate=False,
+):
+    """`make_batch`; each keyword injects one fault."""
+    whole = [[bos] * with_bos + row + [eos] * (with_eos and not eos_last) for row in rows]
+    width = (min if truncate else max)(map(len, whole))
+    pad_value = pad if pad_value is None else pad_value
     filled = []
     for row in whole:
-        gap = [fill] * (width - len(row))
-        filled.append((gap + row if left else row + gap)[:width] + [eos] * late)
-    return torch.tensor(filled), torch.tensor([len(row) + late for row in whole])
+        padding = [pad_value] * (width - len(row))
+        filled.append((padding + row if pad_left else row + padding)[:width] + [eos] * eos_last)
+    return torch.tensor(filled), torch.tensor([len(row) + eos_last for row in whole])
 
 
-@make_batch.mutant("BOS is forgotten: any length is a right length, so no shape check sees it", MARKS)
+@make_batch.mutant("BOS is missing: any length is a valid length, so no shape check notices", SPECIAL_TOKENS)
 def _(*inputs, **more):
-    return batch(*inputs, **more, front=False)
+    return batch_variant(*inputs, **more, with_bos=False)
 
 
-@make_batch.mutant("EOS is forgotten: a model that never saw an end never stops", MARKS)
+@make_batch.mutant("EOS is missing: a model that never saw an end never stops", SPECIAL_TOKENS)
 def _(*inputs, **more):
-    return batch(*inputs, **more, end=False)
+    return batch_variant(*inputs, **more, with_eos=False)
 
 
-@make_batch.mutant("the padding stands at the left, so that the texts begin at different positions", BATCH)
+@make_batch.mutant("the padding is on the left, so that the texts begin at different positions", PADDING)
 def _(*inputs, **more):
-    return batch(*inputs, **more, left=True)
+    return batch_variant(*inputs, **more, pad_left=True)
 
 
-@make_batch.mutant("EOS comes after the padding instead of right behind the text", BATCH)
+@make_batch.mutant("EOS comes after the padding instead of right after the text", PADDING)
 def _(*inputs, **more):
-    return batch(*inputs, **more, late=True)
+    return batch_variant(*inputs, **more, eos_last=True)
 
 
-@make_batch.mutant("the lengths do not count BOS and EOS", BATCH)
+@make_batch.mutant("the lengths do not count BOS and EOS", PADDING)
 def _(*inputs, **more):
-    ids, lengths = batch(*inputs, **more)
+    ids, lengths = batch_variant(*inputs, **more)
     return ids, lengths - 2
 
 
-@make_batch.mutant("every length is the longest one: then the padding counts as text", BATCH)
+@make_batch.mutant("every length is the longest one: then the padding counts as text", PADDING)
 def _(*inputs, **more):
-    ids, lengths = batch(*inputs, **more)
+    ids, lengths = batch_variant(*inputs, **more)
     return ids, torch.full_like(lengths, ids.shape[1])
 
 
-@make_batch.mutant("the lengths are counted from the ids that are not padding, though a text may hold that id", BATCH)
+@make_batch.mutant("the lengths count the ids that are not `pad`, though a text may contain that id", PADDING)
 def _(rows, bos=1, eos=2, pad=0):
-    ids, _ = batch(rows, bos, eos, pad)
+    ids, _ = batch_variant(rows, bos, eos, pad)
     return ids, (ids != pad).sum(dim=1)
 
 
-@make_batch.mutant("the longer texts are cut to the shortest one", BATCH)
+@make_batch.mutant("the longer texts are truncated to the shortest one", PADDING)
 def _(*inputs, **more):
-    return batch(*inputs, **more, short=True)
+    return batch_variant(*inputs, **more, truncate=True)
 
 
-@make_batch.mutant("0 is filled in, whatever `pad` says", MARKS)
+@make_batch.mutant("0 is used as padding, ignoring `pad`", SPECIAL_TOKENS)
 def _(*inputs, **more):
-    return batch(*inputs, **more, fill=0)
+    return batch_variant(*inputs, **more, pad_value=0)
 
 
-@make_batch.mutant("EOS is filled in instead of the padding", MARKS)
+@make_batch.mutant("EOS is used as padding", SPECIAL_TOKENS)
 def _(rows, bos=1, eos=2, pad=0):
-    return batch(rows, bos, eos, pad, fill=eos)
+    return batch_variant(rows, bos, eos, pad, pad_value=eos)
 
 
-@make_batch.mutant("the marks are always 1 and 2, whatever `bos` and `eos` say", MARKS)
+@make_batch.mutant("BOS and EOS are always 1 and 2, ignoring `bos` and `eos`", SPECIAL_TOKENS)
 def _(rows, bos=1, eos=2, pad=0):
-    return batch(rows, pad=pad)
+    return batch_variant(rows, pad=pad)
 
 
-@make_batch.mutant("the ids are floats: nothing can be looked up with them", VECTORS)
+@make_batch.mutant("the ids are floats: they cannot index a table", EMBEDDING)
 def _(*inputs, **more):
-    ids, lengths = batch(*inputs, **more)
+    ids, lengths = batch_variant(*inputs, **more)
     return ids.float(), lengths
 
 
@@ -309,7 +326,7 @@ def _(rows, bos=1, eos=2, pad=0):
     return ids, lengths
 
 
-@exercise("Which positions count?", minutes=5, level=1)
+@exercise("The padding mask", minutes=5, level=1)
 def padding_mask(lengths: Int[Tensor, "batch"], tokens: int) -> Bool[Tensor, "batch tokens"]:
     """Position by position."""
     return torch.tensor([[place < length for place in range(tokens)] for length in lengths.tolist()])
@@ -323,32 +340,32 @@ def _(rng):
     yield "one token", {"lengths": torch.tensor([1, 1]), "tokens": 1}
 
 
-@padding_mask.mutant("the first position of the padding counts too: places begin at 0", BATCH)
+@padding_mask.mutant("the first padding position is True: positions start at 0", PADDING)
 def _(lengths, tokens):
     return torch.arange(tokens) <= lengths[:, None]
 
 
-@padding_mask.mutant("the last token of each text is left out", BATCH)
+@padding_mask.mutant("the last token of each text is masked out", PADDING)
 def _(lengths, tokens):
     return torch.arange(tokens) < lengths[:, None] - 1
 
 
-@padding_mask.mutant("the mask is inverted: True should mean text", BATCH)
+@padding_mask.mutant("the mask is inverted: True should mean text", PADDING)
 def _(lengths, tokens):
     return torch.arange(tokens) >= lengths[:, None]
 
 
-@padding_mask.mutant("the texts are looked for at the right: padding comes after them", BATCH)
+@padding_mask.mutant("the padding is expected on the left: it comes after the text", PADDING)
 def _(lengths, tokens):
     return (torch.arange(tokens) < lengths[:, None]).flip(1)
 
 
-@padding_mask.mutant("the mask holds 0 and 1 instead of False and True", BATCH)
+@padding_mask.mutant("the mask holds 0 and 1 instead of False and True", PADDING)
 def _(lengths, tokens):
     return (torch.arange(tokens) < lengths[:, None]).long()
 
 
-@padding_mask.mutant("the batch stands in the columns: it comes first, always", BATCH)
+@padding_mask.mutant("the axes are (tokens, batch): the batch axis comes first", PADDING)
 def _(lengths, tokens):
     return torch.arange(tokens)[:, None] < lengths
 
@@ -361,10 +378,10 @@ def _(lengths, tokens):
     return mask
 
 
-# ---- vectors --------------------------------------------------------------------------------------------------------
+# ---- embedding ------------------------------------------------------------------------------------------------------
 
 
-@exercise("Look the vectors up", minutes=5, level=1)
+@exercise("Look up embeddings", minutes=5, level=1)
 def embed(
     ids: Int[Tensor, "batch tokens"], table: Float[Tensor, "vocab d_model"]
 ) -> Float[Tensor, "batch tokens d_model"]:
@@ -380,42 +397,42 @@ def _(rng):
     yield "a padded row", {"ids": torch.tensor([[1, 2], [0, 0]]), "table": rng.randn(3, 4)}
 
 
-@embed.mutant("each id gets the row before its own: ids begin at 0", VECTORS)
+@embed.mutant("each id gets the row before its own: ids start at 0", EMBEDDING)
 def _(ids, table):
     return table[ids - 1]
 
 
-@embed.mutant("columns are taken instead of rows", VECTORS)
+@embed.mutant("columns are taken instead of rows", EMBEDDING)
 def _(ids, table):
     return table[:, ids].permute(1, 2, 0)
 
 
-@embed.mutant("the id is used as a quantity, although it is a name", VECTORS)
+@embed.mutant("the id is used as a quantity, although it is an index", EMBEDDING)
 def _(ids, table):
     return ids[..., None] * table[0]
 
 
-@embed.mutant("the vectors are multiplied by √d_model; some models do so, ours does not", VECTORS)
+@embed.mutant("the vectors are multiplied by √d_model; some models do so, ours does not", EMBEDDING)
 def _(ids, table):
     return table[ids] * table.shape[1] ** 0.5
 
 
-@embed.mutant("the vectors are made equally long", VECTORS)
+@embed.mutant("the vectors are normalized to unit length", EMBEDDING)
 def _(ids, table):
     return torch.nn.functional.normalize(table[ids], dim=-1)
 
 
-@embed.mutant("id 0 gets zeros: padding has a row of its own here, like every id", VECTORS)
+@embed.mutant("id 0 gets zeros: in this table padding has a row of its own, like every id", EMBEDDING)
 def _(ids, table):
     return table[ids] * (ids != 0)[..., None]
 
 
-@embed.mutant("every token gets the mean of its text: the order is lost", VECTORS)
+@embed.mutant("every token gets the mean of its text: the order is lost", EMBEDDING)
 def _(ids, table):
     return table[ids].mean(dim=1, keepdim=True).expand(-1, ids.shape[1], -1)
 
 
-@embed.mutant("all texts get the vectors of the first one", VECTORS)
+@embed.mutant("all texts get the vectors of the first one", EMBEDDING)
 def _(ids, table):
     return table[ids[0]].expand(len(ids), -1, -1)
 

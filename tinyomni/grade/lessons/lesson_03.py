@@ -9,19 +9,19 @@ from tinyomni.grade.exercise import exercise
 
 NOTEBOOK, TITLE = "03_attention", "Attention"
 
-LOOP = "2. Many questions at once: the slow loop"
-LINE = "3. One line"
-ROOT = r"4. Why divide by $\sqrt{D}$?"
-BACK = "5. Looking back only"
-HEADS = "6. Heads: several looks at once"
-BUGS = "8. Three bugs that keep the shape"
-THINKER = "9. The layer in the Thinker"
+LOOP = "2. Scaled dot-product attention as a loop"
+ONE_LINE = "3. Attention in one line"
+SCALING = r"4. Why divide by $\sqrt{D}$?"
+CAUSAL = "5. The causal mask: looking back only"
+HEADS = "6. Multi-head attention: several looks at once"
+BUGS = "8. Three shape-preserving bugs"
+THINKER = "9. Self-attention in the Thinker"
 
 
 # ---- scores ---------------------------------------------------------------------------------------------------------
 
 
-@exercise("Compare every query with every key", minutes=10, level=1)
+@exercise("Attention scores", minutes=10, level=1)
 def attention_scores(
     q: Float[Tensor, "batch heads queries head_dim"], k: Float[Tensor, "batch heads keys head_dim"]
 ) -> Float[Tensor, "batch heads queries keys"]:
@@ -41,42 +41,42 @@ def _(rng):
     yield "head_dim 1", {"q": rng.randn(2, 1, 3, 1), "k": rng.randn(2, 1, 4, 1)}
 
 
-@attention_scores.mutant("the scores are not divided by √head_dim", ROOT)
+@attention_scores.mutant("the scores are not divided by √head_dim", SCALING)
 def _(q, k):
     return q @ k.mT
 
 
-@attention_scores.mutant("the scores are divided by head_dim instead of its root", ROOT)
+@attention_scores.mutant("the scores are divided by head_dim instead of its square root", SCALING)
 def _(q, k):
     return q @ k.mT / q.shape[-1]
 
 
-@attention_scores.mutant("the root is taken of the number of keys instead of head_dim", ROOT)
+@attention_scores.mutant("the square root is taken of the number of keys instead of head_dim", SCALING)
 def _(q, k):
     return q @ k.mT / k.shape[-2] ** 0.5
 
 
-@attention_scores.mutant("the root is taken of all heads' width together", ROOT)
+@attention_scores.mutant("the square root is taken of the width of all heads together", SCALING)
 def _(q, k):
     return q @ k.mT / (q.shape[1] * q.shape[-1]) ** 0.5
 
 
-@attention_scores.mutant("keys stand in rows and queries in columns", LINE)
+@attention_scores.mutant("queries and keys are exchanged: the result is the transpose", ONE_LINE)
 def _(q, k):
     return k @ q.mT / q.shape[-1] ** 0.5
 
 
-@attention_scores.mutant("the scores are multiplied by √head_dim instead of divided", ROOT)
+@attention_scores.mutant("the scores are multiplied by √head_dim instead of divided", SCALING)
 def _(q, k):
     return q @ k.mT * q.shape[-1] ** 0.5
 
 
-@attention_scores.mutant("queries and keys are made unit vectors first: that is a cosine, not a dot product", LOOP)
+@attention_scores.mutant("queries and keys are normalized first: that is a cosine, not a dot product", LOOP)
 def _(q, k):
     return F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT
 
 
-@attention_scores.mutant("the softmax is already in it", LINE)
+@attention_scores.mutant("the softmax is already applied", ONE_LINE)
 def _(q, k):
     return (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)
 
@@ -94,18 +94,18 @@ def _(q, k):
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
-@exercise("From scores to shares", minutes=15, level=2)
+@exercise("Attention weights", minutes=15, level=2)
 def attention_weights(
     scores: Float[Tensor, "batch heads queries keys"], mask: Bool[Tensor, "batch queries keys"] | None = None
 ) -> Float[Tensor, "batch heads queries keys"]:
-    """Row by row, and only over the keys that may be seen."""
+    """Row by row, and only over the keys that the mask allows."""
     weights = torch.zeros_like(scores)
     for b, h, i in torch.cartesian_prod(*map(torch.arange, scores.shape[:3])).tolist():
-        seen = torch.arange(scores.shape[3]) if mask is None else mask[b, i].nonzero()[:, 0]
-        if len(seen):
-            row = scores[b, h, i, seen]
+        visible = torch.arange(scores.shape[3]) if mask is None else mask[b, i].nonzero()[:, 0]
+        if len(visible):
+            row = scores[b, h, i, visible]
             row = (row - row.max()).exp()
-            weights[b, h, i, seen] = row / row.sum()
+            weights[b, h, i, visible] = row / row.sum()
     return weights
 
 
@@ -116,68 +116,68 @@ def _(rng):
     yield "all sizes different", {"scores": rng.randn(2, 3, 5, 6), "mask": some}
     yield "no mask", {"scores": rng.randn(1, 2, 3, 4)}
     yield "a causal mask", {"scores": rng.randn(1, 2, 3, 3), "mask": torch.ones(1, 3, 3, dtype=torch.bool).tril()}
-    nobody = torch.ones(2, 2, 3, dtype=torch.bool)
-    nobody[1] = False
-    yield "a text that is all padding: zeros are due", {"scores": rng.randn(2, 1, 2, 3), "mask": nobody}
+    all_masked = torch.ones(2, 2, 3, dtype=torch.bool)
+    all_masked[1] = False
+    yield "a text that is all padding: expects zeros", {"scores": rng.randn(2, 1, 2, 3), "mask": all_masked}
     yield "large scores", {"scores": 300 * rng.randn(1, 1, 2, 3)}
     yield "one key", {"scores": rng.randn(1, 2, 3, 1)}
     hidden = torch.tensor([[[True, False, True]]])
-    yield "a hidden key with a huge score", {"scores": torch.tensor([[[[0.5, 1e9, 1.0]]]]), "mask": hidden}
+    yield "a masked key with a huge score", {"scores": torch.tensor([[[[0.5, 1e9, 1.0]]]]), "mask": hidden}
 
 
-def masked(scores, mask, dim=-1, fill=-torch.inf):
-    """Softmax with a mask for all heads; rows without a key are NaN where `fill` is minus infinity."""
+def masked_softmax(scores, mask, dim=-1, fill=-torch.inf):
+    """Softmax with a mask for all heads; fully masked rows are NaN where `fill` is minus infinity."""
     return (scores if mask is None else scores.masked_fill(~mask[:, None], fill)).softmax(dim=dim)
 
 
 @attention_weights.mutant("the softmax runs over queries instead of keys", BUGS)
 def _(scores, mask=None):
-    return masked(scores, mask, dim=-2).nan_to_num(0.0)
+    return masked_softmax(scores, mask, dim=-2).nan_to_num(0.0)
 
 
 @attention_weights.mutant("the softmax runs over heads instead of keys", BUGS)
 def _(scores, mask=None):
-    return masked(scores, mask, dim=1).nan_to_num(0.0)
+    return masked_softmax(scores, mask, dim=1).nan_to_num(0.0)
 
 
-@attention_weights.mutant("the mask comes after the softmax, so that the rows no longer add up to 1", BUGS)
+@attention_weights.mutant("the mask is applied after the softmax, so that the rows no longer sum to 1", BUGS)
 def _(scores, mask=None):
     weights = scores.softmax(dim=-1)
     return weights if mask is None else weights * mask[:, None]
 
 
-@attention_weights.mutant("the mask is inverted: what should be hidden is all that is seen", BACK)
+@attention_weights.mutant("the mask is inverted: only masked keys are attended to", CAUSAL)
 def _(scores, mask=None):
-    return masked(scores, None if mask is None else ~mask).nan_to_num(0.0)
+    return masked_softmax(scores, None if mask is None else ~mask).nan_to_num(0.0)
 
 
-@attention_weights.mutant("the mask is left out", BACK)
+@attention_weights.mutant("the mask is ignored", CAUSAL)
 def _(scores, mask=None):
     return scores.softmax(dim=-1)
 
 
-@attention_weights.mutant("a query that sees nobody gets NaN: e^(−∞) is 0, and 0/0 is no number", BACK)
+@attention_weights.mutant("a fully masked query gets NaN: e^(−∞) is 0, and 0/0 is NaN", CAUSAL)
 def _(scores, mask=None):
-    return masked(scores, mask)
+    return masked_softmax(scores, mask)
 
 
-@attention_weights.mutant("a query that sees nobody looks evenly at everybody: a large number is no −∞", BACK)
+@attention_weights.mutant("a fully masked query attends evenly to all keys: a large negative number is not −∞", CAUSAL)
 def _(scores, mask=None):
-    return masked(scores, mask, fill=-1e9)
+    return masked_softmax(scores, mask, fill=-1e9)
 
 
-@attention_weights.mutant("hidden scores are set to 0 before the softmax: e^0 is 1, not 0", BACK)
+@attention_weights.mutant("masked scores are set to 0 before the softmax: e^0 is 1, not 0", CAUSAL)
 def _(scores, mask=None):
-    return masked(scores, mask, fill=0.0)
+    return masked_softmax(scores, mask, fill=0.0)
 
 
-@attention_weights.mutant("e is raised to large scores without taking off the row's largest first", LINE)
+@attention_weights.mutant("the exponential overflows: the maximum of each row must be subtracted first", ONE_LINE)
 def _(scores, mask=None):
     shares = scores.exp() if mask is None else scores.exp() * mask[:, None]
     return shares / shares.sum(dim=-1, keepdim=True).clamp(min=1e-30)
 
 
-@attention_weights.mutant("the scores are divided by their sum: the exponential is missing", LINE)
+@attention_weights.mutant("the scores are divided by their sum: the exponential is missing", ONE_LINE)
 def _(scores, mask=None):
     shares = scores if mask is None else scores * mask[:, None]
     return (shares / shares.sum(dim=-1, keepdim=True)).nan_to_num(0.0)
@@ -187,60 +187,62 @@ def _(scores, mask=None):
 def _(scores, mask=None):
     if mask is None:
         return F.softmax(scores, dim=-1)
-    seen = mask.unsqueeze(1)
-    shares = (scores - scores.where(seen, -torch.inf).amax(-1, keepdim=True).clamp(min=-1e30)).exp().where(seen, 0)
+    visible = mask.unsqueeze(1)
+    shares = (
+        (scores - scores.where(visible, -torch.inf).amax(-1, keepdim=True).clamp(min=-1e30)).exp().where(visible, 0)
+    )
     return shares / shares.sum(-1, keepdim=True).clamp(min=1e-30)
 
 
 # ---- the causal mask ------------------------------------------------------------------------------------------------
 
 
-@exercise("Who may look at whom", minutes=10, level=1)
+@exercise("The causal mask", minutes=10, level=1)
 def causal_mask(queries: int, keys: int) -> Bool[Tensor, "queries keys"]:
-    """Query i stands at place keys - queries + i, and sees what is not behind it."""
+    """Query i is at position keys - queries + i, and attends to keys up to there."""
     places = range(keys - queries, keys)
     return torch.tensor([[key <= place for key in range(keys)] for place in places], dtype=torch.bool)
 
 
 @causal_mask.cases
 def _(rng):
-    yield "two new tokens behind three old ones", {"queries": 2, "keys": 5}
-    yield "all tokens ask", {"queries": 4, "keys": 4}
-    yield "the newest token alone", {"queries": 1, "keys": 6}
+    yield "two new tokens after three cached ones", {"queries": 2, "keys": 5}
+    yield "as many queries as keys", {"queries": 4, "keys": 4}
+    yield "the last token alone", {"queries": 1, "keys": 6}
     yield "one token", {"queries": 1, "keys": 1}
 
 
-@causal_mask.mutant("the mask is aligned at the top left: the last query should stand at the last key", BACK)
+@causal_mask.mutant("the mask is aligned at the top left: the last query belongs to the last key", CAUSAL)
 def _(queries, keys):
     return torch.ones(queries, keys, dtype=torch.bool).tril()
 
 
-@causal_mask.mutant("the mask is inverted: True should mean that a query may look", BACK)
+@causal_mask.mutant("the mask is inverted: True means that a query may attend", CAUSAL)
 def _(queries, keys):
     return torch.ones(queries, keys, dtype=torch.bool).triu(keys - queries + 1)
 
 
-@causal_mask.mutant("a query does not see its own place", BACK)
+@causal_mask.mutant("a query does not attend to its own position", CAUSAL)
 def _(queries, keys):
     return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries - 1)
 
 
-@causal_mask.mutant("a query sees one place ahead", BACK)
+@causal_mask.mutant("a query attends to one position ahead", CAUSAL)
 def _(queries, keys):
     return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries + 1)
 
 
-@causal_mask.mutant("queries look ahead only, at themselves and at what comes after", BACK)
+@causal_mask.mutant("queries attend to themselves and to later positions only", CAUSAL)
 def _(queries, keys):
     return torch.ones(queries, keys, dtype=torch.bool).triu(keys - queries)
 
 
-@causal_mask.mutant("everybody sees everybody, as in an encoder", BACK)
+@causal_mask.mutant("nothing is masked, as in an encoder", CAUSAL)
 def _(queries, keys):
     return torch.ones(queries, keys, dtype=torch.bool)
 
 
-@causal_mask.mutant("the mask holds numbers, 0 and 1, instead of True and False", BACK)
+@causal_mask.mutant("the mask holds 0 and 1 instead of False and True", CAUSAL)
 def _(queries, keys):
     return torch.ones(queries, keys).tril(keys - queries)
 
@@ -258,9 +260,9 @@ def _(answer):
 # ---- heads ----------------------------------------------------------------------------------------------------------
 
 
-@exercise("Cut a vector into heads", minutes=5, level=1)
+@exercise("Split into heads", minutes=5, level=1)
 def split_heads(x: Float[Tensor, "batch tokens dim"], heads: int) -> Float[Tensor, "batch heads tokens head_dim"]:
-    """Head after head is cut out."""
+    """Head by head."""
     head_dim = x.shape[2] // heads
     return torch.stack([x[:, :, h * head_dim : (h + 1) * head_dim] for h in range(heads)], dim=1)
 
@@ -271,35 +273,35 @@ def _(rng):
     yield "as many heads as tokens", {"x": rng.randn(1, 2, 6), "heads": 2}
     yield "batch 1, one token", {"x": rng.randn(1, 1, 6), "heads": 3}
     yield "one head", {"x": rng.randn(2, 3, 4), "heads": 1}
-    yield "heads of width 1", {"x": rng.randn(2, 3, 4), "heads": 4}
+    yield "head_dim 1", {"x": rng.randn(2, 3, 4), "heads": 4}
 
 
-@split_heads.mutant("the vector is cut, but the axes stay (batch, tokens, heads, head_dim)", HEADS)
+@split_heads.mutant("the last axis is split, but the axes stay (batch, tokens, heads, head_dim)", HEADS)
 def _(x, heads):
     return x.unflatten(-1, (heads, -1))
 
 
-@split_heads.mutant("reshape goes straight to the shape that is due and mixes the tokens", BUGS)
+@split_heads.mutant("reshape goes straight to the final shape and mixes the tokens", BUGS)
 def _(x, heads):
     return x.reshape(x.shape[0], heads, x.shape[1], -1)
 
 
-@split_heads.mutant("each head takes every n-th number instead of a run of neighbours", HEADS)
+@split_heads.mutant("each head takes every n-th number instead of a contiguous slice", HEADS)
 def _(x, heads):
     return x.unflatten(-1, (-1, heads)).permute(0, 3, 1, 2)
 
 
-@split_heads.mutant("the heads are numbered from the end", HEADS)
+@split_heads.mutant("the heads are in reverse order", HEADS)
 def _(x, heads):
     return x.unflatten(-1, (heads, -1)).transpose(1, 2).flip(1)
 
 
-@split_heads.mutant("tokens and head_dim have changed places", HEADS)
+@split_heads.mutant("tokens and head_dim are exchanged", HEADS)
 def _(x, heads):
     return x.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)
 
 
-@split_heads.mutant("`heads` is taken for the width of a head", HEADS)
+@split_heads.mutant("`heads` is used as head_dim", HEADS)
 def _(x, heads):
     return x.unflatten(-1, (-1, heads)).transpose(1, 2)
 
@@ -317,9 +319,9 @@ def _(x, heads):
 split_heads.replaces("tinyomni.attention.split_heads")
 
 
-@exercise("Join the heads again", minutes=5, level=1)
+@exercise("Merge the heads", minutes=5, level=1)
 def merge_heads(x: Float[Tensor, "batch heads tokens head_dim"]) -> Float[Tensor, "batch tokens dim"]:
-    """Head beside head."""
+    """Head after head."""
     return torch.cat([x[:, h] for h in range(x.shape[1])], dim=-1)
 
 
@@ -331,27 +333,27 @@ def _(rng):
     yield "one head", {"x": rng.randn(2, 1, 3, 2)}
 
 
-@merge_heads.mutant("the heads are not moved beside head_dim before they are joined: tokens get mixed", BUGS)
+@merge_heads.mutant("heads are not moved next to head_dim before they are merged: tokens get mixed", BUGS)
 def _(x):
     return x.reshape(x.shape[0], x.shape[2], -1)
 
 
-@merge_heads.mutant("head_dim goes before heads, so that the numbers of different heads alternate", HEADS)
+@merge_heads.mutant("head_dim goes before heads, so that the heads are interleaved", HEADS)
 def _(x):
     return x.permute(0, 2, 3, 1).flatten(2)
 
 
-@merge_heads.mutant("the heads are added up instead of standing side by side", HEADS)
+@merge_heads.mutant("the heads are summed instead of concatenated", HEADS)
 def _(x):
     return x.sum(dim=1)
 
 
-@merge_heads.mutant("heads are joined to the tokens instead of to head_dim", HEADS)
+@merge_heads.mutant("heads are merged with tokens instead of head_dim", HEADS)
 def _(x):
     return x.flatten(1, 2)
 
 
-@merge_heads.mutant("the last head comes first", HEADS)
+@merge_heads.mutant("the heads are in reverse order", HEADS)
 def _(x):
     return x.flip(1).transpose(1, 2).flatten(2)
 
@@ -369,66 +371,66 @@ def _(x):
 merge_heads.replaces("tinyomni.attention.merge_heads")
 
 
-# ---- grouped heads --------------------------------------------------------------------------------------------------
+# ---- grouped-query attention ----------------------------------------------------------------------------------------
 
 
-@exercise("Heads that share keys", minutes=10, level=2)
-def share_heads(
+@exercise("Grouped-query attention: repeat the key heads", minutes=10, level=2)
+def repeat_kv(
     k: Float[Tensor, "batch kv_heads keys head_dim"], heads: int
 ) -> Float[Tensor, "batch heads keys head_dim"]:
-    """Query head h looks at key head h // (heads / kv_heads)."""
+    """Query head h uses key head h // (heads / kv_heads)."""
     group = heads // k.shape[1]
     return torch.stack([k[:, h // group] for h in range(heads)], dim=1)
 
 
-@share_heads.cases
+@repeat_kv.cases
 def _(rng):
     yield "all sizes different", {"k": rng.randn(2, 3, 5, 7), "heads": 6}
     yield "batch 1, one key", {"k": rng.randn(1, 2, 1, 3), "heads": 4}
-    yield "one shared head", {"k": rng.randn(2, 1, 3, 2), "heads": 4}
-    yield "nothing is shared", {"k": rng.randn(2, 3, 2, 4), "heads": 3}
+    yield "multi-query: one key head", {"k": rng.randn(2, 1, 3, 2), "heads": 4}
+    yield "multi-head: as many key heads as query heads", {"k": rng.randn(2, 3, 2, 4), "heads": 3}
     yield "groups of three", {"k": rng.randn(1, 2, 2, 2), "heads": 6}
 
 
-@share_heads.mutant("the heads come as 0 1 2 0 1 2 instead of 0 0 1 1 2 2: neighbours should share", THINKER)
+@repeat_kv.mutant("the heads come as 0 1 2 0 1 2 instead of 0 0 1 1 2 2: neighbouring query heads share", THINKER)
 def _(k, heads):
     return k.repeat(1, heads // k.shape[1], 1, 1)
 
 
-@share_heads.mutant("keys are repeated instead of heads", THINKER)
+@repeat_kv.mutant("keys are repeated instead of heads", THINKER)
 def _(k, heads):
     return k.repeat_interleave(heads // k.shape[1], dim=2)
 
 
-@share_heads.mutant("each head is repeated `heads` times instead of heads / kv_heads times", THINKER)
+@repeat_kv.mutant("each head is repeated `heads` times instead of heads / kv_heads times", THINKER)
 def _(k, heads):
     return k.repeat_interleave(heads, dim=1)
 
 
-@share_heads.mutant("all heads share the first one", THINKER)
+@repeat_kv.mutant("all query heads use the first key head", THINKER)
 def _(k, heads):
     return k[:, :1].expand(-1, heads, -1, -1)
 
 
-@share_heads.mutant("the keys and the heads get mixed by a reshape after the repetition", THINKER)
+@repeat_kv.mutant("a reshape after the repetition mixes keys and heads", THINKER)
 def _(k, heads):
     return k.repeat_interleave(heads // k.shape[1], dim=2).reshape(k.shape[0], heads, *k.shape[2:])
 
 
-@share_heads.alternative
+@repeat_kv.alternative
 def _(k, heads):
     return k.repeat_interleave(heads // k.shape[1], dim=1)
 
 
-@share_heads.alternative
+@repeat_kv.alternative
 def _(k, heads):
     return k[:, :, None].expand(-1, -1, heads // k.shape[1], -1, -1).flatten(1, 2)
 
 
-# ---- all of it ------------------------------------------------------------------------------------------------------
+# ---- attention ------------------------------------------------------------------------------------------------------
 
 
-@exercise("Attention, whole", minutes=20, level=3)
+@exercise("The complete attention", minutes=20, level=3)
 def attention(
     q: Float[Tensor, "batch heads queries head_dim"],
     k: Float[Tensor, "batch kv_heads keys head_dim"],
@@ -436,13 +438,13 @@ def attention(
     causal: bool = False,
     mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
 ) -> Float[Tensor, "batch heads queries head_dim"]:
-    """torch's kernel, one text, head and query at a time, over the keys that this query may see."""
+    """torch's kernel, one text, head and query at a time, over the keys that this query may attend to."""
     out = torch.zeros_like(q)
     group, behind = q.shape[1] // k.shape[1], k.shape[2] - q.shape[2]
-    seen = torch.ones(*q.shape[:3], k.shape[2], dtype=torch.bool) if mask is None else mask
-    seen = seen.expand(*q.shape[:3], k.shape[2])
+    visible = torch.ones(*q.shape[:3], k.shape[2], dtype=torch.bool) if mask is None else mask
+    visible = visible.expand(*q.shape[:3], k.shape[2])
     for b, h, i in torch.cartesian_prod(*map(torch.arange, q.shape[:3])).tolist():
-        keys = [j for j in range(k.shape[2]) if seen[b, h, i, j] and (not causal or j <= behind + i)]
+        keys = [j for j in range(k.shape[2]) if visible[b, h, i, j] and (not causal or j <= behind + i)]
         if keys:
             one_k, one_v = k[b, h // group, keys], v[b, h // group, keys]
             out[b, h, i] = F.scaled_dot_product_attention(q[b, h, i : i + 1], one_k, one_v)[0]
@@ -451,108 +453,133 @@ def attention(
 
 @attention.cases
 def _(rng):
-    # 4 query heads share 2 key heads; 5 queries stand behind 1 older key
+    # 4 query heads share 2 key heads; 5 queries come after 1 cached key
     some = rng.randbool(3, 1, 5, 6)
     some[..., 0] = True
     q, k, v = rng.randn(3, 4, 5, 7), rng.randn(3, 2, 6, 7), rng.randn(3, 2, 6, 7)
     yield "all sizes different", {"q": q, "k": k, "v": v, "causal": True, "mask": some}
-    yield "everybody sees everybody", {"q": rng.randn(2, 2, 3, 4), "k": rng.randn(2, 2, 5, 4), "v": rng.randn(2, 2, 5, 4)}
+    yield "no mask", {"q": rng.randn(2, 2, 3, 4), "k": rng.randn(2, 2, 5, 4), "v": rng.randn(2, 2, 5, 4)}
     yield "causal", {"q": rng.randn(1, 2, 3, 4), "k": rng.randn(1, 2, 3, 4), "v": rng.randn(1, 2, 3, 4), "causal": True}
-    yield "a chunk behind older keys", {"q": rng.randn(1, 1, 2, 3), "k": rng.randn(1, 1, 5, 3), "v": rng.randn(1, 1, 5, 3),
-                                        "causal": True}  # fmt: skip
-    yield "one shared head", {"q": rng.randn(1, 3, 2, 4), "k": rng.randn(1, 1, 3, 4), "v": rng.randn(1, 1, 3, 4)}
+    yield (
+        "a chunk after cached keys",
+        {"q": rng.randn(1, 1, 2, 3), "k": rng.randn(1, 1, 5, 3), "v": rng.randn(1, 1, 5, 3), "causal": True},
+    )
+    yield (
+        "multi-query: one key head",
+        {"q": rng.randn(1, 3, 2, 4), "k": rng.randn(1, 1, 3, 4), "v": rng.randn(1, 1, 3, 4)},
+    )
     padding = torch.tensor([[True, True, False], [False, False, False]])[:, None, None]
-    yield "one text is all padding: zeros are due", {"q": rng.randn(2, 2, 2, 3), "k": rng.randn(2, 2, 3, 3),
+    yield "one text is all padding: expects zeros", {"q": rng.randn(2, 2, 2, 3), "k": rng.randn(2, 2, 3, 3),
                                                      "v": rng.randn(2, 2, 3, 3), "mask": padding}  # fmt: skip
-    yield "batch 1, one token", {"q": rng.randn(1, 2, 1, 3), "k": rng.randn(1, 2, 1, 3), "v": rng.randn(1, 2, 1, 3), "causal": True}
+    yield (
+        "batch 1, one token",
+        {"q": rng.randn(1, 2, 1, 3), "k": rng.randn(1, 2, 1, 3), "v": rng.randn(1, 2, 1, 3), "causal": True},
+    )
 
 
-def pieces(q, k, v, causal=False, mask=None, *, scale=None, share=torch.repeat_interleave, corner=None, dim=-1,
-           fill=-torch.inf, seen=lambda may: may, late=False):  # fmt: skip
-    """Attention with one thing to go wrong at a time."""
-    k, v = (share(x, q.shape[1] // x.shape[1], 1) for x in (k, v))
+def attention_variant(
+    q,
+    k,
+    v,
+    causal=False,
+    mask=None,
+    *,
+    scale=None,
+    repeat=torch.repeat_interleave,
+    corner=None,
+    dim=-1,
+    fill=-torch.inf,
+    visible=lambda allowed: allowed,
+    mask_last=False,
+):
+    """`attention`; each keyword injects one fault."""
+    k, v = (repeat(x, q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
-    may = torch.ones(scores.shape[-2:], dtype=torch.bool)
+    allowed = torch.ones(scores.shape[-2:], dtype=torch.bool)
     if causal:
-        may = may.tril(k.shape[2] - q.shape[2] if corner is None else corner)
-    may = may if mask is None else may & mask
-    weights = scores.softmax(dim) * seen(may) if late else scores.masked_fill(~seen(may), fill).softmax(dim)
+        allowed = allowed.tril(k.shape[2] - q.shape[2] if corner is None else corner)
+    allowed = allowed if mask is None else allowed & mask
+    weights = (
+        scores.softmax(dim) * visible(allowed)
+        if mask_last
+        else scores.masked_fill(~visible(allowed), fill).softmax(dim)
+    )
     return weights.nan_to_num(0.0) @ v
 
 
 @attention.mutant("the softmax runs over queries instead of keys", BUGS)
 def _(*inputs, **more):
-    return pieces(*inputs, **more, dim=-2)
+    return attention_variant(*inputs, **more, dim=-2)
 
 
-@attention.mutant("the scores are not divided by √head_dim", ROOT)
+@attention.mutant("the scores are not divided by √head_dim", SCALING)
 def _(*inputs, **more):
-    return pieces(*inputs, **more, scale=1.0)
+    return attention_variant(*inputs, **more, scale=1.0)
 
 
-@attention.mutant("the masks come after the softmax, so that the rows no longer add up to 1", BUGS)
+@attention.mutant("the masks are applied after the softmax, so that the rows no longer sum to 1", BUGS)
 def _(*inputs, **more):
-    return pieces(*inputs, **more, late=True)
+    return attention_variant(*inputs, **more, mask_last=True)
 
 
-@attention.mutant("the masks are inverted", BACK)
+@attention.mutant("the masks are inverted", CAUSAL)
 def _(*inputs, **more):
-    return pieces(*inputs, **more, seen=torch.logical_not)
+    return attention_variant(*inputs, **more, visible=torch.logical_not)
 
 
-@attention.mutant("the causal mask is aligned at the top left, and hides from the newest tokens what they need", BACK)
+@attention.mutant("the causal mask is aligned at the top left, and masks keys that the newest tokens need", CAUSAL)
 def _(*inputs, **more):
-    return pieces(*inputs, **more, corner=0)
+    return attention_variant(*inputs, **more, corner=0)
 
 
-@attention.mutant("`causal` is ignored: tokens see what comes after them", BACK)
+@attention.mutant("`causal` is ignored: tokens attend to later ones", CAUSAL)
 def _(q, k, v, causal=False, mask=None):
-    return pieces(q, k, v, False, mask)
+    return attention_variant(q, k, v, False, mask)
 
 
-@attention.mutant("`mask` is ignored: padding is heard", THINKER)
+@attention.mutant("`mask` is ignored: padding is attended to", THINKER)
 def _(q, k, v, causal=False, mask=None):
-    return pieces(q, k, v, causal)
+    return attention_variant(q, k, v, causal)
 
 
-@attention.mutant("with a mask, the causal rule is forgotten: both should hold", BACK)
+@attention.mutant("with a mask, `causal` is ignored: both must hold", CAUSAL)
 def _(q, k, v, causal=False, mask=None):
-    return pieces(q, k, v, causal and mask is None, mask)
+    return attention_variant(q, k, v, causal and mask is None, mask)
 
 
 @attention.mutant("the key heads come as 0 1 0 1 instead of 0 0 1 1", THINKER)
 def _(*inputs, **more):
-    return pieces(*inputs, **more, share=lambda x, times, dim: x.repeat(1, times, 1, 1))
+    return attention_variant(*inputs, **more, repeat=lambda x, times, dim: x.repeat(1, times, 1, 1))
 
 
-@attention.mutant("a query that may look nowhere looks evenly at everybody", BACK)
+@attention.mutant("a fully masked query attends evenly to all keys", CAUSAL)
 def _(*inputs, **more):
-    return pieces(*inputs, **more, fill=-1e9)
+    return attention_variant(*inputs, **more, fill=-1e9)
 
 
-@attention.mutant("a query that may look nowhere gets NaN", BACK)
+@attention.mutant("a fully masked query gets NaN", CAUSAL)
 def _(q, k, v, causal=False, mask=None):
-    out = pieces(q, k, v, causal, mask)
+    out = attention_variant(q, k, v, causal, mask)
     nowhere = torch.zeros(1, dtype=torch.bool) if mask is None else ~mask.any(dim=-1, keepdim=True)
     return out.masked_fill(nowhere, torch.nan)
 
 
-@attention.mutant("the keys are mixed instead of the values", LINE)
+@attention.mutant("the keys are averaged instead of the values", ONE_LINE)
 def _(q, k, v, *inputs, **more):
-    return pieces(q, k, k, *inputs, **more)
+    return attention_variant(q, k, k, *inputs, **more)
 
 
 @attention.alternative
 def _(q, k, v, causal=False, mask=None):
-    may = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(k.shape[2] - q.shape[2]) if causal else None
-    both = mask if may is None else may if mask is None else may & mask
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=both, enable_gqa=True)
+    allowed = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(k.shape[2] - q.shape[2]) if causal else None
+    combined = mask if allowed is None else allowed if mask is None else allowed & mask
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=combined, enable_gqa=True)
     return out.nan_to_num(0.0)
 
 
 @attention.alternative
 def _(*inputs, **more):
-    return pieces(*inputs, **more)
+    return attention_variant(*inputs, **more)
 
 
 attention.replaces("tinyomni.attention.attend")

@@ -9,23 +9,23 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tinyomni.grade.exercise import share_weights, exercise, load_weights
+from tinyomni.grade.exercise import exercise, load_weights, share_weights
 
 NOTEBOOK, TITLE = "04_thinker", "The Thinker"
 
-NORM = "1. RMSNorm: keep the numbers in a range"
-MLP = "2. SwiGLU: each token thinks for itself"
-RESIDUAL = "3. Residual: add, do not replace"
-BLOCK = "4. A block"
-HALF = "5. The stack, and its end"
-LOSS = "7. The loss: how surprised was it?"
-BUGS = "8. Three bugs that keep the shape"
+RMSNORM = "1. RMSNorm: keep the numbers in a range"
+SWIGLU = "2. SwiGLU: a gated MLP for each token"
+RESIDUAL = "3. Residual connections: add, do not replace"
+BLOCK = "4. The decoder block"
+STACK = "5. The stack and the LM head"
+LOSS = "7. Cross-entropy: how surprised was it?"
+BUGS = "8. Three shape-preserving bugs"
 
 
 # ---- norm -----------------------------------------------------------------------------------------------------------
 
 
-@exercise("Divide by the root mean square", minutes=15, level=1, answer_name="RMSNorm", rtol=2e-3, atol=1e-4)
+@exercise("RMSNorm", minutes=15, level=1, answer_name="RMSNorm", rtol=2e-3, atol=1e-4)
 def rms_norm(
     x: Float[Tensor, "batch tokens dim"], weight: Float[Tensor, "dim"], eps: float = 1e-6
 ) -> Float[Tensor, "batch tokens dim"]:
@@ -33,18 +33,18 @@ def rms_norm(
     out = torch.empty_like(x)
     for b, t in torch.cartesian_prod(*map(torch.arange, x.shape[:2])).tolist():
         row = x[b, t].tolist()
-        size = math.sqrt(sum(number * number for number in row) / len(row) + eps)
-        out[b, t] = torch.tensor([number / size * g for number, g in zip(row, weight.tolist(), strict=True)])
+        rms = math.sqrt(sum(number * number for number in row) / len(row) + eps)
+        out[b, t] = torch.tensor([number / rms * g for number, g in zip(row, weight.tolist(), strict=True)])
     return out
 
 
 @rms_norm.cases
 def _(rng):
     yield "all sizes different", {"x": rng.randn(2, 5, 7) + 1, "weight": rng.randn(7), "eps": 0.1}
-    yield "the usual ε", {"x": rng.randn(2, 3, 4), "weight": rng.randn(4)}
+    yield "the usual eps", {"x": rng.randn(2, 3, 4), "weight": rng.randn(4)}
     yield "batch 1, one token", {"x": rng.randn(1, 1, 3), "weight": rng.randn(3)}
-    yield "as many tokens as features", {"x": rng.randn(1, 3, 3), "weight": rng.randn(3)}
-    yield "zeros: nobody may divide by zero", {"x": torch.zeros(1, 2, 3), "weight": rng.randn(3)}
+    yield "as many tokens as channels", {"x": rng.randn(1, 3, 3), "weight": rng.randn(3)}
+    yield "zeros: no division by zero", {"x": torch.zeros(1, 2, 3), "weight": rng.randn(3)}
     half = (300 * torch.sign(rng.randn(1, 2, 4)) * (1 + rng.randn(1, 2, 4).abs())).half()
     yield "large numbers in half precision", {"x": half, "weight": torch.ones(4).half()}
 
@@ -55,71 +55,71 @@ def _(answer, x, weight, eps=1e-6):
 
 
 class Norm(nn.Module):
-    """RMSNorm; a mutant changes `apart`."""
+    """`rms_norm`; a mutant overrides `normalize`."""
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x):
-        return (self.apart(x.float()) * self.weight.float()).to(x.dtype)
+        return (self.normalize(x.float()) * self.weight.float()).to(x.dtype)
 
-    def apart(self, x):
+    def normalize(self, x):
         return x / (x.square().mean(dim=-1, keepdim=True) + self.eps).sqrt()
 
 
-@rms_norm.mutant("the mean is taken over the tokens instead of the features: the future leaks in", BUGS)
+@rms_norm.mutant("the mean is taken over the tokens instead of the channels: later tokens leak into earlier ones", BUGS)
 class OverTokens(Norm):
-    def apart(self, x):
+    def normalize(self, x):
         return x / (x.square().mean(dim=1, keepdim=True) + self.eps).sqrt()
 
 
-@rms_norm.mutant("the vector's mean is taken off first, as LayerNorm does", NORM)
+@rms_norm.mutant("the mean of the vector is subtracted first, as LayerNorm does", RMSNORM)
 class MeanOff(Norm):
-    def apart(self, x):
-        return super().apart(x - x.mean(dim=-1, keepdim=True))
+    def normalize(self, x):
+        return super().normalize(x - x.mean(dim=-1, keepdim=True))
 
 
-@rms_norm.mutant("squares are added up but not divided by their number: that makes vectors of length 1", NORM)
+@rms_norm.mutant("the squares are summed, not averaged: that is L2 normalization", RMSNORM)
 class LengthOne(Norm):
-    def apart(self, x):
+    def normalize(self, x):
         return x / (x.square().sum(dim=-1, keepdim=True) + self.eps).sqrt()
 
 
-@rms_norm.mutant("the root is missing: the vector is divided by its mean square", NORM)
+@rms_norm.mutant("the square root is missing: the vector is divided by its mean square", RMSNORM)
 class NoRoot(Norm):
-    def apart(self, x):
+    def normalize(self, x):
         return x / (x.square().mean(dim=-1, keepdim=True) + self.eps)
 
 
-@rms_norm.mutant("ε is added behind the root instead of under it", NORM)
+@rms_norm.mutant("eps is added after the square root instead of under it", RMSNORM)
 class EpsBehind(Norm):
-    def apart(self, x):
+    def normalize(self, x):
         return x / (x.square().mean(dim=-1, keepdim=True).sqrt() + self.eps)
 
 
-@rms_norm.mutant("ε is left out: a vector of zeros becomes 0/0, which is NaN", NORM)
+@rms_norm.mutant("eps is missing: a vector of zeros becomes 0/0, which is NaN", RMSNORM)
 class NoEps(Norm):
-    def apart(self, x):
+    def normalize(self, x):
         return x / x.square().mean(dim=-1, keepdim=True).sqrt()
 
 
-@rms_norm.mutant("the `eps` that was handed over is not used", NORM)
+@rms_norm.mutant("the `eps` argument is ignored", RMSNORM)
 class FixedEps(Norm):
     def __init__(self, width, eps=1e-6):
         super().__init__(width)
 
 
-@rms_norm.mutant("the learned weight is forgotten", NORM)
+@rms_norm.mutant("the learned weight is not used", RMSNORM)
 class NoWeight(Norm):
     def forward(self, x):
-        return self.apart(x.float()).to(x.dtype)
+        return self.normalize(x.float()).to(x.dtype)
 
 
-@rms_norm.mutant("the squares are taken in half precision, where 300² is infinite already", HALF)
+@rms_norm.mutant("the squares are computed in half precision, where 300² overflows", STACK)
 class HalfSquares(Norm):
     def forward(self, x):
-        return self.apart(x) * self.weight
+        return self.normalize(x) * self.weight
 
 
 @rms_norm.alternative
@@ -136,25 +136,25 @@ class DoubleNorm(Norm):
 
 
 @rms_norm.replaces("tinyomni.layers.RMSNorm")
-def _(answer, old):
-    return share_weights(answer(old.weight.shape[0], old.eps), old)
+def _(answer, original):
+    return share_weights(answer(original.weight.shape[0], original.eps), original)
 
 
 # ---- SwiGLU ---------------------------------------------------------------------------------------------------------
 
 
-@exercise("Workers with a gate", minutes=15, level=2, answer_name="SwiGLU")
+@exercise("SwiGLU", minutes=15, level=2, answer_name="SwiGLU")
 def swiglu(
     x: Float[Tensor, "batch tokens dim"],
     gate: Float[Tensor, "intermediate_size dim"],
     up: Float[Tensor, "intermediate_size dim"],
     down: Float[Tensor, "dim intermediate_size"],
 ) -> Float[Tensor, "batch tokens dim"]:
-    """One worker at a time."""
+    """One hidden unit at a time."""
     out = torch.zeros_like(x)
     for b, t, h in torch.cartesian_prod(*map(torch.arange, (*x.shape[:2], len(gate)))).tolist():
-        match = gate[h] @ x[b, t]
-        out[b, t] += match / (1 + math.exp(-match)) * (up[h] @ x[b, t]) * down[:, h]
+        gated = gate[h] @ x[b, t]
+        out[b, t] += gated / (1 + math.exp(-gated)) * (up[h] @ x[b, t]) * down[:, h]
     return out
 
 
@@ -166,7 +166,7 @@ def _(rng):
     yield "all sizes different", {"x": rng.randn(2, 5, 3), **layer(3, 7)}
     yield "batch 1, one token", {"x": rng.randn(1, 1, 4), **layer(4, 2)}
     yield "as wide inside as outside", {"x": rng.randn(1, 2, 3), **layer(3, 3)}
-    yield "one worker", {"x": rng.randn(2, 2, 3), **layer(3, 1)}
+    yield "one hidden unit", {"x": rng.randn(2, 2, 3), **layer(3, 1)}
 
 
 @swiglu.invoke
@@ -175,47 +175,50 @@ def _(answer, x, gate, up, down):
     return load_weights(answer(x.shape[-1], len(gate)), **weights)(x)
 
 
-class Workers(nn.Module):
-    """SwiGLU; a mutant changes `inner`."""
+class SwiGLUVariant(nn.Module):
+    """`swiglu`; a mutant overrides `activate`."""
 
     def __init__(self, dim: int, intermediate_size: int) -> None:
         super().__init__()
-        self.gate, self.up = nn.Linear(dim, intermediate_size, bias=False), nn.Linear(dim, intermediate_size, bias=False)
+        self.gate, self.up = (
+            nn.Linear(dim, intermediate_size, bias=False),
+            nn.Linear(dim, intermediate_size, bias=False),
+        )
         self.down = nn.Linear(intermediate_size, dim, bias=False)
 
     def forward(self, x):
-        return self.down(self.inner(self.gate(x), self.up(x)))
+        return self.down(self.activate(self.gate(x), self.up(x)))
 
-    def inner(self, gate, up):
+    def activate(self, gate, up):
         return F.silu(gate) * up
 
 
-def workers(inner: Callable[[Tensor, Tensor], Tensor]) -> Any:
-    """The layer with another middle."""
-    return type("SwiGLU", (Workers,), {"inner": lambda self, gate, up: inner(gate, up)})
+def with_activation(activate: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    """The layer with another activation."""
+    return type("SwiGLU", (SwiGLUVariant,), {"activate": lambda self, gate, up: activate(gate, up)})
 
 
-for cause, middle in (
-    ("gate and up have changed roles: SiLU goes around up", lambda gate, up: gate * F.silu(up)),
-    ("the gate is a plain sigmoid: SiLU is z times the sigmoid of z", lambda gate, up: torch.sigmoid(gate) * up),
-    ("the curve is missing: gate and up are multiplied as they are", lambda gate, up: gate * up),
-    ("the curve comes after the product instead of on the gate alone", lambda gate, up: F.silu(gate * up)),
+for cause, activation in (
+    ("gate and up are exchanged: SiLU is applied to up", lambda gate, up: gate * F.silu(up)),
+    ("the activation is a plain sigmoid: SiLU is z times the sigmoid of z", lambda gate, up: torch.sigmoid(gate) * up),
+    ("the activation is missing: gate and up are multiplied as they are", lambda gate, up: gate * up),
+    ("the activation is applied to the product instead of the gate alone", lambda gate, up: F.silu(gate * up)),
     ("gate and up are added instead of multiplied", lambda gate, up: F.silu(gate) + up),
-    ("the curve is ReLU, with its sharp bend, instead of SiLU", lambda gate, up: F.relu(gate) * up),
-    ("the curve is GELU instead of SiLU", lambda gate, up: F.gelu(gate) * up),
-    ("`up` is not used: an MLP without a gate", lambda gate, up: F.silu(gate)),
+    ("the activation is ReLU instead of SiLU", lambda gate, up: F.relu(gate) * up),
+    ("the activation is GELU instead of SiLU", lambda gate, up: F.gelu(gate) * up),
+    ("`up` is not used: that is an MLP without a gate", lambda gate, up: F.silu(gate)),
 ):
-    swiglu.mutant(cause, MLP)(workers(middle))
+    swiglu.mutant(cause, SWIGLU)(with_activation(activation))
 
 
-@swiglu.mutant("the input is added here already: that is the block's work", RESIDUAL)
-class AddsInput(Workers):
+@swiglu.mutant("the residual connection is in it already: that belongs to the block", RESIDUAL)
+class AddsInput(SwiGLUVariant):
     def forward(self, x):
         return x + super().forward(x)
 
 
 @swiglu.alternative
-class OneMatrix(Workers):
+class OneMatrix(SwiGLUVariant):
     def forward(self, x):
         both = x @ torch.cat([self.gate.weight, self.up.weight]).T
         gate, up = both.chunk(2, dim=-1)
@@ -223,14 +226,14 @@ class OneMatrix(Workers):
 
 
 @swiglu.replaces("tinyomni.layers.SwiGLU")
-def _(answer, old):
-    return share_weights(answer(old.gate.in_features, old.gate.out_features), old)
+def _(answer, original):
+    return share_weights(answer(original.gate.in_features, original.gate.out_features), original)
 
 
 # ---- block ----------------------------------------------------------------------------------------------------------
 
 
-class Look(nn.Module):
+class SelfAttention(nn.Module):
     """torch's attention, called with one sequence, as ours is."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -241,17 +244,23 @@ class Look(nn.Module):
         return self.layer(x, x, x, need_weights=False)[0]
 
 
-@exercise("A block", minutes=10, level=2)
+@exercise("A decoder block", minutes=10, level=2)
 def block(
     x: Float[Tensor, "batch tokens dim"], norm1: nn.Module, attention: nn.Module, norm2: nn.Module, mlp: nn.Module
 ) -> Float[Tensor, "batch tokens dim"]:
     """torch's encoder layer with these parts built in."""
-    look: Any = attention
+    attention_layer: Any = attention
     first, _, last = list(mlp.children())
     layer: Any = nn.TransformerEncoderLayer(
         x.shape[2], 1, dropout=0.0, activation=F.gelu, batch_first=True, norm_first=True
     )
-    layer.norm1, layer.self_attn, layer.norm2, layer.linear1, layer.linear2 = norm1, look.layer, norm2, first, last
+    layer.norm1, layer.self_attn, layer.norm2, layer.linear1, layer.linear2 = (
+        norm1,
+        attention_layer.layer,
+        norm2,
+        first,
+        last,
+    )
     out: Tensor = layer(x)
     return out
 
@@ -261,7 +270,7 @@ def _(rng):
     def parts(width, heads, hidden):
         made = {
             "norm1": nn.LayerNorm(width),
-            "attention": Look(width, heads),
+            "attention": SelfAttention(width, heads),
             "norm2": nn.LayerNorm(width),
             "mlp": nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)),
         }
@@ -272,73 +281,75 @@ def _(rng):
 
     yield "all sizes different", {"x": rng.randn(2, 5, 6), **parts(6, 2, 7)}
     yield "batch 1, one token", {"x": rng.randn(1, 1, 4), **parts(4, 1, 3)}
-    yield "large numbers in the stream", {"x": 100 * rng.randn(1, 3, 2), **parts(2, 1, 3)}
+    yield "large numbers in the residual stream", {"x": 100 * rng.randn(1, 3, 2), **parts(2, 1, 3)}
 
 
-@block.mutant("the layers replace the stream instead of adding to it: there is no residual", RESIDUAL)
+@block.mutant("the sublayers replace the stream instead of adding to it: there is no residual connection", RESIDUAL)
 def _(x, norm1, attention, norm2, mlp):
     return mlp(norm2(attention(norm1(x))))
 
 
-@block.mutant("attention's result replaces the stream: the first residual is missing", RESIDUAL)
+@block.mutant("the output of attention replaces the stream: the first residual connection is missing", RESIDUAL)
 def _(x, norm1, attention, norm2, mlp):
     x = attention(norm1(x))
     return x + mlp(norm2(x))
 
 
-@block.mutant("the MLP's result replaces the stream: the second residual is missing", RESIDUAL)
+@block.mutant("the output of the MLP replaces the stream: the second residual connection is missing", RESIDUAL)
 def _(x, norm1, attention, norm2, mlp):
     return mlp(norm2(x + attention(norm1(x))))
 
 
-@block.mutant("the norms come after the sums, on the stream itself, as in the Transformer of 2017", RESIDUAL)
+@block.mutant(
+    "the norms come after the sums, on the stream itself: that is post-norm, as in the Transformer of 2017", RESIDUAL
+)
 def _(x, norm1, attention, norm2, mlp):
     x = norm1(x + attention(x))
     return norm2(x + mlp(x))
 
 
-@block.mutant("the norms come after the layers instead of before them", RESIDUAL)
+@block.mutant("the norms are applied to the outputs of the sublayers instead of their inputs", RESIDUAL)
 def _(x, norm1, attention, norm2, mlp):
     x = x + norm1(attention(x))
     return x + norm2(mlp(x))
 
 
-@block.mutant("the normed vectors are added instead of the stream itself: the road past the layers is lost", RESIDUAL)
+@block.mutant("the normalized vectors are added instead of the stream itself: the identity path is lost", RESIDUAL)
 def _(x, norm1, attention, norm2, mlp):
     x = norm1(x)
     x = norm2(x + attention(x))
     return x + mlp(x)
 
 
-@block.mutant("the norms are left out", RESIDUAL)
+@block.mutant("the norms are missing", RESIDUAL)
 def _(x, norm1, attention, norm2, mlp):
     x = x + attention(x)
     return x + mlp(x)
 
 
-@block.mutant("the MLP reads what came in, not what attention has added: the two work side by side", BLOCK)
+@block.mutant("the MLP reads the block's input instead of the output of attention: the two run in parallel", BLOCK)
 def _(x, norm1, attention, norm2, mlp):
     return x + attention(norm1(x)) + mlp(norm2(x))
 
 
-@block.mutant("`norm1` is used twice: each half has a norm of its own", BLOCK)
+@block.mutant("`norm1` is used twice: each sublayer has a norm of its own", BLOCK)
 def _(x, norm1, attention, norm2, mlp):
     x = x + attention(norm1(x))
     return x + mlp(norm1(x))
 
 
-@block.mutant("the MLP comes first: a token thinks before it has looked", BLOCK)
+@block.mutant("the MLP comes first: attention must come before it", BLOCK)
 def _(x, norm1, attention, norm2, mlp):
     x = x + mlp(norm2(x))
     return x + attention(norm1(x))
 
 
-@block.mutant("attention's result is lost: the second sum starts again from what came in", RESIDUAL)
+@block.mutant("the output of attention is lost: the second sum starts again from the block's input", RESIDUAL)
 def _(x, norm1, attention, norm2, mlp):
     return x + mlp(norm2(x + attention(norm1(x))))
 
 
-@block.mutant("`+=` writes into the very tensor that was handed over", RESIDUAL)
+@block.mutant("`+=` modifies the input in place", RESIDUAL)
 def _(x, norm1, attention, norm2, mlp):
     x += attention(norm1(x))
     x += mlp(norm2(x))
@@ -352,37 +363,41 @@ def _(x, norm1, attention, norm2, mlp):
     return x
 
 
-class Built(nn.Module):
-    """A block of the library whose forward is the learner's."""
+class LearnersBlock(nn.Module):
+    """A library block whose forward is the learner's."""
 
-    def __init__(self, answer: Callable[..., Any], old: nn.Module) -> None:
+    def __init__(self, answer: Callable[..., Any], original: nn.Module) -> None:
         super().__init__()
-        self.answer, self.old = answer, old
+        self.answer, self.original = answer, original
 
     def forward(self, x, cache=None, layer=0, mask=None):
-        old: Any = self.old
+        original: Any = self.original
         return self.answer(
-            x, old.norm1, lambda normed: old.attn(normed, cache=cache, layer=layer, mask=mask), old.norm2, old.mlp
+            x,
+            original.norm1,
+            lambda normed: original.attn(normed, cache=cache, layer=layer, mask=mask),
+            original.norm2,
+            original.mlp,
         )
 
 
-block.replaces("tinyomni.layers.DecoderBlock", Built)
+block.replaces("tinyomni.layers.DecoderBlock", LearnersBlock)
 
 
 # ---- loss -----------------------------------------------------------------------------------------------------------
 
 
-@exercise("How surprised was it?", minutes=15, level=2)
+@exercise("Next-token cross-entropy", minutes=15, level=2)
 def next_token_loss(
     logits: Float[Tensor, "batch tokens vocab"], ids: Int[Tensor, "batch tokens"], pad: int = 0
 ) -> Float[Tensor, ""]:
-    """One surprise at a time."""
-    surprises = []
+    """One token at a time."""
+    losses = []
     for row, text in zip(logits, ids.tolist(), strict=True):
         for scores, token in zip(row, text[1:], strict=False):
             if token != pad:
-                surprises.append(scores.exp().sum().log() - scores[token])
-    return torch.stack(surprises).mean() if surprises else logits.new_tensor(torch.nan)
+                losses.append(scores.exp().sum().log() - scores[token])
+    return torch.stack(losses).mean() if losses else logits.new_tensor(torch.nan)
 
 
 @next_token_loss.cases
@@ -392,7 +407,7 @@ def _(rng):
     }  # fmt: skip
     yield "batch 1, no padding", {"logits": rng.randn(1, 3, 4), "ids": torch.tensor([[1, 3, 2]])}
     yield "a row that is all padding", {"logits": rng.randn(2, 3, 4), "ids": torch.tensor([[1, 3, 2], [0, 0, 0]])}
-    yield "another number for padding", {
+    yield "another pad id", {
         "logits": rng.randn(2, 4, 6), "ids": torch.tensor([[1, 0, 2, 5], [1, 3, 0, 2]]), "pad": 5
     }  # fmt: skip
     yield "two tokens", {"logits": rng.randn(2, 2, 5), "ids": torch.tensor([[1, 3], [1, 4]])}
@@ -401,72 +416,74 @@ def _(rng):
     }  # fmt: skip
 
 
-def surprise(logits, ids, pad=0, *, reads=slice(None, -1), says=slice(1, None), ignore=None, reduction="mean"):
-    """Cross-entropy with one thing to go wrong at a time."""
+def next_token_loss_variant(
+    logits, ids, pad=0, *, inputs=slice(None, -1), labels=slice(1, None), ignore=None, reduction="mean"
+):
+    """`next_token_loss`; each keyword injects one fault."""
     ignore = pad if ignore is None else ignore
     return F.cross_entropy(
-        logits[:, reads].flatten(0, 1), ids[:, says].flatten(), ignore_index=ignore, reduction=reduction
+        logits[:, inputs].flatten(0, 1), ids[:, labels].flatten(), ignore_index=ignore, reduction=reduction
     )
 
 
-@next_token_loss.mutant("the shift is forgotten: the model is asked for the token that it has just read", BUGS)
+@next_token_loss.mutant("the labels are not shifted: the model is asked for the token that it has just read", BUGS)
 def _(*inputs, **more):
-    return surprise(*inputs, **more, reads=slice(None), says=slice(None))
+    return next_token_loss_variant(*inputs, **more, inputs=slice(None), labels=slice(None))
 
 
-@next_token_loss.mutant("the shift goes the wrong way: the model is asked for the token before", LOSS)
+@next_token_loss.mutant("the labels are shifted the wrong way: the model is asked for the previous token", LOSS)
 def _(*inputs, **more):
-    return surprise(*inputs, **more, reads=slice(1, None), says=slice(None, -1))
+    return next_token_loss_variant(*inputs, **more, inputs=slice(1, None), labels=slice(None, -1))
 
 
-@next_token_loss.mutant("padding counts: the model is taught to write PAD", BUGS)
+@next_token_loss.mutant("padding is not masked: the model is trained to predict PAD", BUGS)
 def _(*inputs, **more):
-    return surprise(*inputs, **more, ignore=-100)
+    return next_token_loss_variant(*inputs, **more, ignore=-100)
 
 
-@next_token_loss.mutant("the number 0 is taken for padding, whatever `pad` says", LOSS)
+@next_token_loss.mutant("0 is treated as padding, ignoring `pad`", LOSS)
 def _(logits, ids, pad=0):
-    return surprise(logits, ids, 0)
-
-
-@next_token_loss.mutant("padding is in the number N that is divided by: the more padding, the smaller the loss", BUGS)
-def _(logits, ids, pad=0):
-    return surprise(logits, ids, pad, reduction="sum") / ids[:, 1:].numel()
-
-
-@next_token_loss.mutant("N counts the first tokens too, which nobody predicts", LOSS)
-def _(logits, ids, pad=0):
-    return surprise(logits, ids, pad, reduction="sum") / (ids != pad).sum()
+    return next_token_loss_variant(logits, ids, 0)
 
 
 @next_token_loss.mutant(
-    "padding is looked for where it is read, not where it would be said: PAD after EOS counts", LOSS
+    "the sum is divided by the number of all tokens, padding included: the more padding, the smaller the loss", BUGS
 )
+def _(logits, ids, pad=0):
+    return next_token_loss_variant(logits, ids, pad, reduction="sum") / ids[:, 1:].numel()
+
+
+@next_token_loss.mutant("the sum is divided by a count that includes the first tokens, which nothing predicts", LOSS)
+def _(logits, ids, pad=0):
+    return next_token_loss_variant(logits, ids, pad, reduction="sum") / (ids != pad).sum()
+
+
+@next_token_loss.mutant("the mask comes from the inputs, not from the labels: PAD after EOS counts", LOSS)
 def _(logits, ids, pad=0):
     each = F.cross_entropy(logits[:, :-1].mT, ids[:, 1:], reduction="none")
     return each[ids[:, :-1] != pad].mean()
 
 
-@next_token_loss.mutant("each text has its own mean first, so that a token of a short text counts for more", LOSS)
+@next_token_loss.mutant("each text is averaged first, so that a token of a short text counts for more", LOSS)
 def _(logits, ids, pad=0):
     counts = ids[:, 1:] != pad
     each = F.cross_entropy(logits[:, :-1].mT, ids[:, 1:], reduction="none") * counts
     return (each.sum(dim=1) / counts.sum(dim=1).clamp(min=1)).mean()
 
 
-@next_token_loss.mutant("surprises are added up and not divided by their number", LOSS)
+@next_token_loss.mutant("the sum is not divided by the number of tokens", LOSS)
 def _(*inputs, **more):
-    return surprise(*inputs, **more, reduction="sum")
+    return next_token_loss_variant(*inputs, **more, reduction="sum")
 
 
-@next_token_loss.mutant("the softmax is taken twice: `cross_entropy` wants the logits themselves", LOSS)
+@next_token_loss.mutant("softmax is applied twice: `cross_entropy` expects logits", LOSS)
 def _(logits, ids, pad=0):
-    return surprise(logits.softmax(dim=-1), ids, pad)
+    return next_token_loss_variant(logits.softmax(dim=-1), ids, pad)
 
 
-@next_token_loss.mutant("EOS is left out as well: the model never learns to stop", LOSS)
+@next_token_loss.mutant("EOS is masked as well: the model never learns to stop", LOSS)
 def _(logits, ids, pad=0):
-    return surprise(logits, ids.masked_fill(ids == 2, pad), pad)
+    return next_token_loss_variant(logits, ids.masked_fill(ids == 2, pad), pad)
 
 
 @next_token_loss.alternative

@@ -1,4 +1,4 @@
-"""Lesson 05, generation: its oracles rank, rotate and look one number at a time, and read every text anew."""
+"""Lesson 05, generation: its oracles rank, rotate and attend one number at a time, and read every text again."""
 
 import cmath
 import math
@@ -13,90 +13,90 @@ from tinyomni.rope import apply_rope, rope_table
 
 NOTEBOOK, TITLE = "05_generation", "Generation"
 
-LOOP = "1. A reader who has seen it all"
-CHOOSE = "2. How to choose"
-WRITES = "4. The Thinker writes"
-KEEP = "5. What does not change"
+COUNTS = "1. A reader who has seen it all"
+SAMPLING = "2. Sampling: temperature, top-k, top-p"
+GENERATES = "4. The Thinker generates"
+CONSTANT = "5. What never changes: keys and values of the past"
 CACHE = "6. The KV cache"
-BUGS = "7. Bugs that keep the shape"
-STOP = "9. Stop, and limits"
+BUGS = "7. Shape-preserving bugs"
+STOPPING = "9. Stopping: EOS and length limits"
 
 
 # ---- temperature ----------------------------------------------------------------------------------------------------
 
 
-@exercise("Temperature", minutes=10, level=1)
-def warm(logits: Float[Tensor, "batch vocab"], temperature: float = 1.0) -> Float[Tensor, "batch vocab"]:
-    """By the odds against the likeliest, one at a time."""
-    shares = torch.zeros_like(logits)
+@exercise("Softmax with temperature", minutes=10, level=1)
+def temperature_softmax(logits: Float[Tensor, "batch vocab"], temperature: float = 1.0) -> Float[Tensor, "batch vocab"]:
+    """The odds against the most likely token, one at a time."""
+    probabilities = torch.zeros_like(logits)
     for b, row in enumerate(logits.tolist()):
         best = max(row)
         odds = [math.exp((z - best) / temperature) if temperature else float(z == best) for z in row]
-        shares[b] = torch.tensor([each / sum(odds) for each in odds])
-    return shares
+        probabilities[b] = torch.tensor([each / sum(odds) for each in odds])
+    return probabilities
 
 
-@warm.cases
+@temperature_softmax.cases
 def _(rng):
     yield "colder", {"logits": rng.randn(2, 5), "temperature": 0.5}
-    yield "as it is", {"logits": rng.randn(3, 4)}
+    yield "T = 1", {"logits": rng.randn(3, 4)}
     yield "hotter, batch 1", {"logits": rng.randn(1, 4), "temperature": 3.0}
-    yield "temperature 0: all for the likeliest", {"logits": rng.randn(2, 4), "temperature": 0.0}
+    yield "temperature 0: greedy", {"logits": rng.randn(2, 4), "temperature": 0.0}
     yield "very cold", {"logits": 5 * rng.randn(2, 3), "temperature": 0.01}
     yield "a forbidden token", {"logits": torch.tensor([[1.0, -torch.inf, 2.0]]), "temperature": 2.0}
 
 
-def warmed(logits, temperature=1.0, *, by=lambda z, t: z / t, dim=-1):
-    """Softmax with temperature, with one thing to go wrong at a time."""
+def temperature_softmax_variant(logits, temperature=1.0, *, by=lambda z, t: z / t, dim=-1):
+    """`temperature_softmax`; each keyword injects one fault."""
     if temperature == 0:
         return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
     return by(logits, temperature).softmax(dim=dim)
 
 
-@warm.mutant("the logits are multiplied by the temperature: cold is hot and hot is cold", CHOOSE)
+@temperature_softmax.mutant("the logits are multiplied by the temperature: cold is hot and hot is cold", SAMPLING)
 def _(*inputs, **more):
-    return warmed(*inputs, **more, by=lambda z, t: z * t)
+    return temperature_softmax_variant(*inputs, **more, by=lambda z, t: z * t)
 
 
-@warm.mutant("the probabilities are divided by T, and then by their sum: T cancels out", CHOOSE)
+@temperature_softmax.mutant("the probabilities are divided by T and renormalized: T cancels out", SAMPLING)
 def _(*inputs, **more):
-    return warmed(*inputs, **more, by=lambda z, t: z)
+    return temperature_softmax_variant(*inputs, **more, by=lambda z, t: z)
 
 
-@warm.mutant("the softmax runs over the texts of the batch instead of the vocabulary", CHOOSE)
+@temperature_softmax.mutant("the softmax runs over the batch instead of the vocabulary", SAMPLING)
 def _(*inputs, **more):
-    return warmed(*inputs, **more, dim=0)
+    return temperature_softmax_variant(*inputs, **more, dim=0)
 
 
-@warm.mutant("the logits are divided by 1 + T", CHOOSE)
+@temperature_softmax.mutant("the logits are divided by 1 + T", SAMPLING)
 def _(*inputs, **more):
-    return warmed(*inputs, **more, by=lambda z, t: z / (1 + t))
+    return temperature_softmax_variant(*inputs, **more, by=lambda z, t: z / (1 + t))
 
 
-@warm.mutant("temperature 0 is divided by: 0/0 is NaN", CHOOSE)
+@temperature_softmax.mutant("the logits are divided by a temperature of 0: 0/0 is NaN", SAMPLING)
 def _(logits, temperature=1.0):
     return (logits / temperature if temperature else logits * torch.nan).softmax(dim=-1)
 
 
-@warm.mutant("`temperature or 1.0` takes 0 for nothing given", CHOOSE)
+@temperature_softmax.mutant("`temperature or 1.0` treats 0 as if it were missing", SAMPLING)
 def _(logits, temperature=1.0):
-    return warmed(logits, temperature or 1.0)
+    return temperature_softmax_variant(logits, temperature or 1.0)
 
 
-@warm.mutant("e is raised to large logits without taking off the largest first: infinite through infinite", CHOOSE)
+@temperature_softmax.mutant("the exponential overflows: the largest logit must be subtracted first", SAMPLING)
 def _(logits, temperature=1.0):
     if temperature == 0:
-        return warmed(logits, temperature)
+        return temperature_softmax_variant(logits, temperature)
     odds = (logits / temperature).exp()
     return odds / odds.sum(dim=-1, keepdim=True)
 
 
-@warm.mutant("at temperature 0 the id comes back instead of probabilities", CHOOSE)
+@temperature_softmax.mutant("at temperature 0 it returns the id instead of probabilities", SAMPLING)
 def _(logits, temperature=1.0):
-    return warmed(logits, temperature) if temperature else logits.argmax(dim=-1)
+    return temperature_softmax_variant(logits, temperature) if temperature else logits.argmax(dim=-1)
 
 
-@warm.alternative
+@temperature_softmax.alternative
 def _(logits, temperature=1.0):
     if temperature == 0:
         return (logits == logits.amax(dim=-1, keepdim=True)).to(logits.dtype)
@@ -106,8 +106,8 @@ def _(logits, temperature=1.0):
 # ---- top-k ----------------------------------------------------------------------------------------------------------
 
 
-@exercise("Keep the k likeliest", minutes=10, level=1)
-def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "batch vocab"]:
+@exercise("Top-k filtering", minutes=10, level=1)
+def top_k_filter(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "batch vocab"]:
     """Rank, then keep."""
     kept = torch.full_like(logits, -torch.inf)
     for b, row in enumerate(logits.tolist()):
@@ -116,76 +116,76 @@ def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "b
     return kept
 
 
-@keep_top_k.cases
+@top_k_filter.cases
 def _(rng):
     yield "three of seven", {"logits": rng.randn(2, 7), "k": 3}
-    yield "only the likeliest", {"logits": rng.randn(3, 4), "k": 1}
+    yield "only the most likely", {"logits": rng.randn(3, 4), "k": 1}
     yield "batch 1, all below zero", {"logits": rng.randn(1, 5) - 9, "k": 2}
-    yield "more than there are", {"logits": rng.randn(2, 3), "k": 8}
+    yield "k larger than the vocabulary", {"logits": rng.randn(2, 3), "k": 8}
     yield "all of them", {"logits": rng.randn(1, 3), "k": 3}
 
 
-def cut_at(logits, k, *, largest=True, fill=-torch.inf, rows=True):
-    """Below the k-th, with one thing to go wrong at a time."""
+def top_k_variant(logits, k, *, largest=True, fill=-torch.inf, rows=True):
+    """`top_k_filter`; each keyword injects one fault."""
     ranked = logits if rows else logits.flatten()[None]
-    least = ranked.topk(min(k, ranked.shape[-1]), dim=-1, largest=largest).values[:, -1:]
-    return logits.masked_fill(logits < least if largest else logits > least, fill)
+    threshold = ranked.topk(min(k, ranked.shape[-1]), dim=-1, largest=largest).values[:, -1:]
+    return logits.masked_fill(logits < threshold if largest else logits > threshold, fill)
 
 
-@keep_top_k.mutant("the k least likely are kept", CHOOSE)
+@top_k_filter.mutant("the k least likely tokens are kept", SAMPLING)
 def _(logits, k):
-    return cut_at(logits, k, largest=False)
+    return top_k_variant(logits, k, largest=False)
 
 
-@keep_top_k.mutant("what is thrown out gets 0, not −∞: e^0 is 1, a good chance", CHOOSE)
+@top_k_filter.mutant("filtered logits are set to 0, not −∞: e^0 is 1, a good chance", SAMPLING)
 def _(logits, k):
-    return cut_at(logits, k, fill=0.0)
+    return top_k_variant(logits, k, fill=0.0)
 
 
-@keep_top_k.mutant("the k-th is thrown out as well: k − 1 are left", CHOOSE)
+@top_k_filter.mutant("the k-th token is filtered out as well: k − 1 are left", SAMPLING)
 def _(logits, k):
-    least = logits.topk(min(k, logits.shape[-1]), dim=-1).values[:, -1:]
-    return logits.masked_fill(logits <= least, -torch.inf)
+    threshold = logits.topk(min(k, logits.shape[-1]), dim=-1).values[:, -1:]
+    return logits.masked_fill(logits <= threshold, -torch.inf)
 
 
-@keep_top_k.mutant("the texts of the batch compete for the k places", CHOOSE)
+@top_k_filter.mutant("the k largest are taken from the whole batch instead of each row", SAMPLING)
 def _(logits, k):
-    return cut_at(logits, k, rows=False)
+    return top_k_variant(logits, k, rows=False)
 
 
-@keep_top_k.mutant("a k larger than the vocabulary is an error", CHOOSE)
+@top_k_filter.mutant("k larger than the vocabulary raises an error", SAMPLING)
 def _(logits, k):
     return logits.masked_fill(logits < logits.topk(k, dim=-1).values[:, -1:], -torch.inf)
 
 
-@keep_top_k.mutant("the first k rows of the vocabulary are kept, as if they were sorted", CHOOSE)
+@top_k_filter.mutant("the first k tokens of the vocabulary are kept, as if they were sorted", SAMPLING)
 def _(logits, k):
     return logits.masked_fill(torch.arange(logits.shape[-1]) >= k, -torch.inf)
 
 
-@keep_top_k.mutant("the logits stay sorted: position i no longer stands for token i", CHOOSE)
+@top_k_filter.mutant("the logits stay sorted: position i no longer belongs to token i", SAMPLING)
 def _(logits, k):
-    return cut_at(logits.sort(dim=-1, descending=True).values, k)
+    return top_k_variant(logits.sort(dim=-1, descending=True).values, k)
 
 
-@keep_top_k.mutant("the logits that were handed over are overwritten", CHOOSE)
+@top_k_filter.mutant("the input logits are modified in place", SAMPLING)
 def _(logits, k):
     logits[logits < logits.topk(min(k, logits.shape[-1]), dim=-1).values[:, -1:]] = -torch.inf
     return logits
 
 
-@keep_top_k.mutant("the softmax is already in it: logits are due", CHOOSE)
+@top_k_filter.mutant("the softmax is already applied: the result should be logits", SAMPLING)
 def _(logits, k):
-    return cut_at(logits, k).softmax(dim=-1)
+    return top_k_variant(logits, k).softmax(dim=-1)
 
 
-@keep_top_k.alternative
+@top_k_filter.alternative
 def _(logits, k):
     best = logits.topk(min(k, logits.shape[-1]), dim=-1)
     return torch.full_like(logits, -torch.inf).scatter(-1, best.indices, best.values)
 
 
-@keep_top_k.alternative
+@top_k_filter.alternative
 def _(logits, k):
     rank = (logits[:, None] > logits[:, :, None]).sum(dim=-1)
     return torch.where(rank < k, logits, -torch.inf)
@@ -194,9 +194,9 @@ def _(logits, k):
 # ---- top-p ----------------------------------------------------------------------------------------------------------
 
 
-@exercise("Keep the fewest that reach p", minutes=20, level=3)
-def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
-    """Take the next likeliest until they reach p."""
+@exercise("Top-p (nucleus) filtering", minutes=20, level=3)
+def top_p_filter(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
+    """Take the next most likely token until p is reached."""
     kept = torch.full_like(logits, -torch.inf)
     for b, row in enumerate(logits.tolist()):
         odds, reached = [math.exp(z) for z in row], 0.0
@@ -208,89 +208,94 @@ def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, 
     return kept
 
 
-@keep_top_p.cases
+@top_p_filter.cases
 def _(rng):
     yield "p = 0.8", {"logits": rng.randn(2, 7), "p": 0.8}
-    yield "the likeliest alone has more than p", {"logits": torch.tensor([[0.1, 0.6, 0.3]]).log(), "p": 0.5}
+    yield "the most likely token alone exceeds p", {"logits": torch.tensor([[0.1, 0.6, 0.3]]).log(), "p": 0.5}
     yield "p = 1: all", {"logits": rng.randn(2, 4), "p": 1.0}
-    yield "sure and unsure in a batch", {"logits": torch.tensor([[9.0, 1.0, 0.0, 2.0], [0.1, 0.3, 0.0, 0.2]]), "p": 0.7}
+    yield (
+        "peaked and flat rows in a batch",
+        {"logits": torch.tensor([[9.0, 1.0, 0.0, 2.0], [0.1, 0.3, 0.0, 0.2]]), "p": 0.7},
+    )
     yield "batch 1", {"logits": 2 * rng.randn(1, 6), "p": 0.9}
     yield "two of two", {"logits": torch.tensor([[0.45, 0.55]]).log(), "p": 0.6}
 
 
-def nucleus(logits, p, *, thrown=lambda share, before, p: before >= p, descending=True, fill=-torch.inf,
-            back=True, dim=-1, shares=None):  # fmt: skip
-    """Sort, add up, cut, put back, with one thing to go wrong at a time."""
+def top_p_variant(logits, p, *, filtered=lambda probability, before, p: before >= p, descending=True, fill=-torch.inf,
+            scatter_back=True, dim=-1, probabilities=None):  # fmt: skip
+    """`top_p_filter`; each keyword injects one fault."""
     ordered, order = logits.sort(dim=-1, descending=descending)
-    share = ordered.softmax(dim=dim) if shares is None else shares(ordered)
-    kept = ordered.masked_fill(thrown(share, share.cumsum(dim=-1) - share, p), fill)
-    return torch.full_like(logits, fill).scatter(-1, order, kept) if back else kept
+    probability = ordered.softmax(dim=dim) if probabilities is None else probabilities(ordered)
+    kept = ordered.masked_fill(filtered(probability, probability.cumsum(dim=-1) - probability, p), fill)
+    return torch.full_like(logits, fill).scatter(-1, order, kept) if scatter_back else kept
 
 
-@keep_top_p.mutant("the token that reaches p is thrown out: at times nobody is left", CHOOSE)
+@top_p_filter.mutant("the token that reaches p is filtered out: sometimes none is left", SAMPLING)
 def _(logits, p):
-    return nucleus(logits, p, thrown=lambda share, before, p: before + share > p + 1e-6)
+    return top_p_variant(logits, p, filtered=lambda probability, before, p: before + probability > p + 1e-6)
 
 
-@keep_top_p.mutant("the token that reaches p is thrown out, and only the very first is saved", CHOOSE)
+@top_p_filter.mutant("the token that reaches p is filtered out, and only the very first is always kept", SAMPLING)
 def _(logits, p):
-    return nucleus(logits, p, thrown=lambda share, before, p: (before + share > p + 1e-6) & (before > 1e-9))
+    return top_p_variant(
+        logits, p, filtered=lambda probability, before, p: (before + probability > p + 1e-6) & (before > 1e-9)
+    )
 
 
-@keep_top_p.mutant("the sorted logits are not put back: position i no longer stands for token i", CHOOSE)
+@top_p_filter.mutant("the sorted logits are not scattered back: position i no longer belongs to token i", SAMPLING)
 def _(logits, p):
-    return nucleus(logits, p, back=False)
+    return top_p_variant(logits, p, scatter_back=False)
 
 
-@keep_top_p.mutant("the sum begins with the least likely", CHOOSE)
+@top_p_filter.mutant("the cumulative sum starts with the least likely token", SAMPLING)
 def _(logits, p):
-    return nucleus(logits, p, descending=False)
+    return top_p_variant(logits, p, descending=False)
 
 
-@keep_top_p.mutant("probabilities are added up in the order of the vocabulary, not from the likeliest on", CHOOSE)
+@top_p_filter.mutant("probabilities are summed in the order of the vocabulary, not from the most likely on", SAMPLING)
 def _(logits, p):
-    share = logits.softmax(dim=-1)
-    return logits.masked_fill(share.cumsum(dim=-1) - share >= p, -torch.inf)
+    probability = logits.softmax(dim=-1)
+    return logits.masked_fill(probability.cumsum(dim=-1) - probability >= p, -torch.inf)
 
 
-@keep_top_p.mutant("each token's own probability is held against p, and not their sum", CHOOSE)
+@top_p_filter.mutant("each token's own probability is compared with p, not the cumulative sum", SAMPLING)
 def _(logits, p):
-    return nucleus(logits, p, thrown=lambda share, before, p: share < p)
+    return top_p_variant(logits, p, filtered=lambda probability, before, p: probability < p)
 
 
-@keep_top_p.mutant("what is thrown out gets 0, not −∞: e^0 is 1, a good chance", CHOOSE)
+@top_p_filter.mutant("filtered logits are set to 0, not −∞: e^0 is 1, a good chance", SAMPLING)
 def _(logits, p):
-    return nucleus(logits, p, fill=0.0)
+    return top_p_variant(logits, p, fill=0.0)
 
 
-@keep_top_p.mutant("p is taken as a share of the vocabulary: always the same number of tokens is kept", CHOOSE)
+@top_p_filter.mutant("p is used as a fraction of the vocabulary: the same number of tokens is always kept", SAMPLING)
 def _(logits, p):
-    return cut_at(logits, math.ceil(p * logits.shape[-1]))
+    return top_k_variant(logits, math.ceil(p * logits.shape[-1]))
 
 
-@keep_top_p.mutant("the softmax runs over the texts of the batch", CHOOSE)
+@top_p_filter.mutant("the softmax runs over the batch", SAMPLING)
 def _(logits, p):
-    return nucleus(logits, p, dim=0)
+    return top_p_variant(logits, p, dim=0)
 
 
-@keep_top_p.mutant("the logits themselves are added up, without a softmax", CHOOSE)
+@top_p_filter.mutant("the logits themselves are summed, without a softmax", SAMPLING)
 def _(logits, p):
-    return nucleus(logits, p, shares=lambda ordered: ordered)
+    return top_p_variant(logits, p, probabilities=lambda ordered: ordered)
 
 
-@keep_top_p.alternative
+@top_p_filter.alternative
 def _(logits, p):
-    return nucleus(logits, p)
+    return top_p_variant(logits, p)
 
 
-@keep_top_p.alternative
+@top_p_filter.alternative
 def _(logits, p):
-    share = logits.softmax(dim=-1)
-    above = ((logits[:, None] > logits[:, :, None]) * share[:, None]).sum(dim=-1)
+    probability = logits.softmax(dim=-1)
+    above = ((logits[:, None] > logits[:, :, None]) * probability[:, None]).sum(dim=-1)
     return torch.where(above < p, logits, -torch.inf)
 
 
-# ---- one more token behind a cache ----------------------------------------------------------------------------------
+# ---- cache: one token -----------------------------------------------------------------------------------------------
 
 
 @exercise("KV cache: one token", minutes=15, level=2)
@@ -312,31 +317,33 @@ def cached_step(
     grown_values[:, :, :length], grown_values[:, :, length:] = values, v
     for b, h in torch.cartesian_prod(*map(torch.arange, q.shape[:2])).tolist():
         odds = [math.exp(q[b, h, 0] @ each / q.shape[3] ** 0.5) for each in grown_keys[b, h]]
-        for share, value in zip(odds, grown_values[b, h], strict=True):
-            out[b, h, 0] += share / sum(odds) * value
+        for probability, value in zip(odds, grown_values[b, h], strict=True):
+            out[b, h, 0] += probability / sum(odds) * value
     return out, grown_keys, grown_values
 
 
-def one_head(rng, batch, heads, new, old, head_dim):
-    """Queries, keys and values of new tokens, and what the cache holds."""
-    fresh = {name: rng.randn(batch, heads, new, head_dim) for name in "qkv"}
-    return fresh | {name: rng.randn(batch, heads, old, head_dim) for name in ("keys", "values")}
+def random_qkv(rng, batch, heads, new, old, head_dim):
+    """Queries, keys and values of new tokens, and the contents of the cache."""
+    new_qkv = {name: rng.randn(batch, heads, new, head_dim) for name in "qkv"}
+    return new_qkv | {name: rng.randn(batch, heads, old, head_dim) for name in ("keys", "values")}
 
 
 @cached_step.cases
 def _(rng):
-    yield "all sizes different", one_head(rng, 2, 3, 1, 5, 7)
-    yield "batch 1, one token in the cache", one_head(rng, 1, 2, 1, 1, 3)
-    yield "the first token: the cache is empty", one_head(rng, 2, 1, 1, 0, 4)
+    yield "all sizes different", random_qkv(rng, 2, 3, 1, 5, 7)
+    yield "batch 1, one token in the cache", random_qkv(rng, 1, 2, 1, 1, 3)
+    yield "the first token: the cache is empty", random_qkv(rng, 2, 1, 1, 0, 4)
 
 
-def stepped(q, k, v, keys, values, *, join=lambda old, new: torch.cat([old, new], dim=2), scale=None):
-    """Grow, then look."""
+def cached_step_variant(q, k, v, keys, values, *, join=lambda old, new: torch.cat([old, new], dim=2), scale=None):
+    """`cached_step`; each keyword injects one fault."""
     keys, values = join(keys, k), join(values, v)
     return F.scaled_dot_product_attention(q, keys, values, scale=scale), keys, values
 
 
-@cached_step.mutant("the new token looks before it is in the cache: it does not see itself", CACHE)
+@cached_step.mutant(
+    "the new key and value are appended only after attention: the token does not attend to itself", CACHE
+)
 def _(q, k, v, keys, values):
     out = (q @ keys.mT / q.shape[-1] ** 0.5).softmax(dim=-1) @ values
     return out, torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
@@ -344,43 +351,45 @@ def _(q, k, v, keys, values):
 
 @cached_step.mutant("the new key and value are put in front: the cache is in the wrong order", CACHE)
 def _(*inputs):
-    return stepped(*inputs, join=lambda old, new: torch.cat([new, old], dim=2))
+    return cached_step_variant(*inputs, join=lambda old, new: torch.cat([new, old], dim=2))
 
 
-@cached_step.mutant("the cache comes back as it was: the next token will not know of this one", CACHE)
+@cached_step.mutant("the cache is returned unchanged: later tokens cannot attend to this one", CACHE)
 def _(q, k, v, keys, values):
-    return stepped(q, k, v, keys, values)[0], keys, values
+    return cached_step_variant(q, k, v, keys, values)[0], keys, values
 
 
-@cached_step.mutant("PyTorch's `is_causal=True` has its corner at the top left: the new token sees only token 0", BUGS)
+@cached_step.mutant(
+    "PyTorch's `is_causal=True` aligns the mask at the top left: the new token attends only to token 0", BUGS
+)
 def _(q, k, v, keys, values):
-    _, keys, values = stepped(q, k, v, keys, values)
+    _, keys, values = cached_step_variant(q, k, v, keys, values)
     return F.scaled_dot_product_attention(q, keys, values, is_causal=True), keys, values
 
 
-@cached_step.mutant("the oldest token is thrown out for the new one: the cache does not grow", CACHE)
+@cached_step.mutant("the oldest token is dropped for the new one: the cache does not grow", CACHE)
 def _(*inputs):
-    return stepped(*inputs, join=lambda old, new: torch.cat([old[:, :, 1:], new], dim=2))
+    return cached_step_variant(*inputs, join=lambda old, new: torch.cat([old[:, :, 1:], new], dim=2))
 
 
-@cached_step.mutant("the new token sees itself alone: the cache is kept but not read", CACHE)
+@cached_step.mutant("the new token attends to itself alone: the cache is never read", CACHE)
 def _(q, k, v, keys, values):
-    return v, *stepped(q, k, v, keys, values)[1:]
+    return v, *cached_step_variant(q, k, v, keys, values)[1:]
 
 
 @cached_step.mutant("the scores are not divided by √head_dim", CACHE)
 def _(*inputs):
-    return stepped(*inputs, scale=1.0)
+    return cached_step_variant(*inputs, scale=1.0)
 
 
-@cached_step.mutant("the key is kept in the place of the value as well", KEEP)
+@cached_step.mutant("the key is stored in place of the value as well", CONSTANT)
 def _(q, k, v, keys, values):
-    return stepped(q, k, k, keys, values)
+    return cached_step_variant(q, k, k, keys, values)
 
 
-@cached_step.mutant("the query is kept in the place of the key: queries are never needed again", KEEP)
+@cached_step.mutant("the query is stored in place of the key: queries are never needed again", CONSTANT)
 def _(q, k, v, keys, values):
-    return stepped(q, q, v, keys, values)
+    return cached_step_variant(q, q, v, keys, values)
 
 
 @cached_step.alternative
@@ -390,7 +399,7 @@ def _(q, k, v, keys, values):
     return torch.einsum("bhqk,bhkd->bhqd", weights, values), keys, values
 
 
-# ---- a chunk behind a cache -----------------------------------------------------------------------------------------
+# ---- cache: a chunk -------------------------------------------------------------------------------------------------
 
 
 @exercise("KV cache: a chunk", minutes=25, level=3)
@@ -405,18 +414,18 @@ def cached_chunk(
     Float[Tensor, "batch heads keys+queries head_dim"],
     Float[Tensor, "batch heads keys+queries head_dim"],
 ]:
-    """Pairs turned as complex numbers, and each query held against each key up to its own place."""
+    """Pairs rotated as complex numbers, and each query compared with each key up to its own position."""
     past, half = keys.shape[2], q.shape[3] // 2
 
-    def turned(row, place):
+    def rotated(row, place):
         pairs = [complex(row[p], row[p + half]) * cmath.rect(1, place / 10_000 ** (p / half)) for p in range(half)]
         return row.new_tensor([z.real for z in pairs] + [z.imag for z in pairs])
 
     out, all_keys = torch.zeros_like(q), torch.cat([keys, torch.zeros_like(k)], dim=2)
     all_values = torch.cat([values, v], dim=2)
     for b, h, t in torch.cartesian_prod(*map(torch.arange, q.shape[:3])).tolist():
-        all_keys[b, h, past + t] = turned(k[b, h, t], past + t)
-        query, seen = turned(q[b, h, t], past + t), range(past + t + 1)
+        all_keys[b, h, past + t] = rotated(k[b, h, t], past + t)
+        query, seen = rotated(q[b, h, t], past + t), range(past + t + 1)
         odds = [math.exp(query @ all_keys[b, h, j] / q.shape[3] ** 0.5) for j in seen]
         out[b, h, t] = sum(odds[j] / sum(odds) * all_values[b, h, j] for j in seen)
     return out, all_keys, all_values
@@ -424,95 +433,112 @@ def cached_chunk(
 
 @cached_chunk.cases
 def _(rng):
-    yield "all sizes different", one_head(rng, 2, 3, 5, 7, 4)
-    yield "batch 1, one query: a step", one_head(rng, 1, 2, 1, 3, 2)
-    yield "the prompt: the cache is empty", one_head(rng, 2, 1, 3, 0, 4)
-    yield "as many new ones as old ones", one_head(rng, 1, 1, 3, 3, 2)
+    yield "all sizes different", random_qkv(rng, 2, 3, 5, 7, 4)
+    yield "batch 1, one query: a step", random_qkv(rng, 1, 2, 1, 3, 2)
+    yield "the prompt: the cache is empty", random_qkv(rng, 2, 1, 3, 0, 4)
+    yield "as many new tokens as cached ones", random_qkv(rng, 1, 1, 3, 3, 2)
 
 
-def chunk(q, k, v, keys, values, *, q_at=None, k_at=None, mask=lambda seen, past: seen.tril(past), values_too=False,
-          again=False, keep_plain=False, see=slice(None)):  # fmt: skip
-    """Turn, grow, look, with one thing to go wrong at a time."""
+def cached_chunk_variant(
+    q,
+    k,
+    v,
+    keys,
+    values,
+    *,
+    q_at=None,
+    k_at=None,
+    mask=lambda seen, past: seen.tril(past),
+    rotate_values=False,
+    rotate_cached=False,
+    cache_unrotated=False,
+    visible_keys=slice(None),
+):
+    """`cached_chunk`; each keyword injects one fault."""
     past, new = keys.shape[2], q.shape[2]
 
-    def turn(x, start):
-        cos, sin = rope_table(start + x.shape[2], x.shape[3])
-        return apply_rope(x, cos[start:], sin[start:])
+    def rotate(x, offset):
+        cos, sin = rope_table(offset + x.shape[2], x.shape[3])
+        return apply_rope(x, cos[offset:], sin[offset:])
 
-    q, plain = turn(q, past if q_at is None else q_at(past, new)), k
-    k = turn(k, past if k_at is None else k_at(past, new))
-    v = turn(v, past) if values_too else v
-    keys, values = torch.cat([turn(keys, 0) if again else keys, k], dim=2), torch.cat([values, v], dim=2)
+    q, unrotated = rotate(q, past if q_at is None else q_at(past, new)), k
+    k = rotate(k, past if k_at is None else k_at(past, new))
+    v = rotate(v, past) if rotate_values else v
+    keys, values = torch.cat([rotate(keys, 0) if rotate_cached else keys, k], dim=2), torch.cat([values, v], dim=2)
     seen = mask(torch.ones(new, past + new, dtype=torch.bool), past)
-    out = F.scaled_dot_product_attention(q, keys[:, :, see], values[:, :, see], attn_mask=seen[:, see])
-    return out, torch.cat([keys[:, :, :past], plain], dim=2) if keep_plain else keys, values
-
-
-@cached_chunk.mutant("the new tokens are turned as if they stood at 0, 1, …: their places go on from the cache", BUGS)
-def _(*inputs):
-    return chunk(*inputs, q_at=lambda past, new: 0, k_at=lambda past, new: 0)
-
-
-@cached_chunk.mutant("queries are turned by their places in the whole text, but keys from 0", BUGS)
-def _(*inputs):
-    return chunk(*inputs, k_at=lambda past, new: 0)
-
-
-@cached_chunk.mutant("keys are turned by their places in the whole text, but queries from 0", BUGS)
-def _(*inputs):
-    return chunk(*inputs, q_at=lambda past, new: 0)
+    out = F.scaled_dot_product_attention(
+        q, keys[:, :, visible_keys], values[:, :, visible_keys], attn_mask=seen[:, visible_keys]
+    )
+    return out, torch.cat([keys[:, :, :past], unrotated], dim=2) if cache_unrotated else keys, values
 
 
 @cached_chunk.mutant(
-    "the first place is one too far: behind `keys` tokens stands number `keys`, since we count from 0", BUGS
+    "the new tokens are rotated as if they were at positions 0, 1, …: positions continue from the cache", BUGS
 )
 def _(*inputs):
-    return chunk(*inputs, q_at=lambda past, new: past + 1, k_at=lambda past, new: past + 1)
+    return cached_chunk_variant(*inputs, q_at=lambda past, new: 0, k_at=lambda past, new: 0)
 
 
-@cached_chunk.mutant("the places go on from the chunk's own length instead of the cache's", BUGS)
+@cached_chunk.mutant("queries are rotated by their positions in the whole text, but keys from 0", BUGS)
 def _(*inputs):
-    return chunk(*inputs, q_at=lambda past, new: new, k_at=lambda past, new: new)
+    return cached_chunk_variant(*inputs, k_at=lambda past, new: 0)
 
 
-@cached_chunk.mutant("the keys in the cache, which have been turned already, are turned again", KEEP)
+@cached_chunk.mutant("keys are rotated by their positions in the whole text, but queries from 0", BUGS)
 def _(*inputs):
-    return chunk(*inputs, again=True)
+    return cached_chunk_variant(*inputs, q_at=lambda past, new: 0)
 
 
-@cached_chunk.mutant("keys go into the cache as they were before they were turned", KEEP)
+@cached_chunk.mutant(
+    "the first position is one too high: after n cached tokens the next position is n, since we count from 0", BUGS
+)
 def _(*inputs):
-    return chunk(*inputs, keep_plain=True)
+    return cached_chunk_variant(*inputs, q_at=lambda past, new: past + 1, k_at=lambda past, new: past + 1)
 
 
-@cached_chunk.mutant("the values are turned too: only queries and keys have a place", CACHE)
+@cached_chunk.mutant("positions continue from the length of the chunk instead of the cache", BUGS)
 def _(*inputs):
-    return chunk(*inputs, values_too=True)
+    return cached_chunk_variant(*inputs, q_at=lambda past, new: new, k_at=lambda past, new: new)
 
 
-@cached_chunk.mutant("no mask: each token sees the later ones of its chunk", BUGS)
+@cached_chunk.mutant("the cached keys, which are rotated already, are rotated again", CONSTANT)
 def _(*inputs):
-    return chunk(*inputs, mask=lambda seen, past: seen)
+    return cached_chunk_variant(*inputs, rotate_cached=True)
 
 
-@cached_chunk.mutant("the mask has its corner at the top left: most of the cache is hidden", BUGS)
+@cached_chunk.mutant("keys are cached before they are rotated", CONSTANT)
 def _(*inputs):
-    return chunk(*inputs, mask=lambda seen, past: seen.tril())
+    return cached_chunk_variant(*inputs, cache_unrotated=True)
 
 
-@cached_chunk.mutant("a token does not see the newest one in the cache, or itself: the mask is one too small", BUGS)
+@cached_chunk.mutant("the values are rotated too: RoPE applies to queries and keys only", CACHE)
 def _(*inputs):
-    return chunk(*inputs, mask=lambda seen, past: seen.tril(max(past - 1, 0)))
+    return cached_chunk_variant(*inputs, rotate_values=True)
 
 
-@cached_chunk.mutant("the chunk's tokens see only each other: the cache is kept but not read", CACHE)
+@cached_chunk.mutant("there is no causal mask: each token attends to later ones of its chunk", BUGS)
+def _(*inputs):
+    return cached_chunk_variant(*inputs, mask=lambda seen, past: seen)
+
+
+@cached_chunk.mutant("the causal mask is aligned at the top left: most of the cache is masked", BUGS)
+def _(*inputs):
+    return cached_chunk_variant(*inputs, mask=lambda seen, past: seen.tril())
+
+
+@cached_chunk.mutant("the causal mask is off by one: a token does not attend to itself", BUGS)
+def _(*inputs):
+    return cached_chunk_variant(*inputs, mask=lambda seen, past: seen.tril(max(past - 1, 0)))
+
+
+@cached_chunk.mutant("the tokens of the chunk attend only to each other: the cache is never read", CACHE)
 def _(q, k, v, keys, values):
-    return chunk(q, k, v, keys, values, see=slice(keys.shape[2], None))
+    return cached_chunk_variant(q, k, v, keys, values, visible_keys=slice(keys.shape[2], None))
 
 
 @cached_chunk.alternative
 def _(*inputs):
-    return chunk(*inputs)
+    return cached_chunk_variant(*inputs)
 
 
 @cached_chunk.alternative
@@ -522,35 +548,35 @@ def _(q, k, v, keys, values):
     for t in range(q.shape[2]):  # a chunk is a few steps
         at = keys.shape[2]
         now = [apply_rope(x[:, :, t : t + 1], cos[at : at + 1], sin[at : at + 1]) for x in (q, k)]
-        out, keys, values = stepped(now[0], now[1], v[:, :, t : t + 1], keys, values)
+        out, keys, values = cached_step_variant(now[0], now[1], v[:, :, t : t + 1], keys, values)
         outs.append(out)
     return torch.cat(outs, dim=2), keys, values
 
 
-# ---- writing --------------------------------------------------------------------------------------------------------
+# ---- generation loop ------------------------------------------------------------------------------------------------
 
 
 class Adder(nn.Module):
-    """A model whose next token depends on all that it has read."""
+    """A model whose next token depends on everything it has read."""
 
     def __init__(self, vocab: int, start: int = 1) -> None:
         super().__init__()
         self.vocab, self.start = vocab, start
 
     def forward(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens vocab"]:
-        """Logits: the likeliest is `start` plus the sum of all ids so far, modulo `vocab`."""
+        """Logits: the most likely token is `start` plus the sum of all ids so far, modulo `vocab`."""
         return F.one_hot((ids.cumsum(dim=1) + self.start) % self.vocab, self.vocab).float()
 
 
-@exercise("Write, and stop", minutes=20, level=2)
-def write(
-    model: nn.Module, ids: Int[Tensor, "batch tokens"], new_tokens: int, eos: int = 2
+@exercise("Greedy generation with EOS", minutes=20, level=2)
+def greedy_generate(
+    model: nn.Module, ids: Int[Tensor, "batch tokens"], max_new_tokens: int, eos: int = 2
 ) -> Int[Tensor, "batch written"]:
-    """Each text by itself; those that end early are filled up with EOS."""
+    """One text after the other; those that end early are padded with EOS."""
     texts = []
     for row in ids.tolist():
         text: list[int] = []
-        while len(text) < new_tokens and eos not in text:
+        while len(text) < max_new_tokens and eos not in text:
             scores = model(torch.tensor([[*row, *text]]))[0, -1].tolist()
             text.append(scores.index(max(scores)))
         texts.append(text)
@@ -558,84 +584,88 @@ def write(
     return torch.tensor([text + [eos] * (longest - len(text)) for text in texts])
 
 
-@write.cases
+@greedy_generate.cases
 def _(rng):
-    yield "some end early", {"model": Adder(7), "ids": torch.tensor([[1, 0, 0], [1, 3, 2]]), "new_tokens": 6}
-    yield "batch 1", {"model": Adder(5, 3), "ids": torch.tensor([[1, 4]]), "new_tokens": 3}
-    yield "all end early", {"model": Adder(5), "ids": torch.tensor([[1, 0], [1, 4]]), "new_tokens": 9}
-    yield "one ends at once", {"model": Adder(7), "ids": torch.tensor([[1, 0, 0], [1, 4, 0]]), "new_tokens": 4}
-    yield "a prompt of one token", {"model": Adder(11), "ids": torch.tensor([[4]]), "new_tokens": 5}
-    yield "another EOS", {"model": Adder(6), "ids": torch.tensor([[1, 1], [1, 3]]), "new_tokens": 5, "eos": 5}
-    yield "one new token", {"model": Adder(7), "ids": torch.tensor([[1, 2], [1, 5]]), "new_tokens": 1}
+    yield "some end early", {"model": Adder(7), "ids": torch.tensor([[1, 0, 0], [1, 3, 2]]), "max_new_tokens": 6}
+    yield "batch 1", {"model": Adder(5, 3), "ids": torch.tensor([[1, 4]]), "max_new_tokens": 3}
+    yield "all end early", {"model": Adder(5), "ids": torch.tensor([[1, 0], [1, 4]]), "max_new_tokens": 9}
+    yield "one ends at once", {"model": Adder(7), "ids": torch.tensor([[1, 0, 0], [1, 4, 0]]), "max_new_tokens": 4}
+    yield "a prompt of one token", {"model": Adder(11), "ids": torch.tensor([[4]]), "max_new_tokens": 5}
+    yield "another EOS", {"model": Adder(6), "ids": torch.tensor([[1, 1], [1, 3]]), "max_new_tokens": 5, "eos": 5}
+    yield "one new token", {"model": Adder(7), "ids": torch.tensor([[1, 2], [1, 5]]), "max_new_tokens": 1}
 
 
-def written(model, ids, new_tokens, eos=2, *, fill=None, every=torch.all, feed=lambda ids: ids, at=-1):
-    """The loop, with one thing to go wrong at a time."""
-    start, ended = ids.shape[1], torch.zeros(len(ids), dtype=torch.bool)
-    for _ in range(new_tokens):
+def greedy_generate_variant(
+    model, ids, max_new_tokens, eos=2, *, fill=None, every=torch.all, feed=lambda ids: ids, at=-1
+):
+    """`greedy_generate`; each keyword injects one fault."""
+    offset, finished = ids.shape[1], torch.zeros(len(ids), dtype=torch.bool)
+    for _ in range(max_new_tokens):
         new = model(feed(ids))[:, at].argmax(dim=-1)
-        new = torch.where(ended, fill(new) if fill else eos, new)
+        new = torch.where(finished, fill(new) if fill else eos, new)
         ids = torch.cat([ids, new[:, None]], dim=1)
-        ended = ended | (new == eos)
-        if bool(every(ended)):
+        finished = finished | (new == eos)
+        if bool(every(finished)):
             break
-    return ids[:, start:]
+    return ids[:, offset:]
 
 
-@write.mutant("a text that has ended goes on while the others write", STOP)
+@greedy_generate.mutant("a finished text goes on while the others continue", STOPPING)
 def _(*inputs, **more):
-    return written(*inputs, **more, fill=lambda new: new)
+    return greedy_generate_variant(*inputs, **more, fill=lambda new: new)
 
 
-@write.mutant("all stop as soon as one of them has ended", STOP)
+@greedy_generate.mutant("all stop as soon as one of them has finished", STOPPING)
 def _(*inputs, **more):
-    return written(*inputs, **more, every=torch.any)
+    return greedy_generate_variant(*inputs, **more, every=torch.any)
 
 
-@write.mutant("it never stops before `new_tokens`, though all have ended", STOP)
+@greedy_generate.mutant("it never stops before `max_new_tokens`, though all have finished", STOPPING)
 def _(*inputs, **more):
-    return written(*inputs, **more, every=lambda ended: torch.tensor(False))
+    return greedy_generate_variant(*inputs, **more, every=lambda finished: torch.tensor(False))
 
 
-@write.mutant("texts that have ended are filled up with 0 instead of EOS", STOP)
+@greedy_generate.mutant("finished texts are padded with 0 instead of EOS", STOPPING)
 def _(*inputs, **more):
-    return written(*inputs, **more, fill=torch.zeros_like)
+    return greedy_generate_variant(*inputs, **more, fill=torch.zeros_like)
 
 
-@write.mutant("the number 2 is taken for EOS, whatever `eos` says", STOP)
-def _(model, ids, new_tokens, eos=2):
-    return written(model, ids, new_tokens)
+@greedy_generate.mutant("2 is treated as EOS, ignoring `eos`", STOPPING)
+def _(model, ids, max_new_tokens, eos=2):
+    return greedy_generate_variant(model, ids, max_new_tokens)
 
 
-@write.mutant("the logits at place 0 are read, not those at the last place", WRITES)
+@greedy_generate.mutant("the logits of the first position are used, not those of the last", GENERATES)
 def _(*inputs, **more):
-    return written(*inputs, **more, at=0)
+    return greedy_generate_variant(*inputs, **more, at=0)
 
 
-@write.mutant("only the newest token is given to the model, which has no cache and forgets the rest", WRITES)
+@greedy_generate.mutant(
+    "only the newest token is passed to the model, which has no cache and forgets the rest", GENERATES
+)
 def _(*inputs, **more):
-    return written(*inputs, **more, feed=lambda ids: ids[:, -1:])
+    return greedy_generate_variant(*inputs, **more, feed=lambda ids: ids[:, -1:])
 
 
-@write.mutant("the model is never shown what it wrote: it writes the same token again and again", LOOP)
-def _(model, ids, new_tokens, eos=2):
-    return written(model, ids, new_tokens, eos, feed=lambda grown: grown[:, : ids.shape[1]])
+@greedy_generate.mutant("the model never sees its own output: it generates the same token again and again", COUNTS)
+def _(model, ids, max_new_tokens, eos=2):
+    return greedy_generate_variant(model, ids, max_new_tokens, eos, feed=lambda grown: grown[:, : ids.shape[1]])
 
 
-@write.mutant("the prompt is in the result", WRITES)
-def _(model, ids, new_tokens, eos=2):
-    return torch.cat([ids, written(model, ids, new_tokens, eos)], dim=1)
+@greedy_generate.mutant("the result includes the prompt", GENERATES)
+def _(model, ids, max_new_tokens, eos=2):
+    return torch.cat([ids, greedy_generate_variant(model, ids, max_new_tokens, eos)], dim=1)
 
 
-@write.mutant("one token too few is written", STOP)
-def _(model, ids, new_tokens, eos=2):
-    return written(model, ids, new_tokens, eos)[:, :-1]
+@greedy_generate.mutant("one token too few is generated", STOPPING)
+def _(model, ids, max_new_tokens, eos=2):
+    return greedy_generate_variant(model, ids, max_new_tokens, eos)[:, :-1]
 
 
-@write.alternative
-def _(model, ids, new_tokens, eos=2):
+@greedy_generate.alternative
+def _(model, ids, max_new_tokens, eos=2):
     steps: list[Tensor] = []
-    while len(steps) < new_tokens and not (steps and bool((steps[-1] == eos).all())):
+    while len(steps) < max_new_tokens and not (steps and bool((steps[-1] == eos).all())):
         new = model(torch.cat([ids, *[step[:, None] for step in steps]], dim=1))[:, -1].argmax(dim=-1)
         steps.append(new.masked_fill(steps[-1] == eos, eos) if steps else new)
     return torch.stack(steps, dim=1)

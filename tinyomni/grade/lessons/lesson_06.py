@@ -1,4 +1,4 @@
-"""Lesson 06, seeing: its oracles go pixel by pixel, place by place, pair by pair; that of the patches is `unfold`."""
+"""Lesson 06, vision: its oracles go pixel by pixel, token by token, pair by pair; that of the patches is `unfold`."""
 
 import math
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 from tinyomni.grade.exercise import exercise
 
-NOTEBOOK, TITLE = "06_seeing", "Seeing"
+NOTEBOOK, TITLE = "06_seeing", "Vision"
 
-NUMBERS = "1. A picture is numbers"
-DOOR = "2. The door, and normalisation"
+TENSOR = "1. An image is a tensor"
+NORMALIZATION = "2. Loading and normalization"
 PATCHES = "3. Patches"
-VECTOR = "4. From patch to vector"
-CLS = "5. CLS: one token for the whole"
-PLACES = "6. Positions"
-GAME = "1. A game: which caption belongs to which picture?"  # of lesson 14
+EMBEDDING = "4. Patch embedding: a strided convolution"
+CLS = "5. The CLS token"
+POSITIONS = "6. Position embeddings"
+CONTRASTIVE = "1. Contrastive learning: which caption belongs to which image?"  # of lesson 14
 
 
 # ---- pixels ---------------------------------------------------------------------------------------------------------
 
 
-@exercise("Channels first, around zero", minutes=10, level=1)
-def picture_tensor(values: UInt8[Tensor, "height width channels"]) -> Float[Tensor, "channels height width"]:
+@exercise("Image to tensor", minutes=10, level=1)
+def image_to_tensor(values: UInt8[Tensor, "height width channels"]) -> Float[Tensor, "channels height width"]:
     """One pixel at a time."""
     height, width, channels = values.shape
     out = torch.zeros(channels, height, width)
@@ -34,7 +34,7 @@ def picture_tensor(values: UInt8[Tensor, "height width channels"]) -> Float[Tens
     return out
 
 
-@picture_tensor.cases
+@image_to_tensor.cases
 def _(rng):
     yield "all sizes different", {"values": rng.randint(256, 5, 7, 3).to(torch.uint8)}
     yield "one pixel", {"values": torch.tensor([[[0, 128, 255]]], dtype=torch.uint8)}
@@ -43,64 +43,66 @@ def _(rng):
     yield "dark", {"values": rng.randint(40, 2, 2, 3).to(torch.uint8)}
 
 
-@picture_tensor.mutant(
-    "`reshape` cuts the same row of numbers elsewhere instead of moving an axis: colours mix", NUMBERS
+@image_to_tensor.mutant(
+    "`reshape` reinterprets the same order of numbers instead of moving an axis: colours mix", TENSOR
 )
 def _(values):
     return values.reshape(values.shape[2], *values.shape[:2]) / 255 * 2 - 1
 
 
-@picture_tensor.mutant("height and width have changed places: the picture lies on its side", NUMBERS)
+@image_to_tensor.mutant("height and width are exchanged: the image is transposed", TENSOR)
 def _(values):
     return values.permute(2, 1, 0) / 255 * 2 - 1
 
 
-@picture_tensor.mutant("the axes stay as they are in a file: the channels come last", NUMBERS)
+@image_to_tensor.mutant("the axes stay as they are in a file: the channels come last", TENSOR)
 def _(values):
     return values / 255 * 2 - 1
 
 
-@picture_tensor.mutant("red and blue have changed places", NUMBERS)
+@image_to_tensor.mutant("red and blue are exchanged", TENSOR)
 def _(values):
     return values.permute(2, 0, 1).flip(0) / 255 * 2 - 1
 
 
-@picture_tensor.mutant("the values lie in 0 … 1: they are not brought to −1 … 1", DOOR)
+@image_to_tensor.mutant("the values are in 0 … 1: they are not scaled to −1 … 1", NORMALIZATION)
 def _(values):
     return values.permute(2, 0, 1) / 255
 
 
-@picture_tensor.mutant("the values still go up to 255", DOOR)
+@image_to_tensor.mutant("the values still go up to 255", NORMALIZATION)
 def _(values):
     return values.permute(2, 0, 1).float()
 
 
-@picture_tensor.mutant("it is normalised twice", DOOR)
+@image_to_tensor.mutant("it is normalized twice", NORMALIZATION)
 def _(values):
     return (values.permute(2, 0, 1) / 255 * 2 - 1) * 2 - 1
 
 
-@picture_tensor.mutant("the largest value is taken to be 256: white is not quite 1", DOOR)
+@image_to_tensor.mutant("the values are divided by 256 instead of 255: white is not quite 1", NORMALIZATION)
 def _(values):
     return values.permute(2, 0, 1) / 256 * 2 - 1
 
 
-@picture_tensor.mutant("each picture is divided by its own largest value: the dark ones get bright", DOOR)
+@image_to_tensor.mutant("each image is divided by its own maximum: dark images become bright", NORMALIZATION)
 def _(values):
     return values.permute(2, 0, 1) / values.max() * 2 - 1
 
 
-@picture_tensor.mutant("whole numbers of 8 bits are doubled before they are floats: 2 · 128 is 0 there", DOOR)
+@image_to_tensor.mutant(
+    "uint8 values are doubled before they are converted to float: 2 · 128 overflows to 0", NORMALIZATION
+)
 def _(values):
     return (values * 2).permute(2, 0, 1) / 255 - 1
 
 
-@picture_tensor.alternative
+@image_to_tensor.alternative
 def _(values):
     return (rearrange(values, "height width channels -> channels height width").float() - 127.5) / 127.5
 
 
-@picture_tensor.alternative
+@image_to_tensor.alternative
 def _(values):
     return torch.stack([values[..., c].float().mul(2 / 255).sub(1) for c in range(values.shape[2])])
 
@@ -108,9 +110,9 @@ def _(values):
 # ---- patches --------------------------------------------------------------------------------------------------------
 
 
-@exercise("Cut into patches", minutes=15, level=2)
+@exercise("Split into patches", minutes=15, level=2)
 def patchify(img: Float[Tensor, "batch channels height width"], patch: int) -> Float[Tensor, "batch n_patches values"]:
-    """torch's `unfold`, with its axes turned."""
+    """torch's `unfold`, with its axes transposed."""
     return F.unfold(img, patch, stride=patch).transpose(1, 2)
 
 
@@ -123,59 +125,61 @@ def _(rng):
     yield "patches of one pixel", {"img": rng.randn(1, 3, 2, 3), "patch": 1}
 
 
-def cut(img, patch, rows="(rows p)", columns="(columns q)", sequence="(rows columns)", inside="(channels p q)"):
-    """By einops, with one thing to go wrong at a time."""
+def patchify_variant(
+    img, patch, rows="(rows p)", columns="(columns q)", sequence="(rows columns)", inside="(channels p q)"
+):
+    """`patchify`; each keyword injects one fault."""
     return rearrange(img, f"batch channels {rows} {columns} -> batch {sequence} {inside}", p=patch, q=patch)
 
 
-@patchify.mutant("`reshape` cuts rows of pixels into pieces: a piece is no square", PATCHES)
+@patchify.mutant("`reshape` cuts rows of pixels into pieces: a piece is not a square", PATCHES)
 def _(img, patch):
     return img.reshape(len(img), -1, img.shape[1] * patch * patch)
 
 
-@patchify.mutant("patches are numbered down the columns instead of along the rows", VECTOR)
+@patchify.mutant("patches are numbered down the columns instead of along the rows", EMBEDDING)
 def _(img, patch):
-    return cut(img, patch, sequence="(columns rows)")
+    return patchify_variant(img, patch, sequence="(columns rows)")
 
 
-@patchify.mutant("inside a patch the channels come last: the numbers meet the wrong weights", VECTOR)
+@patchify.mutant("inside a patch the channels come last: the numbers meet the wrong weights", EMBEDDING)
 def _(img, patch):
-    return cut(img, patch, inside="(p q channels)")
+    return patchify_variant(img, patch, inside="(p q channels)")
 
 
-@patchify.mutant("inside a patch rows and columns have changed places", VECTOR)
+@patchify.mutant("inside a patch rows and columns are exchanged", EMBEDDING)
 def _(img, patch):
-    return cut(img, patch, inside="(channels q p)")
+    return patchify_variant(img, patch, inside="(channels q p)")
 
 
 @patchify.mutant("a patch takes every n-th pixel instead of a square of neighbours", PATCHES)
 def _(img, patch):
-    return cut(img, patch, rows="(p rows)", columns="(q columns)")
+    return patchify_variant(img, patch, rows="(p rows)", columns="(q columns)")
 
 
-@patchify.mutant("values and patches have changed places, as `unfold` gives them", PATCHES)
+@patchify.mutant("values and patches are exchanged, as `unfold` returns them", PATCHES)
 def _(img, patch):
     return F.unfold(img, patch, stride=patch)
 
 
-@patchify.mutant("the windows move on by one pixel, and overlap", VECTOR)
+@patchify.mutant("the stride is one pixel, so that patches overlap", EMBEDDING)
 def _(img, patch):
     return F.unfold(img, patch).mT
 
 
-@patchify.mutant("each patch is its mean: 1 number for each channel", PATCHES)
+@patchify.mutant("each patch is averaged to one number for each channel", PATCHES)
 def _(img, patch):
     return F.avg_pool2d(img, patch).flatten(2).mT
 
 
-@patchify.mutant("each channel has patches of its own", PATCHES)
+@patchify.mutant("each channel is split into separate patches", PATCHES)
 def _(img, patch):
-    return cut(img, patch, sequence="(channels rows columns)", inside="(p q)")
+    return patchify_variant(img, patch, sequence="(channels rows columns)", inside="(p q)")
 
 
 @patchify.alternative
 def _(img, patch):
-    return cut(img, patch)
+    return patchify_variant(img, patch)
 
 
 @patchify.alternative
@@ -198,13 +202,13 @@ def _(answer):
 # ---- CLS and positions ----------------------------------------------------------------------------------------------
 
 
-@exercise("CLS in front, and a place for each", minutes=10, level=1)
+@exercise("CLS token and position embeddings", minutes=10, level=1)
 def add_cls(
     patches: Float[Tensor, "batch n_patches vision_dim"],
     cls: Float[Tensor, "1 1 vision_dim"],
     positions: Float[Tensor, "1 n_patches+1 vision_dim"],
 ) -> Float[Tensor, "batch n_patches+1 vision_dim"]:
-    """One place at a time."""
+    """One position at a time."""
     batch, n_patches, features = patches.shape
     tokens = patches.new_zeros(batch, n_patches + 1, features)
     for b in range(batch):
@@ -216,57 +220,64 @@ def add_cls(
 
 @add_cls.cases
 def _(rng):
-    yield "all sizes different", {"patches": rng.randn(2, 5, 7), "cls": rng.randn(1, 1, 7), "positions": rng.randn(1, 6, 7)}
-    yield "batch 1, one patch", {"patches": rng.randn(1, 1, 3), "cls": rng.randn(1, 1, 3), "positions": rng.randn(1, 2, 3)}
-    yield "as many patches as pictures", {"patches": rng.randn(3, 3, 2), "cls": rng.randn(1, 1, 2), "positions": rng.randn(1, 4, 2)}
+    yield (
+        "all sizes different",
+        {"patches": rng.randn(2, 5, 7), "cls": rng.randn(1, 1, 7), "positions": rng.randn(1, 6, 7)},
+    )
+    yield (
+        "batch 1, one patch",
+        {"patches": rng.randn(1, 1, 3), "cls": rng.randn(1, 1, 3), "positions": rng.randn(1, 2, 3)},
+    )
+    yield (
+        "as many patches as images",
+        {"patches": rng.randn(3, 3, 2), "cls": rng.randn(1, 1, 2), "positions": rng.randn(1, 4, 2)},
+    )
 
 
-def placed(patches, cls, positions, *, join=lambda cls, patches: torch.cat([cls, patches], dim=1),
+def add_cls_variant(patches, cls, positions, *, join=lambda cls, patches: torch.cat([cls, patches], dim=1),
            add=torch.add):  # fmt: skip
-    """Join, then add, with one thing to go wrong at a time."""
+    """`add_cls`; each keyword injects one fault."""
     return add(join(cls.expand(len(patches), -1, -1), patches), positions)
 
 
-@add_cls.mutant("CLS stands at the end: whoever takes token 0 gets the upper left corner", CLS)
+@add_cls.mutant("CLS is appended at the end: whoever reads token 0 gets the upper left patch", CLS)
 def _(*inputs):
-    return placed(*inputs, join=lambda cls, patches: torch.cat([patches, cls], dim=1))
+    return add_cls_variant(*inputs, join=lambda cls, patches: torch.cat([patches, cls], dim=1))
 
 
-@add_cls.mutant("CLS is added to every patch instead of standing in front of them", CLS)
+@add_cls.mutant("CLS is added to every patch instead of being a token in front of them", CLS)
 def _(patches, cls, positions):
     return patches + cls + positions[:, 1:]
 
 
-@add_cls.mutant(
-    "positions are added before CLS is there: CLS has no place, and the patches have their neighbours'", PLACES
-)
+@add_cls.mutant("position embeddings are added before CLS: CLS has none, and the patches are off by one", POSITIONS)
 def _(patches, cls, positions):
-    return placed(patches + positions[:, :-1], cls, torch.zeros_like(positions))
+    return add_cls_variant(patches + positions[:, :-1], cls, torch.zeros_like(positions))
 
 
-@add_cls.mutant("CLS gets no position: it has one of its own, the first", PLACES)
+@add_cls.mutant("CLS gets no position embedding: the first one belongs to it", POSITIONS)
 def _(patches, cls, positions):
-    return placed(patches + positions[:, 1:], cls, torch.zeros_like(positions))
+    return add_cls_variant(patches + positions[:, 1:], cls, torch.zeros_like(positions))
 
 
-@add_cls.mutant("the positions are left out: the eye sees a puzzle as it sees a picture", PLACES)
+@add_cls.mutant("the position embeddings are missing: the encoder cannot tell where a patch was", POSITIONS)
 def _(*inputs):
-    return placed(*inputs, add=lambda tokens, positions: tokens)
+    return add_cls_variant(*inputs, add=lambda tokens, positions: tokens)
 
 
-@add_cls.mutant("tokens are multiplied by their positions", PLACES)
+@add_cls.mutant("tokens are multiplied by the position embeddings", POSITIONS)
 def _(*inputs):
-    return placed(*inputs, add=torch.mul)
+    return add_cls_variant(*inputs, add=torch.mul)
 
 
-@add_cls.mutant("positions stand beside the vectors, which get twice as wide, instead of being added", PLACES)
+@add_cls.mutant("position embeddings are concatenated, which doubles the width, instead of being added", POSITIONS)
 def _(*inputs):
-    return placed(*inputs, add=lambda tokens, where: torch.cat([tokens, where.expand_as(tokens)], dim=-1))
+    return add_cls_variant(*inputs, add=lambda tokens, where: torch.cat([tokens, where.expand_as(tokens)], dim=-1))
 
 
-@add_cls.mutant("the patches come in the wrong order, from the last to the first", PLACES)
+@add_cls.mutant("the patches are in reverse order", POSITIONS)
 def _(patches, cls, positions):
-    return placed(patches.flip(1), cls, positions)
+    return add_cls_variant(patches.flip(1), cls, positions)
 
 
 @add_cls.mutant("CLS is the mean of the patches instead of the learned vector", CLS)
@@ -276,7 +287,7 @@ def _(patches, cls, positions):
 
 @add_cls.alternative
 def _(*inputs):
-    return placed(*inputs)
+    return add_cls_variant(*inputs)
 
 
 @add_cls.alternative
@@ -297,104 +308,111 @@ def _(answer):
     return lambda self, tokens: answer(tokens[:, 1:], tokens[:1, :1], self.pos[:, : tokens.shape[1]])
 
 
-# ---- which caption belongs to which picture -------------------------------------------------------------------------
+# ---- contrastive loss -----------------------------------------------------------------------------------------------
 
 
-@exercise("Which caption belongs? InfoNCE", minutes=20, level=3, taught_in="14_training_the_image_encoder")
+@exercise("The contrastive loss InfoNCE", minutes=20, level=3, taught_in="14_training_the_image_encoder")
 def info_nce(
-    pictures: Float[Tensor, "batch dim"], texts: Float[Tensor, "batch dim"], temperature: float = 0.07
+    images: Float[Tensor, "batch dim"], texts: Float[Tensor, "batch dim"], temperature: float = 0.07
 ) -> Float[Tensor, ""]:
-    """One picture's choice among all captions, one caption's choice among all pictures, and so on; then the mean."""
+    """Each image's choice among all captions, each caption's choice among all images; then the mean."""
 
-    def likeness(one, other):
+    def similarity(one, other):
         return float(one @ other) / math.sqrt(float(one @ one) * float(other @ other)) / temperature
 
-    surprises = []
-    for asked, offered in ((pictures, texts), (texts, pictures)):
-        for i, one in enumerate(asked):
-            scores = [likeness(one, other) for other in offered]
+    losses = []
+    for queries, candidates in ((images, texts), (texts, images)):
+        for i, one in enumerate(queries):
+            scores = [similarity(one, other) for other in candidates]
             best = max(scores)
-            surprises.append(best + math.log(sum(math.exp(each - best) for each in scores)) - scores[i])
-    return pictures.new_tensor(sum(surprises) / len(surprises))
+            losses.append(best + math.log(sum(math.exp(each - best) for each in scores)) - scores[i])
+    return images.new_tensor(sum(losses) / len(losses))
 
 
 @info_nce.cases
 def _(rng):
-    yield "all sizes different", {"pictures": rng.randn(3, 5), "texts": rng.randn(3, 5), "temperature": 0.5}
+    yield "all sizes different", {"images": rng.randn(3, 5), "texts": rng.randn(3, 5), "temperature": 0.5}
     same = rng.randn(4, 3)
-    yield "the usual temperature", {"pictures": same + 0.3 * rng.randn(4, 3), "texts": 2 * same}
-    yield "batch 1: nothing to choose, no loss", {"pictures": rng.randn(1, 4), "texts": rng.randn(1, 4)}
-    yield "as many pictures as features", {"pictures": rng.randn(3, 3), "texts": 3 * rng.randn(3, 3), "temperature": 0.2}
+    yield "the usual temperature", {"images": same + 0.3 * rng.randn(4, 3), "texts": 2 * same}
+    yield "batch 1: nothing to choose, no loss", {"images": rng.randn(1, 4), "texts": rng.randn(1, 4)}
+    yield "as many images as features", {"images": rng.randn(3, 3), "texts": 3 * rng.randn(3, 3), "temperature": 0.2}
 
 
-def contrast(pictures, texts, temperature=0.07, *, unit=lambda x: F.normalize(x, dim=-1), scale=lambda z, t: z / t,
-             both=lambda one, other: (one + other) / 2):  # fmt: skip
-    """Cross-entropy in both directions, with one thing to go wrong at a time."""
-    logits, right = scale(unit(pictures) @ unit(texts).T, temperature), torch.arange(len(pictures))
-    return both(F.cross_entropy(logits, right), F.cross_entropy(logits.T, right))
+def info_nce_variant(
+    images,
+    texts,
+    temperature=0.07,
+    *,
+    normalize=lambda x: F.normalize(x, dim=-1),
+    scale=lambda z, t: z / t,
+    both=lambda one, other: (one + other) / 2,
+):
+    """`info_nce`; each keyword injects one fault."""
+    logits, labels = scale(normalize(images) @ normalize(texts).T, temperature), torch.arange(len(images))
+    return both(F.cross_entropy(logits, labels), F.cross_entropy(logits.T, labels))
 
 
-@info_nce.mutant("the vectors are not brought to length 1: the longest wins, not the most alike", GAME)
+@info_nce.mutant("the vectors are not normalized: the longest wins, not the most similar", CONTRASTIVE)
 def _(*inputs, **more):
-    return contrast(*inputs, **more, unit=lambda x: x)
+    return info_nce_variant(*inputs, **more, normalize=lambda x: x)
 
 
-@info_nce.mutant("vectors are normalised over the batch instead of over their features", GAME)
+@info_nce.mutant("vectors are normalized over the batch instead of their features", CONTRASTIVE)
 def _(*inputs, **more):
-    return contrast(*inputs, **more, unit=lambda x: F.normalize(x, dim=0))
+    return info_nce_variant(*inputs, **more, normalize=lambda x: F.normalize(x, dim=0))
 
 
-@info_nce.mutant("only the pictures choose: the captions are never asked", GAME)
+@info_nce.mutant("only image → text is computed: the captions are never asked", CONTRASTIVE)
 def _(*inputs, **more):
-    return contrast(*inputs, **more, both=lambda one, other: one)
+    return info_nce_variant(*inputs, **more, both=lambda one, other: one)
 
 
-@info_nce.mutant("only the captions choose: the pictures are never asked", GAME)
+@info_nce.mutant("only text → image is computed: the images are never asked", CONTRASTIVE)
 def _(*inputs, **more):
-    return contrast(*inputs, **more, both=lambda one, other: other)
+    return info_nce_variant(*inputs, **more, both=lambda one, other: other)
 
 
-@info_nce.mutant("the two directions are added up: the mean of them is due", GAME)
+@info_nce.mutant("the two directions are summed instead of averaged", CONTRASTIVE)
 def _(*inputs, **more):
-    return contrast(*inputs, **more, both=torch.add)
+    return info_nce_variant(*inputs, **more, both=torch.add)
 
 
-@info_nce.mutant("the likenesses are multiplied by the temperature instead of divided", GAME)
+@info_nce.mutant("the similarities are multiplied by the temperature instead of divided", CONTRASTIVE)
 def _(*inputs, **more):
-    return contrast(*inputs, **more, scale=lambda z, t: z * t)
+    return info_nce_variant(*inputs, **more, scale=lambda z, t: z * t)
 
 
-@info_nce.mutant("the temperature that was handed over is not used", GAME)
-def _(pictures, texts, temperature=0.07):
-    return contrast(pictures, texts)
+@info_nce.mutant("the `temperature` argument is ignored", CONTRASTIVE)
+def _(images, texts, temperature=0.07):
+    return info_nce_variant(images, texts)
 
 
-@info_nce.mutant("caption 0 is due for every picture: the right one for picture i is i", GAME)
-def _(pictures, texts, temperature=0.07):
-    logits = F.normalize(pictures, dim=-1) @ F.normalize(texts, dim=-1).T / temperature
+@info_nce.mutant("the label of every image is 0: that of image i is i", CONTRASTIVE)
+def _(images, texts, temperature=0.07):
+    logits = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T / temperature
     zero = torch.zeros(len(logits), dtype=torch.long)
     return (F.cross_entropy(logits, zero) + F.cross_entropy(logits.T, zero)) / 2
 
 
-@info_nce.mutant("pictures choose among pictures, where each is most like itself", GAME)
-def _(pictures, texts, temperature=0.07):
-    return contrast(pictures, pictures, temperature)
+@info_nce.mutant("images are compared with images, where each is most similar to itself", CONTRASTIVE)
+def _(images, texts, temperature=0.07):
+    return info_nce_variant(images, images, temperature)
 
 
-@info_nce.mutant("the right caption is left out of the sum below the fraction", GAME)
-def _(pictures, texts, temperature=0.07):
-    logits = F.normalize(pictures, dim=-1) @ F.normalize(texts, dim=-1).T / temperature
+@info_nce.mutant("the positive pair is missing in the denominator", CONTRASTIVE)
+def _(images, texts, temperature=0.07):
+    logits = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T / temperature
     others = logits.masked_fill(torch.eye(len(logits), dtype=torch.bool), -torch.inf)
     return (others.logsumexp(1) + others.logsumexp(0)).mean() / 2 - logits.diagonal().mean()
 
 
 @info_nce.alternative
 def _(*inputs, **more):
-    return contrast(*inputs, **more)
+    return info_nce_variant(*inputs, **more)
 
 
 @info_nce.alternative
-def _(pictures, texts, temperature=0.07):
-    logits = F.cosine_similarity(pictures[:, None], texts[None], dim=-1) / temperature
+def _(images, texts, temperature=0.07):
+    logits = F.cosine_similarity(images[:, None], texts[None], dim=-1) / temperature
     shares = logits.log_softmax(dim=0) + logits.log_softmax(dim=1)
     return -shares.diagonal().sum() / (2 * len(logits))

@@ -1,4 +1,4 @@
-"""Lesson 08, one sequence: its oracles write number by number, place by place, and count token by token."""
+"""Lesson 08, one sequence: its oracles go number by number and token by token."""
 
 import math
 
@@ -11,8 +11,8 @@ from tinyomni.grade.exercise import exercise
 
 NOTEBOOK, TITLE = "08_one_sequence", "One sequence"
 
-PROJECT = "2. The projector: one matrix"
-ROW = "3. One row"
+PROJECTOR = "2. The projector: one matrix"
+SEQUENCE = "3. One row"
 THINKER = "5. The Thinker reads the row"
 BUGS = "6. Two bugs that keep the shape"
 BUDGET = "7. The budget"
@@ -35,37 +35,37 @@ def project(
 @project.cases
 def _(rng):
     yield "all sizes different", {"x": rng.randn(2, 5, 3), "weight": rng.randn(7, 3), "bias": rng.randn(7)}
-    yield "as wide as before", {"x": rng.randn(2, 3, 4), "weight": rng.randn(4, 4), "bias": rng.randn(4)}
-    yield "batch 1, one token: a picture", {"x": rng.randn(1, 1, 2), "weight": rng.randn(5, 2), "bias": rng.randn(5)}
-    yield "as many tokens as numbers", {"x": rng.randn(1, 3, 3), "weight": rng.randn(3, 3), "bias": rng.randn(3)}
+    yield "the same width", {"x": rng.randn(2, 3, 4), "weight": rng.randn(4, 4), "bias": rng.randn(4)}
+    yield "batch 1, one token: an image", {"x": rng.randn(1, 1, 2), "weight": rng.randn(5, 2), "bias": rng.randn(5)}
+    yield "as many tokens as channels", {"x": rng.randn(1, 3, 3), "weight": rng.randn(3, 3), "bias": rng.randn(3)}
 
 
-@project.mutant("the bias is forgotten", PROJECT)
+@project.mutant("the bias is missing", PROJECTOR)
 def _(x, weight, bias):
     return x @ weight.T
 
 
-@project.mutant("the matrix is not turned: `weight` is (d_out, d_in), and `x @ weight` sums over d_out", PROJECT)
+@project.mutant("the matrix is not transposed: `weight` is (d_out, d_in), and `x @ weight` sums over d_out", PROJECTOR)
 def _(x, weight, bias):
     return x @ weight + bias
 
 
-@project.mutant("the bias is inside the product: it is multiplied by the matrix too", PROJECT)
+@project.mutant("the bias is added before the product", PROJECTOR)
 def _(x, weight, bias):
     return (x + bias[: x.shape[2]]) @ weight.T
 
 
-@project.mutant("the tokens are averaged to one: a projector never changes their number", PROJECT)
+@project.mutant("the tokens are averaged to one: a projector never changes their number", PROJECTOR)
 def _(x, weight, bias):
     return F.linear(x, weight, bias).mean(dim=1, keepdim=True)
 
 
-@project.mutant("a curve follows: negative numbers are lost", PROJECT)
+@project.mutant("an activation follows: negative numbers are lost", PROJECTOR)
 def _(x, weight, bias):
     return F.linear(x, weight, bias).relu()
 
 
-@project.mutant("the matrix multiplies the token axis: tokens are mixed with each other", PROJECT)
+@project.mutant("the matrix multiplies the token axis: tokens are mixed with each other", PROJECTOR)
 def _(x, weight, bias):
     return (weight @ x).mT + bias
 
@@ -94,10 +94,10 @@ def _(answer):
     return embed_audio
 
 
-# ---- one row --------------------------------------------------------------------------------------------------------
+# ---- concatenation --------------------------------------------------------------------------------------------------
 
 
-@exercise("All parts in one row", minutes=15, level=2, raises=(ValueError,))
+@exercise("Concatenate the modalities", minutes=15, level=2, raises=(ValueError,))
 def fuse(parts: dict[str, Float[Tensor, "batch _ d_model"]], ctx_len: int) -> Float[Tensor, "batch total d_model"]:
     """Token by token."""
     tokens = [part[:, t] for part in parts.values() for t in range(part.shape[1])]
@@ -109,88 +109,93 @@ def fuse(parts: dict[str, Float[Tensor, "batch _ d_model"]], ctx_len: int) -> Fl
 @fuse.cases
 def _(rng):
     def parts(batch, width, **counts):
-        return {name: rng.randn(batch, count, width) for name, count in counts.items()}
+        return {name: rng.randn(batch, length, width) for name, length in counts.items()}
 
-    yield "picture, sound, text", {"parts": parts(2, 7, image=1, audio=4, text=5), "ctx_len": 20}
+    yield "image, audio, text", {"parts": parts(2, 7, image=1, audio=4, text=5), "ctx_len": 20}
     yield "batch 1, one token each", {"parts": parts(1, 3, image=1, text=1), "ctx_len": 9}
-    yield "text first: the order is the caller's", {"parts": parts(2, 3, text=2, image=1), "ctx_len": 9}
-    yield "text alone", {"parts": parts(2, 3, text=4), "ctx_len": 9}
-    yield "it just fits", {"parts": parts(2, 3, image=1, audio=3, text=2), "ctx_len": 6}
-    yield "one too many: an error is due", {"parts": parts(1, 3, image=1, audio=3, text=2), "ctx_len": 5}
-    yield "each part fits, their sum does not", {"parts": parts(1, 3, image=2, audio=3, text=2), "ctx_len": 5}
-    yield "far too many", {"parts": parts(1, 2, audio=9), "ctx_len": 4}
-    yield "as many tokens in each", {"parts": parts(1, 2, image=2, audio=2), "ctx_len": 4}
+    yield "text first: the caller decides the order", {"parts": parts(2, 3, text=2, image=1), "ctx_len": 9}
+    yield "text only", {"parts": parts(2, 3, text=4), "ctx_len": 9}
+    yield "exactly ctx_len", {"parts": parts(2, 3, image=1, audio=3, text=2), "ctx_len": 6}
+    yield "one token too many: expects an error", {"parts": parts(1, 3, image=1, audio=3, text=2), "ctx_len": 5}
+    yield (
+        "each part fits, their sum does not: expects an error",
+        {"parts": parts(1, 3, image=2, audio=3, text=2), "ctx_len": 5},
+    )
+    yield "far too many: expects an error", {"parts": parts(1, 2, audio=9), "ctx_len": 4}
+    yield "equally many tokens in each", {"parts": parts(1, 2, image=2, audio=2), "ctx_len": 4}
 
 
-def fused(parts, ctx_len, *, order=list, count=lambda x: x.shape[1], most=lambda limit: limit, dim=1):
-    """Count, then join, with one thing to go wrong at a time."""
+def fuse_variant(parts, ctx_len, *, order=list, length=lambda x: x.shape[1], limit_of=lambda limit: limit, dim=1):
+    """`fuse`; each keyword injects one fault."""
     row = torch.cat([parts[name] for name in order(parts)], dim=dim)
-    if count(row) > most(ctx_len):
+    if length(row) > limit_of(ctx_len):
         raise ValueError("too many")
     return row
 
 
-@fuse.mutant("what does not fit is cut off, and nobody is told: the end of the question is missing", BUDGET)
+@fuse.mutant("the sequence is silently truncated at the end: part of the question is missing", BUDGET)
 def _(parts, ctx_len):
-    return fused(parts, math.inf)[:, :ctx_len]
+    return fuse_variant(parts, math.inf)[:, :ctx_len]
 
 
-@fuse.mutant("the beginning is cut off: the picture is the first to go", BUDGET)
+@fuse.mutant("the sequence is silently truncated at the front: the image is the first to go", BUDGET)
 def _(parts, ctx_len):
-    return fused(parts, math.inf)[:, -ctx_len:]
+    return fuse_variant(parts, math.inf)[:, -ctx_len:]
 
 
-@fuse.mutant("nobody counts: the Thinker gets more tokens than it can hold", BUDGET)
+@fuse.mutant("the length is not checked: the Thinker gets more tokens than its context holds", BUDGET)
 def _(parts, ctx_len):
-    return fused(parts, math.inf)
+    return fuse_variant(parts, math.inf)
 
 
-@fuse.mutant("a row that just fits is refused", BUDGET)
+@fuse.mutant("a sequence of exactly `ctx_len` tokens is rejected", BUDGET)
 def _(parts, ctx_len):
-    return fused(parts, ctx_len, most=lambda limit: limit - 1)
+    return fuse_variant(parts, ctx_len, limit_of=lambda limit: limit - 1)
 
 
-@fuse.mutant("one token too many goes through", BUDGET)
+@fuse.mutant("one token too many is accepted", BUDGET)
 def _(parts, ctx_len):
-    return fused(parts, ctx_len, most=lambda limit: limit + 1)
+    return fuse_variant(parts, ctx_len, limit_of=lambda limit: limit + 1)
 
 
-@fuse.mutant("each part is held against the limit, but not their sum", BUDGET)
+@fuse.mutant("each part is compared with the limit, but not their sum", BUDGET)
 def _(parts, ctx_len):
     if any(part.shape[1] > ctx_len for part in parts.values()):
         raise ValueError("too many")
-    return fused(parts, math.inf)
+    return fuse_variant(parts, math.inf)
 
 
-@fuse.mutant("the tokens of all samples are counted together: a batch is refused that fits", BUDGET)
+@fuse.mutant("the tokens of all samples are counted together: a batch that fits is rejected", BUDGET)
 def _(parts, ctx_len):
-    return fused(parts, ctx_len, count=lambda row: row.shape[0] * row.shape[1])
+    return fuse_variant(parts, ctx_len, length=lambda row: row.shape[0] * row.shape[1])
 
 
-@fuse.mutant("the parts are always sorted, whatever the caller says: order must be decided in one place", BUGS)
+@fuse.mutant("the parts are always sorted, ignoring the caller's order", BUGS)
 def _(parts, ctx_len):
-    return fused(parts, ctx_len, order=lambda parts: [name for name in ("image", "audio", "text") if name in parts])
+    return fuse_variant(
+        parts, ctx_len, order=lambda parts: [name for name in ("image", "audio", "text") if name in parts]
+    )
 
 
-@fuse.mutant("the last part comes first: the question is read before anything was seen", THINKER)
+@fuse.mutant("the last part comes first: the question is read before the image", THINKER)
 def _(parts, ctx_len):
-    return fused(parts, ctx_len, order=lambda parts: list(parts)[::-1])
+    return fuse_variant(parts, ctx_len, order=lambda parts: list(parts)[::-1])
 
 
-@fuse.mutant("the parts are joined along the features instead of the tokens", ROW)
+@fuse.mutant("the parts are concatenated along the channels instead of the tokens", SEQUENCE)
 def _(parts, ctx_len):
-    return fused(parts, ctx_len, dim=2)
+    return fuse_variant(parts, ctx_len, dim=2)
 
 
-@fuse.mutant("rows are mixed up: the other parts of a sample come from its neighbour in the batch", BUGS)
+@fuse.mutant("samples are mixed up: the other parts of a sample come from its neighbour in the batch", BUGS)
 def _(parts, ctx_len):
     first, *others = parts
-    return fused({first: parts[first]} | {name: parts[name].roll(1, dims=0) for name in others}, ctx_len)
+    return fuse_variant({first: parts[first]} | {name: parts[name].roll(1, dims=0) for name in others}, ctx_len)
 
 
 @fuse.alternative
 def _(parts, ctx_len):
-    return fused(parts, ctx_len)
+    return fuse_variant(parts, ctx_len)
 
 
 @fuse.alternative
@@ -209,8 +214,8 @@ fuse.replaces("tinyomni.omni.fuse")
 # ---- budget ---------------------------------------------------------------------------------------------------------
 
 
-@exercise("How much room is left?", minutes=15, level=2, raises=(ValueError,))
-def room_left(image: bool, samples: int, text_tokens: int, ctx_len: int = 512) -> int:
+@exercise("The remaining tokens of the context", minutes=15, level=2, raises=(ValueError,))
+def remaining_tokens(image: bool, samples: int, text_tokens: int, ctx_len: int = 512) -> int:
     """Count up: a token begins with every fourth of the mel frames, of which each needs 160 whole samples."""
     audio_tokens = sum(1 for number, _ in enumerate(range(160, samples + 1, 160)) if number % 4 == 0)
     if audio_tokens > ctx_len // 4:
@@ -223,64 +228,85 @@ def room_left(image: bool, samples: int, text_tokens: int, ctx_len: int = 512) -
     return len(free)
 
 
-@room_left.cases
+@remaining_tokens.cases
 def _(rng):
-    yield "a picture, a second of sound, a question", {"image": True, "samples": 16_000, "text_tokens": 9}
-    yield "text alone", {"image": False, "samples": 0, "text_tokens": 6}
-    yield "a short sound", {"image": False, "samples": 4_800, "text_tokens": 5}
-    yield "less than a frame is left over", {"image": False, "samples": 16_100, "text_tokens": 5}
-    yield "one frame more begins a token", {"image": False, "samples": 16_160, "text_tokens": 5}
-    yield "the most sound that there may be", {"image": True, "samples": 81_920, "text_tokens": 9}
-    yield "10 ms too much sound: an error is due", {"image": False, "samples": 82_080, "text_tokens": 9}
-    yield "nothing is left", {"image": True, "samples": 0, "text_tokens": 511}
-    yield "one token too many: an error is due", {"image": True, "samples": 0, "text_tokens": 512}
+    yield "an image, a second of audio, a question", {"image": True, "samples": 16_000, "text_tokens": 9}
+    yield "text only", {"image": False, "samples": 0, "text_tokens": 6}
+    yield "short audio", {"image": False, "samples": 4_800, "text_tokens": 5}
+    yield "a remainder shorter than a frame", {"image": False, "samples": 16_100, "text_tokens": 5}
+    yield "one more frame begins a token", {"image": False, "samples": 16_160, "text_tokens": 5}
+    yield "the maximum of audio", {"image": True, "samples": 81_920, "text_tokens": 9}
+    yield "10 ms too much audio: expects an error", {"image": False, "samples": 82_080, "text_tokens": 9}
+    yield "no tokens left", {"image": True, "samples": 0, "text_tokens": 511}
+    yield "one token too many: expects an error", {"image": True, "samples": 0, "text_tokens": 512}
     yield "a short context", {"image": True, "samples": 20_480, "text_tokens": 30, "ctx_len": 128}
-    yield "a short context, too much sound", {"image": False, "samples": 21_120, "text_tokens": 3, "ctx_len": 128}
+    yield (
+        "a short context, too much audio: expects an error",
+        {"image": False, "samples": 21_120, "text_tokens": 3, "ctx_len": 128},
+    )
 
 
-def room(image, samples, text_tokens, ctx_len=512, *, frames=lambda n: n // 160, tokens=lambda n: -(-n // 4), picture=1,
-         share=lambda limit: limit // 4, least=0, cut=False):  # fmt: skip
-    """The sum, with one thing to go wrong at a time."""
+def remaining_tokens_variant(
+    image,
+    samples,
+    text_tokens,
+    ctx_len=512,
+    *,
+    frames=lambda n: n // 160,
+    tokens=lambda n: -(-n // 4),
+    image_tokens=1,
+    max_audio_tokens=lambda limit: limit // 4,
+    minimum=0,
+    truncate=False,
+):
+    """`remaining_tokens`; each keyword injects one fault."""
     audio_tokens = tokens(frames(samples))
-    if audio_tokens > share(ctx_len):
-        if not cut:
-            raise ValueError("too much sound")
-        audio_tokens = share(ctx_len)
-    left = ctx_len - picture * image - audio_tokens - text_tokens
-    if left < least:
+    if audio_tokens > max_audio_tokens(ctx_len):
+        if not truncate:
+            raise ValueError("too much audio")
+        audio_tokens = max_audio_tokens(ctx_len)
+    left = ctx_len - image_tokens * image - audio_tokens - text_tokens
+    if left < minimum:
         raise ValueError("too many tokens")
     return left
 
 
 for cause, fault in (
-    ("a mel frame too many is counted, as the usual centred transform gives it: 26 tokens a second",
-     {"frames": lambda n: n // 160 + (n > 0)}),
-    ("a rest of samples makes a whole mel frame: frames are rounded down", {"frames": lambda n: -(-n // 160)}),
-    ("a rest of mel frames makes no token: the convolutions round up", {"tokens": lambda n: n // 4}),
-    ("each mel frame is a token: the two convolutions are forgotten", {"tokens": lambda n: n, "share": lambda n: n}),
-    ("a picture is counted as its 196 patches: CLS is one token", {"picture": 196}),
-    ("the picture is not counted", {"picture": 0}),
-    ("sound may take as much as it likes: its share is a quarter", {"share": lambda limit: limit}),
-    ("the share of sound is always 128, however long the context", {"share": lambda limit: 128}),
-    ("sound that just fits its share is refused", {"share": lambda limit: limit // 4 - 1}),
-    ("too much sound is cut, and nobody is told", {"cut": True}),
-    ("too many tokens are no error: less than nothing is left", {"least": -math.inf}),
-    ("a prompt that just fits is refused", {"least": 1}),
-):  # fmt: skip
-    room_left.mutant(cause, BUDGET)(lambda *inputs, fault=fault, **more: room(*inputs, **more, **fault))
+    (
+        "one mel frame too many is counted, as the usual centered STFT gives it: 26 tokens a second",
+        {"frames": lambda n: n // 160 + (n > 0)},
+    ),
+    ("mel frames are rounded up instead of down", {"frames": lambda n: -(-n // 160)}),
+    ("audio tokens are rounded down instead of up", {"tokens": lambda n: n // 4}),
+    (
+        "each mel frame is a token: the two convolutions are forgotten",
+        {"tokens": lambda n: n, "max_audio_tokens": lambda n: n},
+    ),
+    ("an image is counted as its 196 patches: only CLS becomes a token", {"image_tokens": 196}),
+    ("the image is not counted", {"image_tokens": 0}),
+    ("the limit for audio, a quarter of the context, is not checked", {"max_audio_tokens": lambda limit: limit}),
+    ("the limit for audio is always 128, ignoring `ctx_len`", {"max_audio_tokens": lambda limit: 128}),
+    ("audio of exactly the limit is rejected", {"max_audio_tokens": lambda limit: limit // 4 - 1}),
+    ("too much audio is silently truncated", {"truncate": True}),
+    ("too many tokens raise no error: the result is negative", {"minimum": -math.inf}),
+    ("a prompt of exactly `ctx_len` tokens is rejected", {"minimum": 1}),
+):
+    remaining_tokens.mutant(cause, BUDGET)(
+        lambda *inputs, fault=fault, **more: remaining_tokens_variant(*inputs, **more, **fault)
+    )
 
 
-@room_left.mutant("the context is always 512, whatever `ctx_len` says", BUDGET)
+@remaining_tokens.mutant("the context is always 512, ignoring `ctx_len`", BUDGET)
 def _(image, samples, text_tokens, ctx_len=512):
-    return room(image, samples, text_tokens)
+    return remaining_tokens_variant(image, samples, text_tokens)
 
 
-@room_left.alternative
+@remaining_tokens.alternative
 def _(*inputs, **more):
-    return room(*inputs, **more)
+    return remaining_tokens_variant(*inputs, **more)
 
 
-@room_left.alternative
+@remaining_tokens.alternative
 def _(image, samples, text_tokens, ctx_len=512):
     audio_tokens = math.ceil(samples // 160 / 4)
     left = ctx_len - sum((int(image), audio_tokens, text_tokens))

@@ -1,4 +1,4 @@
-"""Lesson 09, the codec: its oracles compare one vector with one entry at a time, and write the slopes down by hand."""
+"""Lesson 09, the codec: its oracles compare one vector with one entry at a time, and derive the gradients by hand."""
 
 import functools
 from typing import Any
@@ -12,11 +12,11 @@ from tinyomni.grade.exercise import exercise, load_weights
 
 NOTEBOOK, TITLE = "09_codec", "The codec"
 
-NEAREST = "2. Vector quantisation: the nearest entry"
-RESIDUAL = "4. The residual: what is left over gets a second code"
+NEAREST = "2. Vector quantization: the nearest entry"
+RESIDUAL = "4. Residual vector quantization: a second code for the residual"
 RVQ = "5. The library's `RVQ`"
 ARGMIN = "6. No gradient comes through an argmin"
-DEAD = "9. Usage: dead codes"
+DEAD = "9. Codebook utilization: dead codes"
 BUGS = "12. Two bugs that keep the shape"
 
 fault: Any  # what a mutant changes
@@ -27,18 +27,18 @@ terms: Any
 # ---- encode ---------------------------------------------------------------------------------------------------------
 
 
-@exercise("A code from each book", minutes=20, level=2)
+@exercise("Residual vector quantization: encode", minutes=20, level=2)
 def rvq_encode(
     x: Float[Tensor, "batch frames code_dim"], codebooks: Float[Tensor, "codebooks codebook_size code_dim"]
 ) -> Int[Tensor, "batch frames codebooks"]:
     """One distance at a time."""
     codes = torch.zeros(*x.shape[:2], len(codebooks), dtype=torch.long)
     for b, t in torch.cartesian_prod(*map(torch.arange, x.shape[:2])).tolist():
-        rest = x[b, t].tolist()
-        for i, book in enumerate(codebooks.tolist()):
-            distances = [sum((one - two) ** 2 for one, two in zip(rest, entry, strict=True)) for entry in book]
+        residual = x[b, t].tolist()
+        for i, codebook in enumerate(codebooks.tolist()):
+            distances = [sum((one - two) ** 2 for one, two in zip(residual, entry, strict=True)) for entry in codebook]
             codes[b, t, i] = distances.index(min(distances))
-            rest = [one - two for one, two in zip(rest, book[codes[b, t, i]], strict=True)]
+            residual = [one - two for one, two in zip(residual, codebook[codes[b, t, i]], strict=True)]
     return codes
 
 
@@ -46,13 +46,13 @@ def rvq_encode(
 def _(rng):
     yield "all sizes different", {"x": 2 * rng.randn(2, 5, 7), "codebooks": rng.randn(3, 4, 7)}
     yield "batch 1, one frame", {"x": rng.randn(1, 1, 3), "codebooks": rng.randn(2, 4, 3)}
-    yield "one book", {"x": rng.randn(2, 6, 3), "codebooks": rng.randn(1, 5, 3)}
-    yield "as many books as entries", {"x": 2 * rng.randn(2, 4, 3), "codebooks": rng.randn(2, 2, 3)}
+    yield "one codebook", {"x": rng.randn(2, 6, 3), "codebooks": rng.randn(1, 5, 3)}
+    yield "as many codebooks as entries", {"x": 2 * rng.randn(2, 4, 3), "codebooks": rng.randn(2, 2, 3)}
     # a long entry wins every dot product, a near one every distance
-    books = torch.tensor([[[1.0, 0.0], [9.0, 9.0], [0.0, 1.0]], [[0.1, 0.0], [5.0, 5.0], [0.0, 0.1]]])
-    yield "one long entry", {"x": torch.tensor([[[1.1, 0.0], [0.0, 1.2]]]), "codebooks": books}
+    codebooks = torch.tensor([[[1.0, 0.0], [9.0, 9.0], [0.0, 1.0]], [[0.1, 0.0], [5.0, 5.0], [0.0, 0.1]]])
+    yield "one long entry", {"x": torch.tensor([[[1.1, 0.0], [0.0, 1.2]]]), "codebooks": codebooks}
     yield (
-        "the residual in figures",
+        "the residual in numbers",
         {
             "x": torch.tensor([[[10.0, 1.0], [0.0, 9.0]]]),
             "codebooks": torch.tensor([[[10.0, 0.0], [0.0, 10.0]], [[0.0, -1.0], [0.0, 1.0]]]),
@@ -60,73 +60,77 @@ def _(rng):
     )
 
 
-def encoded(
+def rvq_encode_variant(
     x,
     codebooks,
     *,
-    rate=lambda rest, book: -torch.cdist(rest, book[None]),
-    left=lambda rest, entry: rest - entry,
-    at=lambda i: i,
+    score=lambda residual, codebook: -torch.cdist(residual, codebook[None]),
+    update=lambda residual, entry: residual - entry,
+    order=lambda i: i,
 ):
-    """The fast loop, with one thing to go wrong at a time."""
-    rest, codes = x, []
+    """`rvq_encode`; each keyword injects one fault."""
+    residual, codes = x, []
     for i in range(len(codebooks)):
-        book = codebooks[at(i)]
-        nearest = rate(rest, book).argmax(dim=-1)
+        codebook = codebooks[order(i)]
+        nearest = score(residual, codebook).argmax(dim=-1)
         codes.append(nearest)
-        rest = left(rest, book[nearest])
+        residual = update(residual, codebook[nearest])
     return torch.stack(codes, dim=-1)
 
 
 for cause, fault, section in (
     (
-        "nothing is subtracted: every book is asked about the same vector again",
-        {"left": lambda rest, entry: rest},
+        "nothing is subtracted: every codebook quantizes the same vector",
+        {"update": lambda residual, entry: residual},
         BUGS,
     ),
-    ("the entry is added to the rest instead of taken from it", {"left": lambda rest, entry: rest + entry}, RESIDUAL),
-    ("the next book describes the entry, not what the entry left over", {"left": lambda rest, entry: entry}, RESIDUAL),
+    (
+        "the entry is added to the residual instead of subtracted",
+        {"update": lambda residual, entry: residual + entry},
+        RESIDUAL,
+    ),
+    ("the next codebook quantizes the entry, not the residual", {"update": lambda residual, entry: entry}, RESIDUAL),
     (
         "the farthest entry is taken instead of the nearest",
-        {"rate": lambda r, book: torch.cdist(r, book[None])},
+        {"score": lambda r, codebook: torch.cdist(r, codebook[None])},
         NEAREST,
     ),
     (
         "the largest dot product is taken for the smallest distance: long entries win",
-        {"rate": lambda r, book: r @ book.T},
+        {"score": lambda r, codebook: r @ codebook.T},
         NEAREST,
     ),
     (
-        "directions are compared, not distances",
-        {"rate": lambda r, book: F.normalize(r, dim=-1) @ F.normalize(book, dim=-1).T},
+        "directions are compared (cosine similarity), not distances",
+        {"score": lambda r, codebook: F.normalize(r, dim=-1) @ F.normalize(codebook, dim=-1).T},
         NEAREST,
     ),
-    ("the first book is used for every code", {"at": lambda i: 0}, RESIDUAL),
-    ("the last book comes first: its fine entries are asked for the rough place", {"at": lambda i: -1 - i}, RESIDUAL),
+    ("the first codebook is used for every code", {"order": lambda i: 0}, RESIDUAL),
+    ("the codebooks are used in reverse order", {"order": lambda i: -1 - i}, RESIDUAL),
 ):
-    rvq_encode.mutant(cause, section)(functools.partial(encoded, **fault))
+    rvq_encode.mutant(cause, section)(functools.partial(rvq_encode_variant, **fault))
 
 
-@rvq_encode.mutant("the codes of the different books come out in reverse order", BUGS)
+@rvq_encode.mutant("the codes are in reverse order", BUGS)
 def _(x, codebooks):
-    return encoded(x, codebooks).flip(-1)
+    return rvq_encode_variant(x, codebooks).flip(-1)
 
 
-@rvq_encode.mutant("the codes are joined as a new first axis instead of the last", RVQ)
+@rvq_encode.mutant("the codes are stacked as a new first axis instead of the last", RVQ)
 def _(x, codebooks):
-    return encoded(x, codebooks).movedim(-1, 0)
+    return rvq_encode_variant(x, codebooks).movedim(-1, 0)
 
 
-rvq_encode.alternative(encoded)
+rvq_encode.alternative(rvq_encode_variant)
 
 
 @rvq_encode.alternative
 def _(x, codebooks):
     codes = []
-    for book in codebooks:
-        distances = (x[:, :, None] - book).square().sum(dim=-1)
+    for codebook in codebooks:
+        distances = (x[:, :, None] - codebook).square().sum(dim=-1)
         codes.append(distances.argmin(dim=2, keepdim=True))
-        x = x - F.embedding(codes[-1].squeeze(2), book)
+        x = x - F.embedding(codes[-1].squeeze(2), codebook)
     return torch.cat(codes, dim=2)
 
 
@@ -142,70 +146,76 @@ def _(answer):
 # ---- decode ---------------------------------------------------------------------------------------------------------
 
 
-@exercise("From codes to vectors", minutes=10, level=1)
+@exercise("Residual vector quantization: decode", minutes=10, level=1)
 def rvq_decode(
     codes: Int[Tensor, "batch frames codebooks"], codebooks: Float[Tensor, "codebooks codebook_size code_dim"]
 ) -> Float[Tensor, "batch frames code_dim"]:
     """One entry at a time."""
-    said = codebooks.new_zeros(*codes.shape[:2], codebooks.shape[2])
+    quantized = codebooks.new_zeros(*codes.shape[:2], codebooks.shape[2])
     for b, t, i in torch.cartesian_prod(*map(torch.arange, codes.shape)).reshape(-1, 3).tolist():
-        said[b, t] += codebooks[i, codes[b, t, i]]
-    return said
+        quantized[b, t] += codebooks[i, codes[b, t, i]]
+    return quantized
 
 
 @rvq_decode.cases
 def _(rng):
     yield "all sizes different", {"codes": rng.randint(4, 2, 5, 3), "codebooks": rng.randn(3, 4, 7)}
     yield "batch 1, one frame", {"codes": rng.randint(4, 1, 1, 2), "codebooks": rng.randn(2, 4, 3)}
-    yield "one book", {"codes": rng.randint(5, 2, 3, 1), "codebooks": rng.randn(1, 5, 2)}
-    yield "the same code in both books", {"codes": torch.tensor([[[2, 2], [0, 0]]]), "codebooks": rng.randn(2, 3, 4)}
-    yield "the codes of two frames exchanged", {"codes": torch.tensor([[[1, 2], [2, 1]]]), "codebooks": rng.randn(2, 3, 4)}
+    yield "one codebook", {"codes": rng.randint(5, 2, 3, 1), "codebooks": rng.randn(1, 5, 2)}
+    yield (
+        "the same code in both codebooks",
+        {"codes": torch.tensor([[[2, 2], [0, 0]]]), "codebooks": rng.randn(2, 3, 4)},
+    )
+    yield (
+        "two frames with exchanged codes",
+        {"codes": torch.tensor([[[1, 2], [2, 1]]]), "codebooks": rng.randn(2, 3, 4)},
+    )
 
 
-def entries(codes, codebooks):
+def look_up(codes, codebooks):
     """(codebooks, batch, frames, code_dim)"""
-    return torch.stack([book[codes[..., i]] for i, book in enumerate(codebooks)])
+    return torch.stack([codebook[codes[..., i]] for i, codebook in enumerate(codebooks)])
 
 
-@rvq_decode.mutant("every code is looked up in the first book", RVQ)
+@rvq_decode.mutant("every code is looked up in the first codebook", RVQ)
 def _(codes, codebooks):
     return codebooks[0][codes].sum(dim=2)
 
 
-@rvq_decode.mutant("only the first code counts: what the others describe is missing", RESIDUAL)
+@rvq_decode.mutant("only the first code is used: the residuals are missing", RESIDUAL)
 def _(codes, codebooks):
     return codebooks[0][codes[..., 0]]
 
 
-@rvq_decode.mutant("the mean of the entries is taken: what comes out is too small", RESIDUAL)
+@rvq_decode.mutant("the mean of the entries is taken instead of the sum", RESIDUAL)
 def _(codes, codebooks):
-    return entries(codes, codebooks).mean(dim=0)
+    return look_up(codes, codebooks).mean(dim=0)
 
 
-@rvq_decode.mutant("the codes are read in reverse order, each in another one's book", BUGS)
+@rvq_decode.mutant("the codes are read in reverse order, each in another codebook", BUGS)
 def _(codes, codebooks):
-    return entries(codes.flip(-1), codebooks).sum(dim=0)
+    return look_up(codes.flip(-1), codebooks).sum(dim=0)
 
 
-@rvq_decode.mutant("the entries are subtracted from the first one, as they were when encoding", RESIDUAL)
+@rvq_decode.mutant("the entries are subtracted from the first one, as in encoding", RESIDUAL)
 def _(codes, codebooks):
-    found = entries(codes, codebooks)
+    found = look_up(codes, codebooks)
     return found[0] - found[1:].sum(dim=0)
 
 
-@rvq_decode.mutant("the entries stand side by side instead of being added", RVQ)
+@rvq_decode.mutant("the entries are concatenated instead of added", RVQ)
 def _(codes, codebooks):
-    return torch.cat(list(entries(codes, codebooks)), dim=-1)
+    return torch.cat(list(look_up(codes, codebooks)), dim=-1)
 
 
-@rvq_decode.mutant("the codes are added up first, and one entry is looked up", RVQ)
+@rvq_decode.mutant("the codes are summed first, and one entry is looked up", RVQ)
 def _(codes, codebooks):
     return codebooks[0][codes.sum(dim=-1) % codebooks.shape[1]]
 
 
 @rvq_decode.alternative
 def _(codes, codebooks):
-    return entries(codes, codebooks).sum(dim=0)
+    return look_up(codes, codebooks).sum(dim=0)
 
 
 @rvq_decode.alternative
@@ -225,95 +235,100 @@ def _(answer):
 # ---- straight through -----------------------------------------------------------------------------------------------
 
 
-@exercise("Straight through the argmin", minutes=15, level=2, answer_name="Quantiser")
-def quantiser(
+@exercise("The straight-through estimator", minutes=15, level=2, answer_name="VectorQuantizer")
+def vector_quantizer(
     x: Float[Tensor, "batch frames code_dim"], codebook: Float[Tensor, "codebook_size code_dim"]
 ) -> dict[str, Float[Tensor, "..."]]:
-    """The nearest entries; and the slopes of the sum of their squares, written down: 2 · entry for x, nothing else."""
-    said = torch.stack(
+    """The nearest entries; and the gradients of the sum of their squares by hand: 2 · entry for x, nothing else."""
+    quantized = torch.stack(
         [
             torch.stack([min(codebook, key=lambda entry, row=row: float((row - entry).square().sum())) for row in rows])
             for rows in x
         ]
     )
-    return {"what comes out": said, "slope of x": 2 * said, "slope of the codebook": torch.zeros_like(codebook)}
+    return {"output": quantized, "gradient of x": 2 * quantized, "gradient of the codebook": torch.zeros_like(codebook)}
 
 
-@quantiser.cases
+@vector_quantizer.cases
 def _(rng):
     yield "all sizes different", {"x": rng.randn(2, 5, 7), "codebook": rng.randn(3, 7)}
     yield "batch 1, one frame", {"x": rng.randn(1, 1, 2), "codebook": rng.randn(4, 2)}
     yield "one entry", {"x": rng.randn(2, 3, 2), "codebook": rng.randn(1, 2)}
-    book = torch.tensor([[1.0, 0.0], [9.0, 9.0]])
-    yield "a long entry that is far", {"x": torch.tensor([[[1.5, 0.5]]]), "codebook": book}
-    yield "x is an entry", {"x": book[None], "codebook": book}
+    codebook = torch.tensor([[1.0, 0.0], [9.0, 9.0]])
+    yield "a long, distant entry", {"x": torch.tensor([[[1.5, 0.5]]]), "codebook": codebook}
+    yield "x is an entry", {"x": codebook[None], "codebook": codebook}
 
 
-@quantiser.invoke
+@vector_quantizer.invoke
 def _(answer, x, codebook):
     layer, x = load_weights(answer(*codebook.shape), codebook=codebook), x.clone().requires_grad_()
-    said = layer(x)
-    wanted = [x, *layer.parameters()]
-    loss = said.square().sum()
-    slopes = torch.autograd.grad(loss, wanted, allow_unused=True) if loss.requires_grad else [None, None]
-    slopes = [torch.zeros_like(one) if slope is None else slope for one, slope in zip(wanted, slopes, strict=True)]
-    return {"what comes out": said.detach(), "slope of x": slopes[0], "slope of the codebook": slopes[1]}
+    quantized = layer(x)
+    inputs = [x, *layer.parameters()]
+    loss = quantized.square().sum()
+    gradients = torch.autograd.grad(loss, inputs, allow_unused=True) if loss.requires_grad else [None, None]
+    gradients = [
+        torch.zeros_like(one) if gradient is None else gradient for one, gradient in zip(inputs, gradients, strict=True)
+    ]
+    return {"output": quantized.detach(), "gradient of x": gradients[0], "gradient of the codebook": gradients[1]}
 
 
-class Through(nn.Module):
-    """x + sg(entry - x); a mutant changes `join` or `rate`."""
+class StraightThrough(nn.Module):
+    """x + sg(entry - x), where sg stops the gradient; a mutant overrides `join` or `score`."""
 
     def __init__(self, size, width):
         super().__init__()
         self.codebook = nn.Parameter(torch.randn(size, width))
 
-    def rate(self, x):
+    def score(self, x):
         return -torch.cdist(x, self.codebook[None])
 
     def join(self, x, entry):
         return x + (entry - x).detach()
 
     def forward(self, x):
-        return self.join(x, self.codebook[self.rate(x).argmax(dim=-1)])
+        return self.join(x, self.codebook[self.score(x).argmax(dim=-1)])
 
 
-quantiser.alternative(Through)
+vector_quantizer.alternative(StraightThrough)
 
 
-def through(join, name="join"):
-    """A layer with another `join`."""
-    return type("Quantiser", (Through,), {name: join})
+def with_method(join, name="join"):
+    """The layer with one method replaced."""
+    return type("VectorQuantizer", (StraightThrough,), {name: join})
 
 
 for cause, join in (
-    ("the entry is given as it is: no slope reaches x, and nothing before it learns", lambda self, x, entry: entry),
     (
-        "the wrong side is detached: x comes out unchanged, nothing is quantised",
+        "the entry is returned as it is: no gradient reaches x, and nothing before it learns",
+        lambda self, x, entry: entry,
+    ),
+    (
+        "the wrong side is detached: x comes out unchanged, nothing is quantized",
         lambda self, x, entry: entry + (x - entry).detach(),
     ),
     (
-        "the difference has the wrong sign: what comes out lies beyond x, away from the entry",
+        "the difference has the wrong sign: the output is beyond x, away from the entry",
         lambda self, x, entry: x + (x - entry).detach(),
     ),
-    ("all of it is detached: no slope reaches anything", lambda self, x, entry: (x + entry - x).detach()),
+    ("everything is detached: there is no gradient at all", lambda self, x, entry: (x + entry - x).detach()),
     (
-        "the entries get the same slope as x: they have a loss of their own",
+        "the codebook gets the same gradient as x: it has a loss of its own",
         lambda self, x, entry: entry + x - x.detach(),
     ),
     (
-        "half of the difference is kept: what comes out is neither x nor an entry",
+        "half of the difference is added: the output is neither x nor an entry",
         lambda self, x, entry: x + (entry - x).detach() / 2,
     ),
 ):
-    quantiser.mutant(cause, ARGMIN)(through(join))
+    vector_quantizer.mutant(cause, ARGMIN)(with_method(join))
 
-quantiser.mutant("the largest dot product is taken for the smallest distance: long entries win", NEAREST)(
-    through(lambda self, x: x @ self.codebook.T, "rate")
+vector_quantizer.mutant("the largest dot product is taken for the smallest distance: long entries win", NEAREST)(
+    with_method(lambda self, x: x @ self.codebook.T, "score")
 )
 
 
-@quantiser.alternative
-class Masked(nn.Module):
+@vector_quantizer.alternative
+class NoGradGap(nn.Module):
     def __init__(self, size, width):
         super().__init__()
         self.codebook = nn.Parameter(torch.empty(size, width))
@@ -328,37 +343,37 @@ class Masked(nn.Module):
 # ---- commitment -----------------------------------------------------------------------------------------------------
 
 
-@exercise("Two terms that pull", minutes=15, level=2, answer_name="CodebookLoss")
+@exercise("Codebook loss and commitment loss", minutes=15, level=2, answer_name="CodebookLoss")
 def codebook_loss(
     x: Float[Tensor, "batch frames code_dim"], entry: Float[Tensor, "batch frames code_dim"], beta: float = 0.25
 ) -> dict[str, Float[Tensor, "..."]]:
-    """The value, and the slopes as calculus gives them."""
+    """The value, and the gradients by hand."""
     mean = sum(number**2 for number in (x - entry).flatten()) / x.numel()
     pull = 2 * (x - entry) / x.numel()
-    return {"loss": (1 + beta) * mean, "slope of x": beta * pull, "slope of the entry": -pull}
+    return {"loss": (1 + beta) * mean, "gradient of x": beta * pull, "gradient of the entry": -pull}
 
 
 @codebook_loss.cases
 def _(rng):
     yield "all sizes different", {"x": rng.randn(2, 5, 7), "entry": rng.randn(2, 5, 7)}
     yield "beta 1.5", {"x": rng.randn(2, 3, 4), "entry": rng.randn(2, 3, 4), "beta": 1.5}
-    yield "beta 0: nothing pulls at x", {"x": rng.randn(2, 3, 4), "entry": rng.randn(2, 3, 4), "beta": 0.0}
+    yield "beta 0: no commitment", {"x": rng.randn(2, 3, 4), "entry": rng.randn(2, 3, 4), "beta": 0.0}
     yield "batch 1, one frame, one number", {"x": rng.randn(1, 1, 1), "entry": rng.randn(1, 1, 1)}
     same = rng.randn(2, 2, 3)
-    yield "x is its entry", {"x": same, "entry": same.clone()}
+    yield "x equals its entry", {"x": same, "entry": same.clone()}
 
 
 @codebook_loss.invoke
 def _(answer, x, entry, beta=0.25):
     x, entry = x.clone().requires_grad_(), entry.clone().requires_grad_()
     loss = answer(beta)(x, entry)
-    slopes = torch.autograd.grad(loss, [x, entry], allow_unused=True) if loss.requires_grad else [None, None]
-    slopes = [torch.zeros_like(x) if slope is None else slope for slope in slopes]
-    return {"loss": loss.detach(), "slope of x": slopes[0], "slope of the entry": slopes[1]}
+    gradients = torch.autograd.grad(loss, [x, entry], allow_unused=True) if loss.requires_grad else [None, None]
+    gradients = [torch.zeros_like(x) if gradient is None else gradient for gradient in gradients]
+    return {"loss": loss.detach(), "gradient of x": gradients[0], "gradient of the entry": gradients[1]}
 
 
-class Pull(nn.Module):
-    """entries to vectors + beta · vectors to entries; a mutant changes `terms`."""
+class VQLoss(nn.Module):
+    """codebook loss + beta · commitment loss; a mutant overrides `terms`."""
 
     def __init__(self, beta=0.25):
         super().__init__()
@@ -371,21 +386,21 @@ class Pull(nn.Module):
         return self.terms(x, entry, self.beta)
 
 
-codebook_loss.alternative(Pull)
+codebook_loss.alternative(VQLoss)
 
 for cause, terms in (
     (
-        "nothing is detached: both terms pull at both sides, x far too hard",
+        "nothing is detached: both terms pull at both sides",
         lambda self, x, e, beta: (1 + beta) * F.mse_loss(x, e),
     ),
     (
-        "the two detached sides are exchanged: beta slows the entries down, not the vectors",
+        "the two detached sides are exchanged: beta scales the codebook loss instead of the commitment",
         lambda self, x, e, beta: F.mse_loss(x, e.detach()) + beta * F.mse_loss(x.detach(), e),
     ),
-    ("beta is left out", lambda self, x, e, beta: F.mse_loss(x.detach(), e) + F.mse_loss(x, e.detach())),
-    ("the entries' term is missing: they never move", lambda self, x, e, beta: beta * F.mse_loss(x, e.detach())),
+    ("beta is missing", lambda self, x, e, beta: F.mse_loss(x.detach(), e) + F.mse_loss(x, e.detach())),
+    ("the codebook loss is missing: the entries never move", lambda self, x, e, beta: beta * F.mse_loss(x, e.detach())),
     (
-        "the commitment is missing: the vectors may run away from their entries",
+        "the commitment loss is missing: the vectors may drift away from their entries",
         lambda self, x, e, beta: F.mse_loss(x.detach(), e),
     ),
     (
@@ -394,19 +409,19 @@ for cause, terms in (
     ),
     ("distances are not squared", lambda self, x, e, beta: F.l1_loss(x.detach(), e) + beta * F.l1_loss(x, e.detach())),
     (
-        "the mean runs over frames only, and the numbers of a frame are summed up",
+        "the mean runs over frames only, and the channels are summed",
         lambda self, x, e, beta: ((x.detach() - e).square() + beta * (x - e.detach()).square()).sum(dim=-1).mean(),
     ),
     (
-        "beta is always 0.25, whatever is asked for",
+        "beta is always 0.25, ignoring the argument",
         lambda self, x, e, beta: F.mse_loss(x.detach(), e) + F.mse_loss(x, e.detach()) / 4,
     ),
 ):
-    codebook_loss.mutant(cause, ARGMIN)(type("CodebookLoss", (Pull,), {"terms": terms}))
+    codebook_loss.mutant(cause, ARGMIN)(type("CodebookLoss", (VQLoss,), {"terms": terms}))
 
 
 @codebook_loss.alternative
-class Weighed(nn.Module):
+class OneMean(nn.Module):
     def __init__(self, beta=0.25):
         super().__init__()
         self.beta = beta
@@ -417,10 +432,10 @@ class Weighed(nn.Module):
         return ((fixed_x - entry) ** 2 + self.beta * (x - fixed_entry) ** 2).mean()
 
 
-# ---- a moving average -----------------------------------------------------------------------------------------------
+# ---- moving average -------------------------------------------------------------------------------------------------
 
 
-@exercise("Entries as moving averages", minutes=20, level=2)
+@exercise("Exponential moving average of a codebook", minutes=20, level=2)
 def ema_update(
     x: Float[Tensor, "points code_dim"],
     nearest: Int[Tensor, "points"],
@@ -431,13 +446,13 @@ def ema_update(
     Float[Tensor, "codebook_size code_dim"], Float[Tensor, "codebook_size"], Float[Tensor, "codebook_size code_dim"]
 ]:
     """Entry by entry."""
-    book, counts, sums = torch.zeros_like(sums), counts.clone(), sums.clone()
+    codebook, counts, sums = torch.zeros_like(sums), counts.clone(), sums.clone()
     for k in range(len(counts)):
         mine = [point for point, code in zip(x, nearest.tolist(), strict=True) if code == k]
         counts[k] = gamma * counts[k] + (1 - gamma) * len(mine)
         sums[k] = gamma * sums[k] + (1 - gamma) * sum(mine, torch.zeros_like(x[0]))
-        book[k] = sums[k] / counts[k]
-    return book, counts, sums
+        codebook[k] = sums[k] / counts[k]
+    return codebook, counts, sums
 
 
 @ema_update.cases
@@ -453,12 +468,12 @@ def _(rng):
 
     yield "all sizes different", given(11, 5, 3, gamma=0.8)
     yield "gamma 0.99", given(6, 3, 2)
-    yield "it forgets everything: a step of k-means", given(9, 2, 3, gamma=0.0) | {"nearest": torch.arange(9) % 3}
-    yield "an entry that nobody chose", given(4, 2, 3, gamma=0.5) | {"nearest": torch.tensor([0, 2, 2, 0])}
+    yield "gamma 0: a step of k-means", given(9, 2, 3, gamma=0.0) | {"nearest": torch.arange(9) % 3}
+    yield "an unused entry", given(4, 2, 3, gamma=0.5) | {"nearest": torch.tensor([0, 2, 2, 0])}
     yield "one point", given(1, 2, 2, gamma=0.5)
 
 
-def moved(
+def ema_update_variant(
     x,
     nearest,
     counts,
@@ -467,51 +482,51 @@ def moved(
     *,
     new=lambda gamma: 1 - gamma,
     total=lambda s, c: s,
-    over=lambda s, fresh, old, c: s / fresh[:, None],
-    keep=lambda fresh, old, c: fresh,
+    over=lambda s, new_counts, old, c: s / new_counts[:, None],
+    keep=lambda new_counts, old, c: new_counts,
 ):
-    """The fast way, with one thing to go wrong at a time."""
-    chosen = F.one_hot(nearest, len(counts)).to(x.dtype)
-    c, s = chosen.sum(dim=0), chosen.T @ x
-    fresh = keep(gamma * counts + new(gamma) * c, counts, c)
-    grown = keep(gamma * sums + new(gamma) * total(s, c[:, None]), sums, c[:, None])
-    return over(grown, fresh, counts, c), fresh, grown
+    """`ema_update`; each keyword injects one fault."""
+    one_hot = F.one_hot(nearest, len(counts)).to(x.dtype)
+    c, s = one_hot.sum(dim=0), one_hot.T @ x
+    new_counts = keep(gamma * counts + new(gamma) * c, counts, c)
+    new_sums = keep(gamma * sums + new(gamma) * total(s, c[:, None]), sums, c[:, None])
+    return over(new_sums, new_counts, counts, c), new_counts, new_sums
 
 
 for cause, fault in (
-    ("the new batch counts fully, not by 1 - gamma: counts and sums grow without end", {"new": lambda gamma: 1.0}),
-    ("the batch's mean goes into the sums instead of its sum", {"total": lambda s, c: s / c.clamp(min=1)}),
-    ("the new sums are divided by the old counts", {"over": lambda s, fresh, old, c: s / old[:, None]}),
-    ("the sums are given out undivided as entries", {"over": lambda s, fresh, old, c: s}),
+    ("the new batch is not weighted by 1 - gamma: counts and sums grow without bound", {"new": lambda gamma: 1.0}),
+    ("the batch's mean is added instead of its sum", {"total": lambda s, c: s / c.clamp(min=1)}),
+    ("the new sums are divided by the old counts", {"over": lambda s, new_counts, old, c: s / old[:, None]}),
+    ("the sums are returned as entries, without division", {"over": lambda s, new_counts, old, c: s}),
     (
-        "the running sums are divided by this batch's counts: who is not chosen is lost at once",
-        {"over": lambda s, fresh, old, c: s / c[:, None].clamp(min=1)},
+        "the running sums are divided by the counts of this batch: unused entries are lost at once",
+        {"over": lambda s, new_counts, old, c: s / c[:, None].clamp(min=1)},
     ),
     (
-        "entries that nobody chose are left out: their counts never fade, and nobody sees that they are dead",
-        {"keep": lambda fresh, old, c: torch.where(c > 0, fresh, old)},
+        "unused entries are not updated: their counts never decay, and nobody sees that they are dead",
+        {"keep": lambda new_counts, old, c: torch.where(c > 0, new_counts, old)},
     ),
 ):
-    ema_update.mutant(cause, ARGMIN)(functools.partial(moved, **fault))
+    ema_update.mutant(cause, ARGMIN)(functools.partial(ema_update_variant, **fault))
 
 
-@ema_update.mutant("gamma and 1 - gamma are exchanged: nearly all is forgotten at each step", ARGMIN)
+@ema_update.mutant("gamma and 1 - gamma are exchanged: nearly everything is forgotten at each step", ARGMIN)
 def _(x, nearest, counts, sums, gamma=0.99):
-    return moved(x, nearest, counts, sums, 1 - gamma)
+    return ema_update_variant(x, nearest, counts, sums, 1 - gamma)
 
 
-@ema_update.mutant("gamma is always 0.99, whatever is asked for", ARGMIN)
+@ema_update.mutant("gamma is always 0.99, ignoring the argument", ARGMIN)
 def _(x, nearest, counts, sums, gamma=0.99):
-    return moved(x, nearest, counts, sums)
+    return ema_update_variant(x, nearest, counts, sums)
 
 
-@ema_update.mutant("the new counts are used and thrown away: the old ones come back", ARGMIN)
+@ema_update.mutant("the old counts are returned instead of the new ones", ARGMIN)
 def _(x, nearest, counts, sums, gamma=0.99):
-    book, _, grown = moved(x, nearest, counts, sums, gamma)
-    return book, counts, grown
+    codebook, _, new_sums = ema_update_variant(x, nearest, counts, sums, gamma)
+    return codebook, counts, new_sums
 
 
-ema_update.alternative(moved)
+ema_update.alternative(ema_update_variant)
 
 
 @ema_update.alternative
@@ -521,92 +536,95 @@ def _(x, nearest, counts, sums, gamma=0.99):
     return sums / counts.unsqueeze(1), counts, sums
 
 
-# ---- dead entries ---------------------------------------------------------------------------------------------------
+# ---- dead codes -----------------------------------------------------------------------------------------------------
 
 
-@exercise("Wake the dead entries", minutes=15, level=2)
-def revive(
+@exercise("Expire dead codes", minutes=15, level=2)
+def expire_codes(
     codebook: Float[Tensor, "codebook_size code_dim"],
-    used: Float[Tensor, "codebook_size"],
+    usage: Float[Tensor, "codebook_size"],
     x: Float[Tensor, "points code_dim"],
-    least: float = 0.1,
+    threshold: float = 0.1,
 ) -> tuple[Float[Tensor, "codebook_size code_dim"], Float[Tensor, "codebook_size"]]:
-    """The n-th dead entry goes to the n-th point; behind the last point, the first comes again."""
-    rows, shares, woken = [], [], 0
-    for entry, share in zip(codebook, used.tolist(), strict=True):
-        dead = share < least
-        rows.append(x[woken % len(x)] if dead else entry)
+    """The n-th dead entry goes to the n-th point; after the last point, start over with the first."""
+    rows, shares, expire_codes_variant = [], [], 0
+    for entry, share in zip(codebook, usage.tolist(), strict=True):
+        dead = share < threshold
+        rows.append(x[expire_codes_variant % len(x)] if dead else entry)
         shares.append(1.0 if dead else share)
-        woken += dead
-    return torch.stack(rows), torch.tensor(shares, dtype=used.dtype)
+        expire_codes_variant += dead
+    return torch.stack(rows), torch.tensor(shares, dtype=usage.dtype)
 
 
-@revive.cases
+@expire_codes.cases
 def _(rng):
     some = torch.tensor([1.0, 0.05, 0.5, 0.0, 2.0, 0.01])
-    yield "all sizes different", {"codebook": rng.randn(6, 3), "used": some, "x": rng.randn(8, 3)}
-    yield "all are alive", {"codebook": rng.randn(3, 2), "used": torch.tensor([1.0, 0.2, 0.5]), "x": rng.randn(4, 2)}
+    yield "all sizes different", {"codebook": rng.randn(6, 3), "usage": some, "x": rng.randn(8, 3)}
+    yield "no dead entries", {"codebook": rng.randn(3, 2), "usage": torch.tensor([1.0, 0.2, 0.5]), "x": rng.randn(4, 2)}
     yield (
-        "another limit",
-        {"codebook": rng.randn(3, 2), "used": torch.tensor([1.0, 0.2, 0.4]), "x": rng.randn(4, 2), "least": 0.3},
+        "another threshold",
+        {"codebook": rng.randn(3, 2), "usage": torch.tensor([1.0, 0.2, 0.4]), "x": rng.randn(4, 2), "threshold": 0.3},
     )
     yield (
-        "exactly the limit is alive",
-        {"codebook": rng.randn(3, 2), "used": torch.tensor([0.5, 0.0, 2.0]), "x": rng.randn(5, 2), "least": 0.5},
+        "exactly the threshold is alive",
+        {"codebook": rng.randn(3, 2), "usage": torch.tensor([0.5, 0.0, 2.0]), "x": rng.randn(5, 2), "threshold": 0.5},
     )
-    yield "more dead entries than points", {"codebook": rng.randn(4, 2), "used": torch.zeros(4), "x": rng.randn(3, 2)}
+    yield "more dead entries than points", {"codebook": rng.randn(4, 2), "usage": torch.zeros(4), "x": rng.randn(3, 2)}
 
 
-def woken(
+def expire_codes_variant(
     codebook,
-    used,
+    usage,
     x,
-    least=0.1,
+    threshold=0.1,
     *,
-    is_dead=lambda used, least: used < least,
+    is_dead=lambda usage, threshold: usage < threshold,
     take=lambda dead, x: x[torch.arange(len(dead)) % len(x)],
     after=1.0,
 ):
-    """The fast way, with one thing to go wrong at a time."""
-    dead = is_dead(used, least).nonzero().flatten()
-    book, used = codebook.clone(), used.clone()
-    book[dead] = take(dead, x)
+    """`expire_codes`; each keyword injects one fault."""
+    dead = is_dead(usage, threshold).nonzero().flatten()
+    codebook, usage = codebook.clone(), usage.clone()
+    codebook[dead] = take(dead, x)
     if after is not None:
-        used[dead] = after
-    return book, used
+        usage[dead] = after
+    return codebook, usage
 
 
 for cause, fault in (
-    ("the living are moved and the dead are left alone", {"is_dead": lambda used, least: used >= least}),
-    ("only entries that were never used count as dead", {"is_dead": lambda used, least: used == 0}),
     (
-        "an entry that is used exactly as often as the limit is moved too",
-        {"is_dead": lambda used, least: used <= least},
+        "the live entries are replaced and the dead ones are kept",
+        {"is_dead": lambda usage, threshold: usage >= threshold},
     ),
-    ("the limit is always 0.1, whatever is asked for", {"is_dead": lambda used, least: used < 0.1}),
-    ("all dead entries go to the same point, and will share its fate", {"take": lambda dead, x: x[:1]}),
-    ("all dead entries go to the mean, where few points are", {"take": lambda dead, x: x.mean(dim=0)}),
+    ("only entries with a usage of 0 count as dead", {"is_dead": lambda usage, threshold: usage == 0}),
     (
-        "entry k goes to point k, by its own number, instead of the n-th dead one to point n",
+        "an entry whose usage equals the threshold is replaced too",
+        {"is_dead": lambda usage, threshold: usage <= threshold},
+    ),
+    ("the threshold is always 0.1, ignoring the argument", {"is_dead": lambda usage, threshold: usage < 0.1}),
+    ("all dead entries are moved to the same point", {"take": lambda dead, x: x[:1]}),
+    ("all dead entries are moved to the mean, where few points are", {"take": lambda dead, x: x.mean(dim=0)}),
+    (
+        "entry k is moved to point k, by its own index, instead of the n-th dead one to point n",
         {"take": lambda dead, x: x[dead % len(x)]},
     ),
-    ("the running use is not set to 1: the same entries are moved again at the next step", {"after": None}),
-    ("the running use is set to 0: a woken entry is dead again at once", {"after": 0.0}),
+    ("the usage is not reset to 1: the same entries are replaced again at the next step", {"after": None}),
+    ("the usage is reset to 0: a replaced entry is dead again at once", {"after": 0.0}),
 ):
-    revive.mutant(cause, DEAD)(functools.partial(woken, **fault))
+    expire_codes.mutant(cause, DEAD)(functools.partial(expire_codes_variant, **fault))
 
 
-@revive.mutant("the codebook that was handed over is written into", DEAD)
-def _(codebook, used, x, least=0.1):
-    new, used = woken(codebook, used, x, least)
-    return codebook.copy_(new), used
+@expire_codes.mutant("the input codebook is modified in place", DEAD)
+def _(codebook, usage, x, threshold=0.1):
+    new, usage = expire_codes_variant(codebook, usage, x, threshold)
+    return codebook.copy_(new), usage
 
 
-revive.alternative(woken)
+expire_codes.alternative(expire_codes_variant)
 
 
-@revive.alternative
-def _(codebook, used, x, least=0.1):
-    dead = used < least
+@expire_codes.alternative
+def _(codebook, usage, x, threshold=0.1):
+    dead = usage < threshold
     place = (dead.cumsum(dim=0) - 1).clamp(min=0) % len(x)
-    return torch.where(dead[:, None], x[place], codebook), used.masked_fill(dead, 1.0)
+    return torch.where(dead[:, None], x[place], codebook), usage.masked_fill(dead, 1.0)

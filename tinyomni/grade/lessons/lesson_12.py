@@ -1,4 +1,4 @@
-"""Lesson 12, the training loop: its oracles count number by number, step by hand, or use torch's schedulers."""
+"""Lesson 12, the training loop: its oracles count number by number, update by hand, or use torch's schedulers."""
 
 import copy
 import functools
@@ -25,9 +25,9 @@ NOTEBOOK, TITLE = "12_training_loop", "The training loop"
 BARE = "1. The loop that always works, when nothing goes wrong"
 LOSS = "2. The loss: one bad batch is enough"
 GRADIENT = "3. The gradient: check, then clip"
-BITS = "4. Sixteen bits"
-SMALL = "5. A large batch from small ones"
-RATE = "6. The optimiser, and how fast"
+BITS = "4. Mixed precision"
+SMALL = "5. Gradient accumulation: a large batch from small ones"
+RATE = "6. The optimizer and the learning-rate schedule"
 KEEP = "8. Checkpoints that survive"
 PAGE = "10. The step, on one page"
 
@@ -37,13 +37,13 @@ fault: Any  # what a mutant changes
 # ---- NaN ------------------------------------------------------------------------------------------------------------
 
 
-@exercise("Who made the NaN?", minutes=10, level=1)
+@exercise("Detect NaN and infinity", minutes=10, level=1)
 def check_finite(where: str, values: Float[Tensor, "batch tokens dim"]) -> None:
-    """What should be found in the message, counted number by number."""
+    """What the message should say, counted number by number."""
     numbers = values.flatten().tolist()
     nan, inf = sum(map(math.isnan, numbers)), sum(map(math.isinf, numbers))
     raised = "RuntimeError" if nan + inf else "nothing"
-    return {"raised": raised, "NaN": nan, "Inf": inf, "place named": bool(nan + inf)}  # type: ignore[return-value]
+    return {"raised": raised, "NaN": nan, "Inf": inf, "names `where`": bool(nan + inf)}  # type: ignore[return-value]
 
 
 @check_finite.invoke
@@ -54,13 +54,13 @@ def _(answer, where, values):
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
         counts = {name: re.search(rf"{name}=(\d+)", str(error)) for name in ("NaN", "Inf")}
-        told = {name: int(found[1]) if found else -1 for name, found in counts.items()}
-        return {"raised": type(error).__name__, **told, "place named": where in str(error)}
-    return {"raised": "nothing", "NaN": 0, "Inf": 0, "place named": False}
+        reported = {name: int(found[1]) if found else -1 for name, found in counts.items()}
+        return {"raised": type(error).__name__, **reported, "names `where`": where in str(error)}
+    return {"raised": "nothing", "NaN": 0, "Inf": 0, "names `where`": False}
 
 
-def damaged(values, *, nan=(), inf=(), minus=()):
-    """The numbers at these places replaced."""
+def with_values(values, *, nan=(), inf=(), minus=()):
+    """The tensor with the numbers at these indices replaced."""
     flat = values.flatten()
     for places, number in ((nan, math.nan), (inf, math.inf), (minus, -math.inf)):
         flat[list(places)] = number
@@ -71,17 +71,17 @@ def damaged(values, *, nan=(), inf=(), minus=()):
 def _(rng):
     yield (
         "all sizes different",
-        {"where": "Thinker", "values": damaged(rng.randn(2, 3, 4), nan=[1, 7], inf=[5], minus=[6, 12])},
+        {"where": "Thinker", "values": with_values(rng.randn(2, 3, 4), nan=[1, 7], inf=[5], minus=[6, 12])},
     )
-    yield "nothing is wrong", {"where": "Talker", "values": rng.randn(2, 3, 2)}
+    yield "all finite", {"where": "Talker", "values": rng.randn(2, 3, 2)}
     yield "large, but finite", {"where": "ViT", "values": 1e30 * rng.randn(1, 2, 3)}
-    yield "NaN only", {"where": "ear", "values": damaged(rng.randn(1, 2, 3), nan=[3])}
-    yield "infinity only", {"where": "Thinker", "values": damaged(rng.randn(2, 2, 2), inf=[3, 4])}
-    yield "minus infinity only", {"where": "Talker", "values": damaged(rng.randn(1, 1, 4), minus=[2])}
-    yield "two NaN in one token", {"where": "eye", "values": damaged(rng.randn(1, 2, 3), nan=[3, 5])}
+    yield "NaN only", {"where": "ear", "values": with_values(rng.randn(1, 2, 3), nan=[3])}
+    yield "infinity only", {"where": "Thinker", "values": with_values(rng.randn(2, 2, 2), inf=[3, 4])}
+    yield "minus infinity only", {"where": "Talker", "values": with_values(rng.randn(1, 1, 4), minus=[2])}
+    yield "two NaN in one token", {"where": "eye", "values": with_values(rng.randn(1, 2, 3), nan=[3, 5])}
 
 
-def looked_at(
+def check_finite_variant(
     where,
     values,
     *,
@@ -92,29 +92,29 @@ def looked_at(
     kind=RuntimeError,
     name=True,
 ):
-    """The check, with one thing to go wrong at a time."""
+    """`check_finite`; each keyword injects one fault."""
     nans, infs = int(count(nan(values))), int(count(inf(values)))
     if bad(nans, infs):
         raise kind(f"Numerical instability{f' in {where}' if name else ''}: NaN={nans}, Inf={infs}")
 
 
 for cause, fault in (
-    ("only NaN is looked for: infinity goes through, and is NaN one step later", {"bad": lambda nan, inf: nan > 0}),
+    ("only NaN is looked for: infinity passes, and becomes NaN one step later", {"bad": lambda nan, inf: nan > 0}),
     ("only infinity is looked for", {"bad": lambda nan, inf: inf > 0}),
-    ("both have to be there before it complains", {"bad": lambda nan, inf: nan > 0 and inf > 0}),
-    ("minus infinity is overlooked", {"inf": lambda values: values == math.inf}),
-    ("NaN is compared with NaN: it equals nothing, not even itself", {"nan": lambda values: values == math.nan}),
-    ("infinite numbers are counted as NaN too", {"nan": lambda values: ~torch.isfinite(values)}),
+    ("it complains only if both occur", {"bad": lambda nan, inf: nan > 0 and inf > 0}),
+    ("minus infinity is missed", {"inf": lambda values: values == math.inf}),
+    ("values are compared with NaN: NaN equals nothing, not even itself", {"nan": lambda values: values == math.nan}),
+    ("infinities are counted as NaN too", {"nan": lambda values: ~torch.isfinite(values)}),
     ("tokens are counted instead of numbers", {"count": lambda found: found.any(dim=-1).sum()}),
-    ("it says that there are some, not how many", {"count": torch.any}),
-    ("large numbers are taken for infinite ones", {"inf": lambda values: values.abs() > 1e6}),
+    ("the message says that there are some, not how many", {"count": torch.any}),
+    ("large numbers are counted as infinite", {"inf": lambda values: values.abs() > 1e6}),
     ("the message does not say where", {"name": False}),
-    ("an error of another type is raised: the engine catches RuntimeError", {"kind": ValueError}),
+    ("the error has another type: the training loop catches RuntimeError", {"kind": ValueError}),
 ):
-    check_finite.mutant(cause, LOSS)(functools.partial(looked_at, **fault))
+    check_finite.mutant(cause, LOSS)(functools.partial(check_finite_variant, **fault))
 
 
-check_finite.alternative(looked_at)
+check_finite.alternative(check_finite_variant)
 
 
 @check_finite.alternative
@@ -128,18 +128,18 @@ def _(where, values):
 # ---- the loss -------------------------------------------------------------------------------------------------------
 
 
-@exercise("Is this a loss?", minutes=10, level=1, raises=(RuntimeError,))
+@exercise("Validate the loss", minutes=10, level=1, raises=(RuntimeError,))
 def validate_loss(loss: Float[Tensor, ""] | float, min_loss: float = -1e6, max_loss: float = 1e6) -> None:
-    """Sound if it lies on the line between the bounds; NaN lies nowhere."""
+    """Valid if it lies between the bounds; NaN lies nowhere."""
     if sorted([min_loss, float(loss), max_loss])[1] != float(loss) or math.isnan(loss) or math.isinf(loss):
         raise RuntimeError(f"{float(loss):g} is no loss between {min_loss:g} and {max_loss:g}")
-    return "it went through"  # type: ignore[return-value]
+    return "no error"  # type: ignore[return-value]
 
 
 @validate_loss.invoke
 def _(answer, loss, min_loss=-1e6, max_loss=1e6):
-    gave = answer(loss, min_loss, max_loss)
-    return "it went through" if gave is None else gave
+    result = answer(loss, min_loss, max_loss)
+    return "no error" if result is None else result
 
 
 @validate_loss.cases
@@ -155,57 +155,57 @@ def _(rng):
         ("0", 0.0),
     ):
         yield what, {"loss": torch.tensor(number)}
-    yield "a plain number", {"loss": 4.6}
-    yield "a plain NaN", {"loss": math.nan}
+    yield "a Python float", {"loss": 4.6}
+    yield "a NaN that is a Python float", {"loss": math.nan}
     yield "exactly the upper bound", {"loss": torch.tensor(8.0), "max_loss": 8.0}
-    yield "over a bound of 8", {"loss": torch.tensor(9.0), "max_loss": 8.0}
-    yield "under a bound of 0", {"loss": torch.tensor(-0.5), "min_loss": 0.0}
-    yield "large, and allowed", {"loss": torch.tensor(5e6), "max_loss": 1e7}
-    yield "infinite, without bounds", {"loss": torch.tensor(math.inf), "min_loss": -math.inf, "max_loss": math.inf}
+    yield "above an upper bound of 8", {"loss": torch.tensor(9.0), "max_loss": 8.0}
+    yield "below a lower bound of 0", {"loss": torch.tensor(-0.5), "min_loss": 0.0}
+    yield "large, but inside the bounds", {"loss": torch.tensor(5e6), "max_loss": 1e7}
+    yield "infinite bounds", {"loss": torch.tensor(math.inf), "min_loss": -math.inf, "max_loss": math.inf}
 
 
-def validated(
+def validate_loss_variant(
     loss,
     min_loss=-1e6,
     max_loss=1e6,
     *,
-    odd=lambda x: math.isnan(x) or math.isinf(x),
-    inside=lambda x, low, high: low <= x <= high,
+    not_finite=lambda x: math.isnan(x) or math.isinf(x),
+    within=lambda x, low, high: low <= x <= high,
     kind=RuntimeError,
 ):
-    """The check, with one thing to go wrong at a time."""
+    """`validate_loss`; each keyword injects one fault."""
     value = float(loss)
-    if odd(value) or not inside(value, min_loss, max_loss):
+    if not_finite(value) or not within(value, min_loss, max_loss):
         raise kind(f"the loss is {value:g}")
 
 
 for cause, fault in (
     (
-        "only the bounds are looked at, by < and >: every comparison with NaN is false, so NaN goes through",
-        {"odd": lambda x: False, "inside": lambda x, low, high: not (x < low or x > high)},
+        "only the bounds are checked, with < and >: every comparison with NaN is false, so NaN passes",
+        {"not_finite": lambda x: False, "within": lambda x, low, high: not (x < low or x > high)},
     ),
-    ("only NaN and infinity are looked for, not the bounds", {"inside": lambda x, low, high: True}),
-    ("infinity is left to the bounds, and goes through where there are none", {"odd": math.isnan}),
-    ("a loss must not be negative, says this check", {"inside": lambda x, low, high: 0 <= x <= high and low <= x}),
-    ("only the upper bound is looked at", {"inside": lambda x, low, high: x <= high}),
-    ("only the lower bound is looked at", {"inside": lambda x, low, high: low <= x}),
+    ("only NaN and infinity are checked, not the bounds", {"within": lambda x, low, high: True}),
+    ("infinity is left to the bounds, and passes where there are none", {"not_finite": math.isnan}),
+    ("negative losses are rejected", {"within": lambda x, low, high: 0 <= x <= high and low <= x}),
+    ("only the upper bound is checked", {"within": lambda x, low, high: x <= high}),
+    ("only the lower bound is checked", {"within": lambda x, low, high: low <= x}),
     (
-        "the size is compared with the upper bound: `min_loss` is never read",
-        {"inside": lambda x, low, high: abs(x) <= high},
+        "the absolute value is compared with the upper bound: `min_loss` is ignored",
+        {"within": lambda x, low, high: abs(x) <= high},
     ),
-    ("a loss that equals a bound is refused", {"inside": lambda x, low, high: low < x < high}),
-    ("the bounds are always a million, whatever is asked for", {"inside": lambda x, low, high: -1e6 <= x <= 1e6}),
-    ("an error of another type is raised: the engine catches RuntimeError", {"kind": ValueError}),
+    ("a loss that equals a bound is rejected", {"within": lambda x, low, high: low < x < high}),
+    ("the bounds are always a million, ignoring the arguments", {"within": lambda x, low, high: -1e6 <= x <= 1e6}),
+    ("the error has another type: the training loop catches RuntimeError", {"kind": ValueError}),
 ):
-    validate_loss.mutant(cause, LOSS)(functools.partial(validated, **fault))
+    validate_loss.mutant(cause, LOSS)(functools.partial(validate_loss_variant, **fault))
 
 
-@validate_loss.mutant("False comes back instead of an error: who does not look at it trains on", LOSS)
+@validate_loss.mutant("False is returned instead of raising an error: callers that ignore it train on", LOSS)
 def _(loss, min_loss=-1e6, max_loss=1e6):
     return None if math.isfinite(loss) and min_loss <= loss <= max_loss else False
 
 
-validate_loss.alternative(validated)
+validate_loss.alternative(validate_loss_variant)
 
 
 @validate_loss.alternative
@@ -221,22 +221,24 @@ validate_loss.replaces("tinyomni.stability.validate_loss")
 # ---- the gradient ---------------------------------------------------------------------------------------------------
 
 
-class Sloped(nn.Module):
-    """Weights with these gradients; None for a weight that has none. Unlike other modules it keeps them when copied."""
+class WithGradients(nn.Module):
+    """Weights with these gradients; None for a weight without one. Unlike other modules it keeps them when copied."""
 
-    def __init__(self, *slopes):
+    def __init__(self, *gradients):
         super().__init__()
-        self.weights = nn.ParameterList(torch.full((2,), 7.0) if s is None else torch.full_like(s, 7.0) for s in slopes)
-        for weight, slope in zip(self.weights, slopes, strict=True):
-            weight.grad = None if slope is None else slope.clone()
+        self.weights = nn.ParameterList(
+            torch.full((2,), 7.0) if s is None else torch.full_like(s, 7.0) for s in gradients
+        )
+        for weight, gradient in zip(self.weights, gradients, strict=True):
+            weight.grad = None if gradient is None else gradient.clone()
 
     def __deepcopy__(self, memo):
-        return Sloped(*[weight.grad for weight in self.weights])
+        return WithGradients(*[weight.grad for weight in self.weights])
 
 
-@exercise("Has it exploded?", minutes=15, level=2)
+@exercise("Detect exploding gradients", minutes=15, level=2)
 def check_gradient_explosion(model: nn.Module, max_grad_norm: float = 100.0) -> tuple[float, bool]:
-    """Every number of every gradient squared and summed up."""
+    """The squares of all numbers of all gradients, summed."""
     total = sum(number**2 for p in model.parameters() if p.grad is not None for number in p.grad.flatten().tolist())
     norm = math.sqrt(total)
     return norm, not norm <= max_grad_norm or math.isinf(norm), False  # type: ignore[return-value]
@@ -245,74 +247,84 @@ def check_gradient_explosion(model: nn.Module, max_grad_norm: float = 100.0) -> 
 @check_gradient_explosion.invoke
 def _(answer, model, max_grad_norm=100.0):
     before = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    norm, exploded = answer(model, max_grad_norm)
+    norm, gradient_explosion_variant = answer(model, max_grad_norm)
     after = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     touched = not unchanged(before, after)
-    return norm, exploded, touched
+    return norm, gradient_explosion_variant, touched
 
 
 @check_gradient_explosion.cases
 def _(rng):
-    yield "three weights", {"model": Sloped(rng.randn(2, 5), rng.randn(3), 2 * rng.randn(4, 3))}
-    yield "two of 80, together over 100", {"model": Sloped(torch.tensor([80.0]), torch.tensor([80.0, 0.0]))}
+    yield "three weights", {"model": WithGradients(rng.randn(2, 5), rng.randn(3), 2 * rng.randn(4, 3))}
     yield (
-        "together under 100, though their sum is more",
-        {"model": Sloped(torch.tensor([60.0]), torch.tensor([[70.0]]))},
+        "two norms of 80, together above 100",
+        {"model": WithGradients(torch.tensor([80.0]), torch.tensor([80.0, 0.0]))},
     )
-    yield "exploded", {"model": Sloped(200 * rng.randn(3, 2), rng.randn(2))}
-    yield "NaN", {"model": Sloped(torch.tensor([1.0, math.nan]), rng.randn(3))}
-    yield "infinite", {"model": Sloped(rng.randn(3), torch.tensor([math.inf]))}
-    yield "a weight without a gradient", {"model": Sloped(rng.randn(3), None, rng.randn(2, 2))}
-    yield "a limit of 2", {"model": Sloped(torch.tensor([3.0, 4.0])), "max_grad_norm": 2.0}
-    yield "exactly the limit", {"model": Sloped(torch.tensor([3.0, 4.0])), "max_grad_norm": 5.0}
-    yield "no limit, and infinite", {"model": Sloped(torch.tensor([math.inf])), "max_grad_norm": math.inf}
+    yield (
+        "a norm below 100, although the sum of the norms is above",
+        {"model": WithGradients(torch.tensor([60.0]), torch.tensor([[70.0]]))},
+    )
+    yield "exploded", {"model": WithGradients(200 * rng.randn(3, 2), rng.randn(2))}
+    yield "NaN", {"model": WithGradients(torch.tensor([1.0, math.nan]), rng.randn(3))}
+    yield "infinite", {"model": WithGradients(rng.randn(3), torch.tensor([math.inf]))}
+    yield "a weight without a gradient", {"model": WithGradients(rng.randn(3), None, rng.randn(2, 2))}
+    yield "a limit of 2", {"model": WithGradients(torch.tensor([3.0, 4.0])), "max_grad_norm": 2.0}
+    yield "exactly the limit", {"model": WithGradients(torch.tensor([3.0, 4.0])), "max_grad_norm": 5.0}
+    yield (
+        "no limit, and an infinite gradient",
+        {"model": WithGradients(torch.tensor([math.inf])), "max_grad_norm": math.inf},
+    )
 
 
 def norm_of(model, *, each=lambda g: g.norm(), join=lambda norms: norms.norm(), of=lambda p: p.grad):
-    """One length for each gradient, then one for all."""
+    """One norm for each gradient, then one for all."""
     return float(join(torch.stack([each(of(p)) for p in model.parameters() if p.grad is not None])))
 
 
-def exploded(model, max_grad_norm=100.0, *, over=lambda n, most: not math.isfinite(n) or n > most, **how):
-    """The check, with one thing to go wrong at a time."""
+def gradient_explosion_variant(
+    model, max_grad_norm=100.0, *, over=lambda n, most: not math.isfinite(n) or n > most, **how
+):
+    """`check_gradient_explosion`; each keyword injects one fault."""
     norm = norm_of(model, **how)
     return norm, over(norm, max_grad_norm)
 
 
 for cause, fault in (
-    ("the lengths of the single gradients are added up: they are no sides of one line", {"join": torch.sum}),
-    ("the longest gradient is taken for all of them", {"join": torch.max}),
-    ("the mean of the lengths is taken", {"join": torch.mean}),
+    ("the norms of the single gradients are summed, not their squares", {"join": torch.sum}),
+    ("the largest norm of a single gradient is taken", {"join": torch.max}),
+    ("the norms are averaged", {"join": torch.mean}),
     ("the last gradient overwrites those before it", {"join": lambda norms: norms[-1]}),
-    ("the largest single number is taken for the length", {"each": lambda g: g.abs().max(), "join": torch.max}),
-    ("the root is forgotten", {"join": lambda norms: norms.square().sum()}),
-    ("the weights are measured instead of their gradients", {"of": lambda p: p.detach()}),
-    ("NaN is no explosion here: every comparison with NaN is false", {"over": lambda n, most: n > most}),
+    ("the largest absolute value is taken instead of the norm", {"each": lambda g: g.abs().max(), "join": torch.max}),
+    ("the square root is missing", {"join": lambda norms: norms.square().sum()}),
+    ("the norm of the weights is taken instead of the gradients", {"of": lambda p: p.detach()}),
+    ("NaN does not count as exploded: every comparison with NaN is false", {"over": lambda n, most: n > most}),
     ("only NaN and infinity count as exploded", {"over": lambda n, most: not math.isfinite(n)}),
     (
         "infinity is left to the limit, and passes where there is none",
         {"over": lambda n, most: math.isnan(n) or n > most},
     ),
     ("a norm that equals the limit counts as exploded", {"over": lambda n, most: not math.isfinite(n) or n >= most}),
-    ("the limit is always 100, whatever is asked for", {"over": lambda n, most: not math.isfinite(n) or n > 100}),
-    ("the verdict is turned round", {"over": lambda n, most: math.isfinite(n) and n <= most}),
+    ("the limit is always 100, ignoring the argument", {"over": lambda n, most: not math.isfinite(n) or n > 100}),
+    ("the boolean is inverted", {"over": lambda n, most: math.isfinite(n) and n <= most}),
 ):
-    check_gradient_explosion.mutant(cause, GRADIENT)(functools.partial(exploded, **fault))
+    check_gradient_explosion.mutant(cause, GRADIENT)(functools.partial(gradient_explosion_variant, **fault))
 
 
-@check_gradient_explosion.mutant("the norm is taken by clipping, and the gradient is shorter afterwards", GRADIENT)
+@check_gradient_explosion.mutant("the norm is taken by clipping, which modifies the gradients", GRADIENT)
 def _(model, max_grad_norm=100.0):
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
     return norm, not math.isfinite(norm) or norm > max_grad_norm
 
 
-check_gradient_explosion.alternative(exploded)
+check_gradient_explosion.alternative(gradient_explosion_variant)
 
 
 @check_gradient_explosion.alternative
 def _(model, max_grad_norm=100.0):
-    slopes = torch.cat([torch.zeros(1)] + [p.grad.detach().flatten() for p in model.parameters() if p.grad is not None])
-    norm = slopes.double().pow(2).sum().sqrt().item()
+    gradients = torch.cat(
+        [torch.zeros(1)] + [p.grad.detach().flatten() for p in model.parameters() if p.grad is not None]
+    )
+    norm = gradients.double().pow(2).sum().sqrt().item()
     return norm, not norm < math.inf or norm > max_grad_norm
 
 
@@ -322,186 +334,196 @@ check_gradient_explosion.replaces("tinyomni.stability.check_gradient_explosion")
 # ---- accumulation ---------------------------------------------------------------------------------------------------
 
 
-def state(model):
-    """All weights in one row."""
+def parameter_vector(model):
+    """All parameters in one vector."""
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def cleared(model):
-    """Is no gradient left?"""
+def gradients_cleared(model):
+    """Are all gradients None or zero?"""
     return all(p.grad is None or not bool(p.grad.any()) for p in model.parameters())
 
 
-@exercise("A large batch from small ones", minutes=20, level=2, float64=False)
-def accumulate(
+@exercise("Gradient accumulation", minutes=20, level=2, float64=False)
+def accumulate_gradients(
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     batches: list[tuple[Float[Tensor, "_ dim"], Float[Tensor, "_ outputs"]]],
 ) -> float:
-    """The large batch itself, in one go."""
-    model, optimiser = copy.deepcopy((model, optimiser))
+    """The large batch in one step."""
+    model, optimizer = copy.deepcopy((model, optimizer))
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     loss = F.mse_loss(model(x), y)
     loss.backward()
-    optimiser.step()
-    return {"loss": loss.item(), "weights": state(model), "gradients cleared": True}  # type: ignore[return-value]
+    optimizer.step()
+    return {"loss": loss.item(), "weights": parameter_vector(model), "gradients cleared": True}  # type: ignore[return-value]
 
 
-@accumulate.invoke
-def _(answer, model, optimiser, batches):
-    model, optimiser = copy.deepcopy((model, optimiser))
-    loss = answer(model, optimiser, batches)
-    return {"loss": loss, "weights": state(model), "gradients cleared": cleared(model)}
+@accumulate_gradients.invoke
+def _(answer, model, optimizer, batches):
+    model, optimizer = copy.deepcopy((model, optimizer))
+    loss = answer(model, optimizer, batches)
+    return {"loss": loss, "weights": parameter_vector(model), "gradients cleared": gradients_cleared(model)}
 
 
-def learner(rng, width, out, lr=0.1, kind=torch.optim.SGD):
-    """A layer with weights drawn, and its optimiser."""
+def linear_and_optimizer(rng, width, out, lr=0.1, kind=torch.optim.SGD):
+    """A linear layer with random weights, and its optimizer."""
     layer = nn.utils.skip_init(nn.Linear, width, out)
     layer.weight.data, layer.bias.data = rng.randn(out, width), rng.randn(out)
-    return {"model": layer, "optimiser": kind(layer.parameters(), lr=lr)}
+    return {"model": layer, "optimizer": kind(layer.parameters(), lr=lr)}
 
 
-@accumulate.cases
+@accumulate_gradients.cases
 def _(rng):
     def rows(width, out, *sizes):
         return [(rng.randn(size, width), rng.randn(size, out)) for size in sizes]
 
-    yield "2, 5 and 4 rows", {**learner(rng, 7, 3), "batches": rows(7, 3, 2, 5, 4)}
-    yield "equally many rows", {**learner(rng, 3, 2), "batches": rows(3, 2, 4, 4)}
-    yield "one batch", {**learner(rng, 3, 1), "batches": rows(3, 1, 5)}
-    yield "one row and nine", {**learner(rng, 2, 1), "batches": rows(2, 1, 1, 9)}
-    yield "AdamW", {**learner(rng, 3, 2, kind=torch.optim.AdamW), "batches": rows(3, 2, 3, 1, 2)}
+    yield "2, 5 and 4 rows", {**linear_and_optimizer(rng, 7, 3), "batches": rows(7, 3, 2, 5, 4)}
+    yield "micro-batches of equal size", {**linear_and_optimizer(rng, 3, 2), "batches": rows(3, 2, 4, 4)}
+    yield "one micro-batch", {**linear_and_optimizer(rng, 3, 1), "batches": rows(3, 1, 5)}
+    yield "one row and nine", {**linear_and_optimizer(rng, 2, 1), "batches": rows(2, 1, 1, 9)}
+    yield "AdamW", {**linear_and_optimizer(rng, 3, 2, kind=torch.optim.AdamW), "batches": rows(3, 2, 3, 1, 2)}
 
 
-def gathered(
+def accumulate_gradients_variant(
     model,
-    optimiser,
+    optimizer,
     batches,
     *,
-    share=lambda n, total, parts: n / total,
+    weight_of=lambda n, total, parts: n / total,
     before=None,
     between=None,
     after="step zero",
-    tell=lambda losses, shares: sum(loss * share for loss, share in zip(losses, shares, strict=True)),
+    report=lambda losses, weights: sum(loss * weight_of for loss, weight_of in zip(losses, weights, strict=True)),
 ):
-    """The loop, with one thing to go wrong at a time."""
-    total, losses, shares = sum(len(x) for x, _ in batches), [], []
+    """`accumulate_gradients`; each keyword injects one fault."""
+    total, losses, weights = sum(len(x) for x, _ in batches), [], []
     for x, y in batches:
         if before:
-            before(optimiser)
+            before(optimizer)
         loss = F.mse_loss(model(x), y)
-        shares.append(share(len(x), total, len(batches)))
-        (loss * shares[-1]).backward()
+        weights.append(weight_of(len(x), total, len(batches)))
+        (loss * weights[-1]).backward()
         losses.append(loss.item())
         if between:
-            between(optimiser)
+            between(optimizer)
     for act in after.split():
-        (optimiser.step if act == "step" else optimiser.zero_grad)()
-    return tell(losses, shares)
+        (optimizer.step if act == "step" else optimizer.zero_grad)()
+    return report(losses, weights)
 
 
-def step_and_forget(optimiser):
-    optimiser.step()
-    optimiser.zero_grad()
+def step_and_forget(optimizer):
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 for cause, fault in (
     (
-        "every micro-batch counts the same, however many rows it has: a mean of means",
-        {"share": lambda n, total, parts: 1 / parts},
+        "every micro-batch has the same weight, ignoring its number of rows: a mean of means",
+        {"weight_of": lambda n, total, parts: 1 / parts},
     ),
     (
-        "nothing is divided: the gradient is as many times too long as there are micro-batches",
-        {"share": lambda n, total, parts: 1.0},
+        "the losses are not scaled: the gradient is too large by the number of micro-batches",
+        {"weight_of": lambda n, total, parts: 1.0},
     ),
     (
-        "each counts by its number of rows, which is not divided by all of them",
-        {"share": lambda n, total, parts: float(n)},
+        "each loss is multiplied by its number of rows, but not divided by all of them",
+        {"weight_of": lambda n, total, parts: float(n)},
     ),
     (
-        "the share is divided by the number of micro-batches once more",
-        {"share": lambda n, total, parts: n / total / parts},
+        "each loss is divided by the number of micro-batches once more",
+        {"weight_of": lambda n, total, parts: n / total / parts},
     ),
     ("a step is taken after each micro-batch instead of once at the end", {"between": step_and_forget, "after": ""}),
     (
-        "the gradient is cleared before each micro-batch: only the last one counts",
-        {"before": lambda optimiser: optimiser.zero_grad()},
+        "the gradients are cleared before each micro-batch: only the last one counts",
+        {"before": lambda optimizer: optimizer.zero_grad()},
     ),
-    ("the gradient is cleared before the step, or no step is taken: the weights never move", {"after": "zero"}),
-    ("the gradient is not cleared: it is added to that of the next batch", {"after": "step"}),
-    ("the last micro-batch's loss is told for all of them", {"tell": lambda losses, shares: losses[-1]}),
-    ("the losses are added up, though the gradients are weighed", {"tell": lambda losses, shares: sum(losses)}),
+    ("the gradients are cleared before the step, or no step is taken: the weights never change", {"after": "zero"}),
+    ("the gradients are not cleared: they are added to those of the next batch", {"after": "step"}),
     (
-        "the mean of the losses is told, however many rows each has",
-        {"tell": lambda losses, shares: sum(losses) / len(losses)},
+        "the loss of the last micro-batch is returned instead of the mean",
+        {"report": lambda losses, weights: losses[-1]},
+    ),
+    ("the losses are summed, though the gradients are weighted", {"report": lambda losses, weights: sum(losses)}),
+    (
+        "the losses are averaged, ignoring the number of rows",
+        {"report": lambda losses, weights: sum(losses) / len(losses)},
     ),
 ):
-    accumulate.mutant(cause, BARE if "not cleared" in cause else SMALL)(functools.partial(gathered, **fault))
+    accumulate_gradients.mutant(cause, BARE if "not cleared" in cause else SMALL)(
+        functools.partial(accumulate_gradients_variant, **fault)
+    )
 
 
-accumulate.alternative(gathered)
+accumulate_gradients.alternative(accumulate_gradients_variant)
 
 
-@accumulate.alternative
-def _(model, optimiser, batches):
-    optimiser.zero_grad()
+@accumulate_gradients.alternative
+def _(model, optimizer, batches):
+    optimizer.zero_grad()
     rows = sum(y.numel() for _, y in batches)
-    told = 0.0
+    total = 0.0
     for x, y in batches:
         loss = (model(x) - y).square().sum() / rows
         loss.backward()
-        told += loss.item()
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=False)
-    return told
+        total += loss.item()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+    return total
 
 
 # ---- the step -------------------------------------------------------------------------------------------------------
 
 
-@exercise("The step, in order", minutes=30, level=3, float64=False)
+@exercise("A training step with a gradient scaler", minutes=30, level=3, float64=False)
 def training_step(
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     x: Float[Tensor, "batch dim"],
     y: Float[Tensor, "batch outputs"],
-    limit: float = 100.0,
-    clip: float = 1.0,
+    skip_grad_norm: float = 100.0,
+    max_grad_norm: float = 1.0,
 ) -> str:
-    """Without any scaler: slopes by hand, plain descent; the scale doubles after every step that was looked at."""
+    """Without a scaler: gradients and SGD by hand; the scale doubles after every step that was not skipped."""
     weight, bias = (parameter.detach().clone() for parameter in model.parameters())
-    rate, scale, said = optimiser.param_groups[0]["lr"], 65536.0, []
-    for seen, due in two_batches(x, y):
-        apart = seen @ weight.T + bias - due
-        loss = float(apart.square().mean())
-        slopes = [2 / apart.numel() * apart.T @ seen, 2 / apart.numel() * apart.sum(dim=0)]
-        norm = math.sqrt(sum(float(slope.square().sum()) for slope in slopes))
+    lr, scale, results = optimizer.param_groups[0]["lr"], 65536.0, []
+    for inputs, targets in two_batches(x, y):
+        error = inputs @ weight.T + bias - targets
+        loss = float(error.square().mean())
+        gradients = [2 / error.numel() * error.T @ inputs, 2 / error.numel() * error.sum(dim=0)]
+        norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
         if not abs(loss) <= 1e6:
-            said.append("bad loss")
+            results.append("bad loss")
             continue
-        said.append("stepped" if norm <= limit else "exploded")
+        results.append("stepped" if norm <= skip_grad_norm else "exploded")
         scale *= 2 if math.isfinite(norm) else 0.5
-        if norm <= limit:
-            short = min(1.0, clip / norm) if norm else 1.0
-            weight, bias = weight - rate * short * slopes[0], bias - rate * short * slopes[1]
-    return {"said": said, "weights": torch.cat([weight.flatten(), bias]), "scale": scale, "gradients cleared": True}  # type: ignore[return-value]
+        if norm <= skip_grad_norm:
+            step = lr * min(1.0, max_grad_norm / norm) if norm else lr
+            weight, bias = weight - step * gradients[0], bias - step * gradients[1]
+    return {
+        "results": results,
+        "weights": torch.cat([weight.flatten(), bias]),
+        "scale": scale,
+        "gradients cleared": True,
+    }  # type: ignore[return-value]
 
 
 def two_batches(x, y):
-    """The one that is asked for, and a healthy one behind it: what the first left undone shows there."""
+    """The given batch, and a healthy one after it, which reveals what the first left behind."""
     return [(x, y), (torch.full_like(x, 0.5), torch.zeros_like(y))]
 
 
 @training_step.invoke
-def _(answer, model, optimiser, scaler, x, y, **more):
-    model, optimiser, scaler = copy.deepcopy((model, optimiser, scaler))
-    said = [answer(model, optimiser, scaler, *batch, **more) for batch in two_batches(x, y)]
+def _(answer, model, optimizer, scaler, x, y, **more):
+    model, optimizer, scaler = copy.deepcopy((model, optimizer, scaler))
+    results = [answer(model, optimizer, scaler, *batch, **more) for batch in two_batches(x, y)]
     return {
-        "said": said,
-        "weights": state(model),
+        "results": results,
+        "weights": parameter_vector(model),
         "scale": float(scaler.get_scale()),
-        "gradients cleared": cleared(model),
+        "gradients cleared": gradients_cleared(model),
     }
 
 
@@ -510,7 +532,7 @@ def _(rng):
     def given(batch, width, out, scale=1.0, **more):
         grow = {"scaler": torch.amp.GradScaler("cpu", growth_interval=1)}
         return {
-            **learner(rng, width, out),
+            **linear_and_optimizer(rng, width, out),
             **grow,
             "x": scale * rng.randn(batch, width),
             "y": scale * rng.randn(batch, out),
@@ -523,20 +545,20 @@ def _(rng):
     broken = given(3, 2, 1)
     broken["x"][1, 0] = math.nan
     yield "NaN in the batch", broken
-    yield "a loss over a million", given(3, 2, 1, scale=3000.0)
-    yield "a limit of 2", given(4, 3, 2, scale=2.0, limit=2.0)
-    yield "clipped to more than the limit", given(4, 3, 2, scale=3.0, limit=1.5, clip=4.0)
-    yield "clip at 0.1", given(4, 3, 2, clip=0.1)
+    yield "a loss above a million", given(3, 2, 1, scale=3000.0)
+    yield "skip_grad_norm 2", given(4, 3, 2, scale=2.0, skip_grad_norm=2.0)
+    yield "max_grad_norm above skip_grad_norm", given(4, 3, 2, scale=3.0, skip_grad_norm=1.5, max_grad_norm=4.0)
+    yield "max_grad_norm 0.1", given(4, 3, 2, max_grad_norm=0.1)
 
 
-def stepped(
+def training_step_variant(
     model,
-    optimiser,
+    optimizer,
     scaler,
     x,
     y,
-    limit=100.0,
-    clip=1.0,
+    skip_grad_norm=100.0,
+    max_grad_norm=1.0,
     *,
     look="before",
     order="unscale check clip",
@@ -544,8 +566,8 @@ def stepped(
     after="step update zero",
     scaled=True,
 ):
-    """The page, with one line to go wrong at a time."""
-    do = {"zero": optimiser.zero_grad, "update": scaler.update, "step": lambda: scaler.step(optimiser)}
+    """`training_step`; each keyword injects one fault."""
+    do = {"zero": optimizer.zero_grad, "update": scaler.update, "step": lambda: scaler.step(optimizer)}
     loss = F.mse_loss(model(x), y)
     sound = abs(loss.item()) <= 1e6
     if look == "before" and not sound:
@@ -554,13 +576,13 @@ def stepped(
     if look == "after" and not sound:
         return "bad loss"
     if not scaled:
-        scaler.scale(loss)  # it has to wake up somewhere
+        scaler.scale(loss)  # a scaler is only initialized by its first `scale`
     for act in order.split():
         if act == "unscale":
-            scaler.unscale_(optimiser)
+            scaler.unscale_(optimizer)
         elif act == "clip":
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-        elif not norm_of(model) <= limit:
+            nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+        elif not norm_of(model) <= skip_grad_norm:
             for line in skip.split():
                 do[line]()
             return "exploded"
@@ -570,86 +592,90 @@ def stepped(
 
 
 for cause, fault, section in (
-    ("the loss is never looked at: NaN is only met in the gradient", {"look": "never"}, LOSS),
+    ("the loss is never validated: NaN is only noticed in the gradients", {"look": "never"}, LOSS),
     (
-        "the loss is looked at after `backward`: its NaN stays in the gradient and spoils the next batch",
+        "the loss is validated after `backward`: its NaN stays in the gradients and spoils the next batch",
         {"look": "after"},
         LOSS,
     ),
     (
-        "the loss is not scaled before `backward`, but unscaled afterwards: the steps are 65,536 times too small",
+        "the loss is not scaled, but the gradients are unscaled: the steps are 65,536 times too small",
         {"scaled": False},
         BITS,
     ),
     (
-        "the gradient is checked before it is unscaled: every healthy batch seems to explode",
+        "the gradients are checked before they are unscaled: every healthy batch seems to explode",
         {"order": "check unscale clip", "skip": "zero"},
         BITS,
     ),
     (
-        "it is clipped before it is unscaled: the steps are far too small, and nothing complains",
+        "the gradients are clipped before they are unscaled: the steps are far too small, without any error",
         {"order": "clip unscale check"},
         BITS,
     ),
-    ("it is clipped before it is checked: nothing ever explodes", {"order": "unscale clip check"}, GRADIENT),
-    ("it is not checked: one broken batch chooses the direction", {"order": "unscale clip"}, GRADIENT),
-    ("it is not clipped", {"order": "unscale check"}, GRADIENT),
-    ("a skipped batch does not clear its gradient: it is added to the next", {"skip": "update"}, BITS),
-    ("a skipped batch does not update the scaler, which refuses the next unscale", {"skip": "zero"}, BITS),
-    ("the scaler is never updated after a step", {"after": "step zero"}, BITS),
-    ("the gradient is not cleared after a step", {"after": "step update"}, BARE),
-    ("the gradient is cleared before the step: the weights never move", {"after": "zero update"}, PAGE),
+    (
+        "the gradients are clipped before they are checked: nothing ever explodes",
+        {"order": "unscale clip check"},
+        GRADIENT,
+    ),
+    ("exploding gradients are not checked: one bad batch decides the direction", {"order": "unscale clip"}, GRADIENT),
+    ("the gradients are not clipped", {"order": "unscale check"}, GRADIENT),
+    ("a skipped batch does not clear its gradients: they are added to the next", {"skip": "update"}, BITS),
+    ("a skipped batch does not update the scaler, which then refuses the next unscale", {"skip": "zero"}, BITS),
+    ("the scaler is not updated after a step", {"after": "step zero"}, BITS),
+    ("the gradients are not cleared after a step", {"after": "step update"}, BARE),
+    ("the gradients are cleared before the step: the weights never change", {"after": "zero update"}, PAGE),
 ):
-    training_step.mutant(cause, section)(functools.partial(stepped, **fault))
+    training_step.mutant(cause, section)(functools.partial(training_step_variant, **fault))
 
 
-@training_step.mutant("the gradient is clipped at 1, whatever `clip` says", GRADIENT)
-def _(model, optimiser, scaler, x, y, limit=100.0, clip=1.0):
-    return stepped(model, optimiser, scaler, x, y, limit)
+@training_step.mutant("the gradients are always clipped at 1, ignoring `max_grad_norm`", GRADIENT)
+def _(model, optimizer, scaler, x, y, skip_grad_norm=100.0, max_grad_norm=1.0):
+    return training_step_variant(model, optimizer, scaler, x, y, skip_grad_norm)
 
 
-@training_step.mutant("the limit is 100, whatever `limit` says", GRADIENT)
-def _(model, optimiser, scaler, x, y, limit=100.0, clip=1.0):
-    return stepped(model, optimiser, scaler, x, y, clip=clip)
+@training_step.mutant("the limit is always 100, ignoring `skip_grad_norm`", GRADIENT)
+def _(model, optimizer, scaler, x, y, skip_grad_norm=100.0, max_grad_norm=1.0):
+    return training_step_variant(model, optimizer, scaler, x, y, max_grad_norm=max_grad_norm)
 
 
-training_step.alternative(stepped)
+training_step.alternative(training_step_variant)
 
 
 @training_step.alternative
-def _(model, optimiser, scaler, x, y, limit=100.0, clip=1.0):
-    optimiser.zero_grad()
+def _(model, optimizer, scaler, x, y, skip_grad_norm=100.0, max_grad_norm=1.0):
+    optimizer.zero_grad()
     loss = (model(x) - y).pow(2).mean()
     if not abs(loss.item()) <= 1e6:
         return "bad loss"
     scaler.scale(loss).backward()
-    scaler.unscale_(optimiser)
+    scaler.unscale_(optimizer)
     norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
-    exploded = not bool(norm <= limit)
-    if not exploded:
+    too_large = not bool(norm <= skip_grad_norm)
+    if not too_large:
         for p in model.parameters():
-            p.grad *= min(1.0, clip / float(norm + 1e-12))
-        scaler.step(optimiser)
+            p.grad *= min(1.0, max_grad_norm / float(norm + 1e-12))
+        scaler.step(optimizer)
     scaler.update()
-    optimiser.zero_grad()
-    return "exploded" if exploded else "stepped"
+    optimizer.zero_grad()
+    return "exploded" if too_large else "stepped"
 
 
 # ---- the learning rate ----------------------------------------------------------------------------------------------
 
 
-@exercise("Warm-up and cosine", minutes=15, level=2)
-def learning_rate(step: int, steps: int, warmup: int, lr: float = 1e-3, floor: float = 0.05) -> float:
+@exercise("Warm-up and cosine decay", minutes=15, level=2)
+def learning_rate(step: int, steps: int, warmup: int, lr: float = 1e-3, min_lr_ratio: float = 0.05) -> float:
     """torch's own schedulers, one step after the other."""
     if step < warmup:
         return lr * (step + 1) / warmup
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
-    way = max(1, steps - 1 - warmup)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, way, eta_min=floor * lr)
-    for _ in range(min(step - warmup, way)):
-        optimiser.step()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+    fraction = max(1, steps - 1 - warmup)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, fraction, eta_min=min_lr_ratio * lr)
+    for _ in range(min(step - warmup, fraction)):
+        optimizer.step()
         schedule.step()
-    return float(optimiser.param_groups[0]["lr"])
+    return float(optimizer.param_groups[0]["lr"])
 
 
 @learning_rate.cases
@@ -660,90 +686,96 @@ def _(rng):
     for what, step in (
         ("in the warm-up", 3),
         ("the first step", 0),
-        ("the last of the warm-up", 7),
-        ("the top", 8),
-        ("on the way down", 17),
+        ("the last warm-up step", 7),
+        ("the peak", 8),
+        ("during the decay", 17),
         ("late", 33),
         ("the last step", 39),
-        ("a step too many", 45),
+        ("beyond the last step", 45),
     ):
         yield what, at(step)
     yield "no warm-up, the first step", at(0, warmup=0)
     yield "no warm-up, later", at(9, warmup=0)
-    yield "another rate and floor", at(29, lr=0.02, floor=0.3)
-    yield "no floor", at(36, floor=0.0)
-    yield "warm-up to the end", at(7, steps=8)
+    yield "another lr and min_lr_ratio", at(29, lr=0.02, min_lr_ratio=0.3)
+    yield "min_lr_ratio 0", at(36, min_lr_ratio=0.0)
+    yield "warm-up until the end", at(7, steps=8)
 
 
-def scheduled(
+def learning_rate_variant(
     step,
     steps,
     warmup,
     lr=1e-3,
-    floor=0.05,
+    min_lr_ratio=0.05,
     *,
     rise=lambda t, w: (t + 1) / w,
-    way=lambda t, w, s: (t - w) / max(1, s - 1 - w),
-    fall=lambda way: (1 + math.cos(math.pi * way)) / 2,
+    fraction=lambda t, w, s: (t - w) / max(1, s - 1 - w),
+    fall=lambda fraction: (1 + math.cos(math.pi * fraction)) / 2,
     low=lambda f, fall, lr: f + (1 - f) * fall,
     end=1.0,
 ):
-    """The formula, with one thing to go wrong at a time."""
+    """`learning_rate`; each keyword injects one fault."""
     if step < warmup:
         return lr * rise(step, warmup)
-    return lr * low(floor, fall(min(end, way(step, warmup, steps))), lr)
+    return lr * low(min_lr_ratio, fall(min(end, fraction(step, warmup, steps))), lr)
 
 
 for cause, fault in (
-    ("the first step has a rate of 0: it learns nothing", {"rise": lambda t, w: t / w}),
-    ("there is no warm-up: the first steps are as long as any", {"rise": lambda t, w: 1.0}),
-    ("the warm-up is not taken off before the cosine: the rate jumps", {"way": lambda t, w, s: t / max(1, s - 1)}),
+    ("the first step has a rate of 0: nothing is learned", {"rise": lambda t, w: t / w}),
+    ("there is no warm-up", {"rise": lambda t, w: 1.0}),
     (
-        "the warm-up is taken off the step, but not off the number of steps: the floor is never reached",
-        {"way": lambda t, w, s: (t - w) / max(1, s - 1)},
+        "the warm-up is not subtracted before the cosine: the rate jumps",
+        {"fraction": lambda t, w, s: t / max(1, s - 1)},
     ),
     (
-        "the last step is counted as one of `steps`: the floor comes one step too late",
-        {"way": lambda t, w, s: (t - w) / max(1, s - w)},
+        "the warm-up is subtracted from the step, but not from the number of steps: the minimum is never reached",
+        {"fraction": lambda t, w, s: (t - w) / max(1, s - 1)},
     ),
     (
-        "a whole wave is gone through: the rate rises again in the second half",
-        {"fall": lambda way: (1 + math.cos(2 * math.pi * way)) / 2},
+        "the decay ends at `steps`, not at the last step, `steps` − 1",
+        {"fraction": lambda t, w, s: (t - w) / max(1, s - w)},
     ),
     (
-        "the cosine is not lifted: it falls below zero, and the model climbs",
-        {"fall": lambda way: math.cos(math.pi * way)},
+        "the cosine runs through a whole period: the rate rises again in the second half",
+        {"fall": lambda fraction: (1 + math.cos(2 * math.pi * fraction)) / 2},
     ),
-    ("it falls along a straight line", {"fall": lambda way: 1 - way}),
-    ("it falls to 0: there is no floor", {"low": lambda f, fall, lr: fall}),
-    ("the floor is a limit that cuts the curve off, instead of its end", {"low": lambda f, fall, lr: max(f, fall)}),
-    ("the floor is added on top: the highest rate is more than `lr`", {"low": lambda f, fall, lr: f + fall}),
-    ("the floor is taken for a rate, not for a share of `lr`", {"low": lambda f, fall, lr: fall + f / lr * (1 - fall)}),
-    ("behind the last step the rate rises again", {"end": math.inf}),
+    (
+        "the cosine is not shifted to 0 … 1: the rate becomes negative",
+        {"fall": lambda fraction: math.cos(math.pi * fraction)},
+    ),
+    ("the decay is linear", {"fall": lambda fraction: 1 - fraction}),
+    ("the decay ends at 0: there is no minimum", {"low": lambda f, fall, lr: fall}),
+    ("the minimum clips the curve instead of being its end", {"low": lambda f, fall, lr: max(f, fall)}),
+    ("the minimum is added: the peak is above `lr`", {"low": lambda f, fall, lr: f + fall}),
+    (
+        "`min_lr_ratio` is used as a rate, not as a fraction of `lr`",
+        {"low": lambda f, fall, lr: fall + f / lr * (1 - fall)},
+    ),
+    ("after the last step the rate rises again", {"end": math.inf}),
 ):
-    learning_rate.mutant(cause, RATE)(functools.partial(scheduled, **fault))
+    learning_rate.mutant(cause, RATE)(functools.partial(learning_rate_variant, **fault))
 
 
-@learning_rate.mutant("the rate is always 0.001, whatever `lr` says", RATE)
-def _(step, steps, warmup, lr=1e-3, floor=0.05):
-    return scheduled(step, steps, warmup, floor=floor)
+@learning_rate.mutant("the peak is always 0.001, ignoring `lr`", RATE)
+def _(step, steps, warmup, lr=1e-3, min_lr_ratio=0.05):
+    return learning_rate_variant(step, steps, warmup, min_lr_ratio=min_lr_ratio)
 
 
-learning_rate.alternative(scheduled)
+learning_rate.alternative(learning_rate_variant)
 
 
 @learning_rate.alternative
-def _(step, steps, warmup, lr=1e-3, floor=0.05):
+def _(step, steps, warmup, lr=1e-3, min_lr_ratio=0.05):
     if warmup and step < warmup:
         return (step + 1) / warmup * lr
     last = max(warmup + 1, steps - 1)
     angle = math.pi / 2 * (min(step, last) - warmup) / (last - warmup)
-    return lr * (math.cos(angle) ** 2 + floor * math.sin(angle) ** 2)
+    return lr * (math.cos(angle) ** 2 + min_lr_ratio * math.sin(angle) ** 2)
 
 
-@learning_rate.replaces("tinyomni.training.engine.learning_rate")
+@learning_rate.replaces("tinyomni.training.optim.learning_rate")
 def _(answer):
-    return lambda step, settings: answer(step, settings.steps, settings.warmup, settings.lr, settings.floor)
+    return lambda step, settings: answer(step, settings.steps, settings.warmup, settings.lr, settings.min_lr_ratio)
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
@@ -753,29 +785,30 @@ OLD = b"the checkpoint before this one"
 
 
 class FullDisk(OSError):
-    """What the watched disk says when it is full."""
+    """The error of the simulated disk when it is full."""
 
 
 @contextmanager
-def watched(path: Path, size: int, full: bool = False) -> Iterator[list[str]]:
-    """Notes each rename: was all of the file synced, from where does it come, and is the old file still there?"""
-    seen: list[str] = []
+def watched_disk(path: Path, size: int, full: bool = False) -> Iterator[list[str]]:
+    """Records each rename: was the file synced completely, is it in the same folder, does the old file still exist?"""
+    renames: list[str] = []
     synced: dict[int, int] = {}
     rename = os.replace
 
     def sync(handle):
         if full:
-            raise FullDisk("no room is left")
+            raise FullDisk("no space left on device")
         about = os.fstat(handle)
         synced[about.st_ino] = about.st_size
 
     def move(source, target, **more):
         about, old = Path(source).stat(), path.exists() and path.read_bytes() == OLD
-        whole = synced.get(about.st_ino) == size
-        beside = Path(source).resolve().parent == Path(target).resolve().parent
-        seen.append(
-            f"renamed: {'synced before' if whole else 'not synced before'}, "
-            f"from {'beside' if beside else 'elsewhere'}, the old file was {'there' if old else 'gone'}"
+        complete = synced.get(about.st_ino) == size
+        same_folder = Path(source).resolve().parent == Path(target).resolve().parent
+        renames.append(
+            f"renamed: {'after' if complete else 'without'} a sync, "
+            f"in {'the same' if same_folder else 'another'} folder, "
+            f"the old file {'existed' if old else 'was gone'}"
         )
         rename(source, target, **more)
 
@@ -784,52 +817,58 @@ def watched(path: Path, size: int, full: bool = False) -> Iterator[list[str]]:
         mock.patch.object(os, "replace", move),
         mock.patch.object(os, "rename", move),
     ):
-        yield seen
+        yield renames
 
 
-@exercise("A file that is old or new, never half", minutes=20, level=2)
-def save_safely(path: Path, data: bytes) -> None:
-    """What the watched disk should note; and the same on a disk that is full."""
-    steps = ["renamed: synced before, from beside, the old file was there"]
-    return {"steps": steps, "the file": data, "all files": [path.name], "on a full disk": OLD, "its error": "is told"}  # type: ignore[return-value]
+@exercise("Write a file atomically", minutes=20, level=2)
+def atomic_save(path: Path, data: bytes) -> None:
+    """What should be recorded; and the outcome on a full disk."""
+    steps = ["renamed: after a sync, in the same folder, the old file existed"]
+    return {
+        "steps": steps,
+        "content": data,
+        "all files": [path.name],
+        "content on a full disk": OLD,
+        "error on a full disk": "raised",
+    }  # type: ignore[return-value]
 
 
-@save_safely.invoke
+@atomic_save.invoke
 def _(answer, path, data):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path
         file.write_bytes(OLD)
-        with watched(file, len(data)) as steps:
+        with watched_disk(file, len(data)) as steps:
             answer(file, data)
         names = sorted(each.name for each in Path(folder).iterdir())
-        found = {"steps": steps, "the file": held(file), "all files": names}
+        found = {"steps": steps, "content": content_of(file), "all files": names}
     with tempfile.TemporaryDirectory() as folder:
-        file, told = Path(folder) / path, "is not told"
+        file, error = Path(folder) / path, "swallowed"
         file.write_bytes(OLD)
-        with watched(file, len(data), full=True):
+        with watched_disk(file, len(data), full=True):
             try:
                 answer(file, data)
             except FullDisk:
-                told = "is told"
-        return found | {"on a full disk": held(file), "its error": told}
+                error = "raised"
+        return found | {"content on a full disk": content_of(file), "error on a full disk": error}
 
 
-def held(file):
-    """What is in it, if it is there."""
+def content_of(file):
+    """The content, or nothing if there is no such file."""
     return file.read_bytes() if file.exists() else b""
 
 
-@save_safely.cases
+@atomic_save.cases
 def _(rng):
     yield "a small file", {"path": Path("last.pt"), "data": b"weights"}
     yield "longer than the old one", {"path": Path("step-00000500"), "data": bytes(range(256)) * 5}
-    yield "nothing in it", {"path": Path("best"), "data": b""}
+    yield "an empty file", {"path": Path("best"), "data": b""}
 
 
-def kept(
-    path, data, *, folder=None, flush=True, first=None, order="sync move", put=lambda old, new: os.replace(old, new)
+def atomic_save_variant(
+    path, data, *, folder=None, flush=True, first=None, order="sync move", replace=lambda old, new: os.replace(old, new)
 ):
-    """Write, sync, rename, with one thing to go wrong at a time."""
+    """`atomic_save`; each keyword injects one fault."""
     temporary = (folder or path.parent) / f"tmp-{path.name}"
     if first:
         first(path)
@@ -841,26 +880,30 @@ def kept(
             if act == "sync":
                 os.fsync(file.fileno())
             else:
-                put(temporary, path)
+                replace(temporary, path)
 
 
 for cause, fault in (
-    ("it is renamed without waiting for the disk: after a power cut the new name may hold nothing", {"order": "move"}),
-    ("it is renamed first and synced afterwards: in between, the new name may hold nothing", {"order": "move sync"}),
-    ("what Python still holds back is not flushed before the sync: nothing is on the disk yet", {"flush": False}),
-    ("it is never renamed: the new checkpoint keeps its temporary name", {"order": "sync"}),
-    ("the old file is deleted first: a kill in between leaves none", {"first": lambda path: path.unlink()}),
-    ("it is copied over the old file, which is no single act, and the temporary one stays", {"put": shutil.copyfile}),
+    ("there is no fsync before the rename: after a power failure the new name may hold nothing", {"order": "move"}),
+    ("fsync comes after the rename: in between, the new name may hold nothing", {"order": "move sync"}),
+    ("Python's buffer is not flushed before fsync: nothing has reached the disk yet", {"flush": False}),
+    ("the file is never renamed: the new checkpoint keeps its temporary name", {"order": "sync"}),
+    ("the old file is deleted first: a crash in between leaves none", {"first": lambda path: path.unlink()}),
     (
-        "the old file is moved aside first: a kill in between leaves none under its name",
+        "the file is copied over the old one, which is not atomic, and the temporary file is left behind",
+        {"replace": shutil.copyfile},
+    ),
+    (
+        "the old file is moved aside first: a crash in between leaves none under its name",
         {"first": lambda path: os.replace(path, path.with_name(f"{path.name}.bak"))},
     ),
 ):
-    save_safely.mutant(cause, KEEP)(functools.partial(kept, **fault))
+    atomic_save.mutant(cause, KEEP)(functools.partial(atomic_save_variant, **fault))
 
 
-@save_safely.mutant(
-    "the old file is written over: a kill in the middle leaves half of the new one, and nothing of the old", KEEP
+@atomic_save.mutant(
+    "the old file is overwritten in place: a crash in the middle leaves half of the new one, and nothing of the old",
+    KEEP,
 )
 def _(path, data):
     with path.open("wb") as file:
@@ -869,24 +912,24 @@ def _(path, data):
         os.fsync(file.fileno())
 
 
-@save_safely.mutant(
-    "the temporary file lies in another folder, perhaps on another disk, where no rename is one act", KEEP
+@atomic_save.mutant(
+    "the temporary file is in another folder, perhaps on another disk, where renaming is not atomic", KEEP
 )
 def _(path, data):
     with tempfile.TemporaryDirectory() as folder:
-        kept(path, data, folder=Path(folder))
+        atomic_save_variant(path, data, folder=Path(folder))
 
 
-@save_safely.mutant("the error of a full disk is swallowed: nobody hears that nothing was saved", KEEP)
+@atomic_save.mutant("the error of a full disk is swallowed", KEEP)
 def _(path, data):
     with suppress(OSError):
-        kept(path, data)
+        atomic_save_variant(path, data)
 
 
-save_safely.alternative(kept)
+atomic_save.alternative(atomic_save_variant)
 
 
-@save_safely.alternative
+@atomic_save.alternative
 def _(path, data):
     temporary = path.with_suffix(".new")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

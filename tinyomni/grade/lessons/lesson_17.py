@@ -1,4 +1,4 @@
-"""Lesson 17, bringing it together: its oracles mark place by place, and look at a model after it was told to train."""
+"""Lesson 17, bringing it together: its oracles label position by position, and look at a model after `train()`."""
 
 import functools
 from typing import Any
@@ -11,78 +11,89 @@ from tinyomni.grade.exercise import exercise
 
 NOTEBOOK, TITLE = "17_bringing_it_together", "Bringing it together"
 
-LOSS = "2. The loss is on the answer only"
+LOSS = "2. Loss masking: only the answer counts"
 FROZEN = "3. Frozen means two things"
 
 fault: Any  # what a mutant changes
 
 
-# ---- what is due ----------------------------------------------------------------------------------------------------
+# ---- labels ---------------------------------------------------------------------------------------------------------
 
 
-@exercise("What is due", minutes=15, level=2)
-def targets(
+@exercise("Labels for the answer", minutes=15, level=2)
+def make_labels(
     ids: Int[Tensor, "batch text_tokens"],
     prompts: Int[Tensor, "batch"],
     lengths: Int[Tensor, "batch"],
-    skip: int = -100,
+    ignore_index: int = -100,
 ) -> Int[Tensor, "batch text_tokens"]:
-    """Place by place: what comes next, if it is part of the answer."""
-    out = torch.full_like(ids, skip)
+    """Position by position: the next token, if it is part of the answer."""
+    out = torch.full_like(ids, ignore_index)
     for row, (prompt, length) in enumerate(zip(prompts.tolist(), lengths.tolist(), strict=True)):
-        for place in range(prompt - 1, length - 1):
-            out[row, place] = ids[row, place + 1]
+        for position in range(prompt - 1, length - 1):
+            out[row, position] = ids[row, position + 1]
     return out
 
 
-@targets.cases
+@make_labels.cases
 def _(rng):
     ids = rng.randint(90, 3, 7, low=3)
     yield "all sizes different", {"ids": ids, "prompts": torch.tensor([2, 4, 1]), "lengths": torch.tensor([5, 7, 3])}
     yield "one row without padding", {"ids": ids[:1], "prompts": torch.tensor([3]), "lengths": torch.tensor([7])}
     yield (
-        "another number for what is not due",
-        {"ids": ids[:2], "prompts": torch.tensor([1, 5]), "lengths": torch.tensor([7, 6]), "skip": -1},
+        "another ignore_index",
+        {"ids": ids[:2], "prompts": torch.tensor([1, 5]), "lengths": torch.tensor([7, 6]), "ignore_index": -1},
     )
     yield (
-        "a prompt alone: nothing is due",
+        "only a prompt: no labels",
         {"ids": ids, "prompts": torch.tensor([2, 5, 7]), "lengths": torch.tensor([4, 5, 7])},
     )
     yield "one token", {"ids": ids[:, :1], "prompts": torch.tensor([1, 1, 1]), "lengths": torch.tensor([1, 1, 1])}
 
 
-def marked(ids, prompts, lengths, skip=-100, *, first=lambda p: p - 1, last=lambda n: n - 1, after=1, fill=None):
-    """The mask, with one thing to go wrong at a time."""
-    place = torch.arange(ids.shape[1])[None]
-    due = (place >= first(prompts)[:, None]) & (place < last(lengths)[:, None])
-    return ids.roll(-after, dims=1).masked_fill(~due, skip if fill is None else fill)
+def make_labels_variant(
+    ids, prompts, lengths, ignore_index=-100, *, first=lambda p: p - 1, last=lambda n: n - 1, after=1, fill=None
+):
+    """`make_labels`; each keyword injects one fault."""
+    position = torch.arange(ids.shape[1])[None]
+    has_label = (position >= first(prompts)[:, None]) & (position < last(lengths)[:, None])
+    return ids.roll(-after, dims=1).masked_fill(~has_label, ignore_index if fill is None else fill)
 
 
 for cause, fault in (
-    ("the token itself is due, not the one after it: copying is easily learned", {"after": 0}),
-    ("the token after the next is due", {"after": 2}),
-    ("the token before is due: the shift goes the wrong way", {"after": -1}),
-    ("the prompt is due too: the model learns to ask", {"first": lambda p: p * 0}),
-    ("the first token of the answer is lost: it is due *at the last token of the prompt*", {"first": lambda p: p}),
-    ("the last token of the prompt is due as well: the answer begins right behind it", {"first": lambda p: p - 2}),
-    ("EOS is never learned: the last token of the answer is left out", {"last": lambda n: n - 2}),
-    ("padding is due: behind EOS something is learned as well", {"last": lambda n: n}),
-    ("what is not due is 0, which is a token", {"fill": 0}),
-    ("what is not due is always -100, whatever is asked for", {"fill": -100}),
+    ("the labels are not shifted: copying the input is easy to learn", {"after": 0}),
+    ("the labels are shifted by two", {"after": 2}),
+    ("the labels are shifted the wrong way", {"after": -1}),
+    ("the prompt is not masked: the model learns to ask", {"first": lambda p: p * 0}),
+    (
+        "the first token of the answer is masked: its label belongs *at the last token of the prompt*",
+        {"first": lambda p: p},
+    ),
+    ("the last token of the prompt is not masked: the answer begins right after it", {"first": lambda p: p - 2}),
+    ("EOS is masked: the model never learns to stop", {"last": lambda n: n - 2}),
+    ("padding is not masked: the position after EOS has a label as well", {"last": lambda n: n}),
+    ("masked positions are 0, which is a token", {"fill": 0}),
+    ("masked positions are always -100, ignoring `ignore_index`", {"fill": -100}),
 ):
-    targets.mutant(cause, LOSS)(functools.partial(marked, **fault))
+    make_labels.mutant(cause, LOSS)(functools.partial(make_labels_variant, **fault))
 
 
-targets.alternative(marked)
+make_labels.alternative(make_labels_variant)
 
 
-@targets.alternative
-def _(ids, prompts, lengths, skip=-100):
+@make_labels.alternative
+def _(ids, prompts, lengths, ignore_index=-100):
     rows = []
     for row, prompt, length in zip(ids, prompts.tolist(), lengths.tolist(), strict=True):
         answer = row[prompt:length]
         rows.append(
-            torch.cat([row.new_full((prompt - 1,), skip), answer, row.new_full((len(row) - length + 1,), skip)])
+            torch.cat(
+                [
+                    row.new_full((prompt - 1,), ignore_index),
+                    answer,
+                    row.new_full((len(row) - length + 1,), ignore_index),
+                ]
+            )
         )
     return torch.stack(rows)
 
@@ -91,49 +102,55 @@ def _(ids, prompts, lengths, skip=-100):
 
 
 class Pair(nn.Module):
-    """An eye with everything that a training mode changes, and a Thinker."""
+    """An image encoder with everything that training mode changes, and a Thinker."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.eye = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Sequential(nn.Dropout(0.5)))
+            self.vision = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Sequential(nn.Dropout(0.5)))
             self.thinker = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
 
 
-def seen(model: nn.Module, when: str) -> dict[str, list[str]]:
-    """What learns and what is in training mode, by name."""
-    learn = sorted(name for name, each in model.named_parameters() if each.requires_grad)
+def training_state(model: nn.Module, when: str) -> dict[str, list[str]]:
+    """What is trained and what is in training mode, by name."""
+    trained = sorted(name for name, each in model.named_parameters() if each.requires_grad)
     return {
-        f"learns, {when}": learn,
-        f"in training mode, {when}": sorted(name for name, each in model.named_modules() if each.training),
+        f"trained, {when}": trained,
+        f"training mode, {when}": sorted(name for name, each in model.named_modules() if each.training),
     }
 
 
-@exercise("Frozen twice", minutes=15, level=2, float64=False)
+@exercise("Freeze a part of a model", minutes=15, level=2, float64=False)
 def freeze(model: nn.Module, part: str):
-    """What is due after `train()`, and after `eval()` and `train()` again."""
+    """What is expected after `train()`, and after `eval()` and `train()` again."""
     names = [name for name, _ in model.named_modules()]
     inside = {name for name in names if name == part or name.startswith(f"{part}.")}
-    learn = sorted(name for name, _ in model.named_parameters() if not name.startswith(f"{part}."))
-    on = sorted(name for name in names if name not in inside)
-    return {"learns, train": learn, "in training mode, train": on, "learns, eval": learn, "in training mode, eval": [],
-            "learns, again": learn, "in training mode, again": on}  # fmt: skip
+    trained = sorted(name for name, _ in model.named_parameters() if not name.startswith(f"{part}."))
+    training = sorted(name for name in names if name not in inside)
+    return {
+        "trained, train": trained,
+        "training mode, train": training,
+        "trained, eval": trained,
+        "training mode, eval": [],
+        "trained, train again": trained,
+        "training mode, train again": training,
+    }
 
 
 @freeze.invoke
 def _(answer, model, part):
     answer(model, part)
     found: dict[str, list[str]] = {}
-    for when, mode in (("train", True), ("eval", False), ("again", True)):
+    for when, mode in (("train", True), ("eval", False), ("train again", True)):
         model.train(mode)
-        found |= seen(model, when)
+        found |= training_state(model, when)
     return found
 
 
 @freeze.cases
 def _(rng):
-    yield "the eye", {"model": Pair(0), "part": "eye"}
+    yield "the image encoder", {"model": Pair(0), "part": "vision"}
     yield "the Thinker", {"model": Pair(1), "part": "thinker"}
 
 
@@ -143,13 +160,13 @@ def _(model, part):
     return model
 
 
-@freeze.mutant("it is in eval mode once, until the next `train()`; its weights learn", FROZEN)
+@freeze.mutant("it is in eval mode only until the next `train()`, and its weights are trained", FROZEN)
 def _(model, part):
     getattr(model, part).eval()
     return model
 
 
-@freeze.mutant("its mode stays, but its weights learn", FROZEN)
+@freeze.mutant("its mode stays, but its weights are trained", FROZEN)
 def _(model, part):
     getattr(model, part).train = lambda mode=True: getattr(model, part)
     getattr(model, part).eval()
@@ -165,7 +182,7 @@ def _(model, part):
     return model
 
 
-@freeze.mutant("the mode of the whole model stays in eval: the rest no longer trains", FROZEN)
+@freeze.mutant("the whole model stays in eval mode: the rest no longer trains", FROZEN)
 def _(model, part):
     getattr(model, part).requires_grad_(False)
     model.eval()
@@ -173,7 +190,7 @@ def _(model, part):
     return model
 
 
-@freeze.mutant("the part is in eval mode, but not what lies in it", FROZEN)
+@freeze.mutant("the part is in eval mode, but not its submodules", FROZEN)
 def _(model, part):
     frozen = getattr(model, part).requires_grad_(False)
 
@@ -188,19 +205,19 @@ def _(model, part):
 
 @freeze.mutant("the other part is frozen", FROZEN)
 def _(model, part):
-    hold(model, {"eye": "thinker", "thinker": "eye"}[part])
+    freeze_part(model, {"vision": "thinker", "thinker": "vision"}[part])
     return model
 
 
-def hold(model, part):
-    """The part's own `train` does nothing any more."""
+def freeze_part(model, part):
+    """Override the part's `train` so that it does nothing."""
     frozen = getattr(model, part).requires_grad_(False).eval()
     frozen.train = lambda mode=True: frozen
 
 
 @freeze.alternative
 def _(model, part):
-    hold(model, part)
+    freeze_part(model, part)
     return model
 
 

@@ -498,7 +498,7 @@ def ask(
     if img is not None:
         parts.insert(0, F.linear(model.vision(img), model.proj_v.weight, model.proj_v.bias))
     new = stream(model.thinker, embeddings=torch.cat(parts, dim=1).detach(), max_new_tokens=new_tokens)
-    return [number for number in (int(each[0]) for each in new) if number != 2]
+    return [number for number in (int(step.ids) for step in new) if number != 2]
 
 
 @ask.cases
