@@ -21,12 +21,12 @@ QUESTION, SENTENCE = "What colour is the circle?", "There is a big red circle on
 
 def first(omni: Any, what: str) -> tuple[float, float]:
     """Seconds to the first output, and by the processor: of a question, a spoken question, or a sentence to say."""
-    from tinyomni.apps.chat import spoken
+    from tinyomni.apps.chat import speak_sentences
     from tinyomni.dry_run import AUDIO, IMAGE
 
     start, work = time.perf_counter(), time.process_time()
     if what == "speak":
-        next(spoken(omni, SENTENCE))
+        next(speak_sentences(omni, SENTENCE))
     else:
         next(omni.reply(QUESTION, IMAGE) if what == "ask" else omni.reply(None, IMAGE, AUDIO), None)
     return time.perf_counter() - start, time.process_time() - work

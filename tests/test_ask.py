@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tinyomni.evaluation.conversation import Turn
 
-from tinyomni import Omni, cli
+from tinyomni import TINY, Omni, cli
 from tinyomni.apps import chat
-from tinyomni.apps.chat import Talk, sentences, with_pauses
+from tinyomni.apps.chat import Session, join_with_pauses, split_sentences
 from tinyomni.data.datasets import Scenes, pixels
-from tinyomni.data.tts import STEADY, TALKER_VOICES, SpeechCache
+from tinyomni.data.tts import FIXED_PROSODY, TALKER_VOICES, SpeechCache
 from tinyomni.dry_run import AUDIO, IMAGE, build
 from tinyomni.evaluation import conversation, export
 from tinyomni.evaluation.asr_judge import words
-from tinyomni.evaluation.conversation import Turn
-from tinyomni.io.files import load_audio, load_speech, open_image
-from tinyomni.omni import DESCRIBE, VOICES, cut, take_apart
+from tinyomni.io.audio import load_audio, load_speech
+from tinyomni.io.images import open_image
+from tinyomni.omni import DESCRIBE, split_audio
 from tinyomni.tokenizer import BOS, EOS
 from tinyomni.training.stages import omni as stage
 from tinyomni.training.stages.audio import AudioStage
@@ -43,7 +44,7 @@ def answering(text: str = "Is it? Yes.") -> Omni:
             omni.thinker.lm_head.weight[after] = 0.06 * omni.thinker.norm(omni.thinker.tok_emb.weight[now])
         omni.talker.end.weight.zero_()
         omni.talker.end.bias.fill_(9.0)
-    omni.limits = {"read": -0.5, "heard": -0.5, "ear": -0.01}
+    omni.thresholds = {"typed": -0.5, "spoken": -0.5, "asr": -0.01}
     return omni
 
 
@@ -78,42 +79,30 @@ def test_it_is_asked_as_it_was_trained() -> None:
 
 
 def test_the_words_that_are_shared_are_the_same() -> None:
-    assert DESCRIBE in stage.DESCRIBE and len(TALKER_VOICES) == VOICES
+    assert DESCRIBE in stage.DESCRIBE and len(TALKER_VOICES) == TINY.talker.voices
 
 
 def test_a_reply_streams_and_parts_question_from_answer(omni: Omni) -> None:
     reply = omni.reply("What is it?", IMAGE)
     pieces = list(reply)
     assert len(pieces) > 1 and "".join(pieces) == reply.text == reply.answer == "Yes."
-    assert reply.heard is None and reply.ended
+    assert reply.transcript is None and reply.ended
     reply = omni.reply(image=IMAGE, audio=AUDIO)
-    assert "".join(reply) == "Is it? Yes." and (reply.heard, reply.answer) == ("Is it?", "Yes.")
+    assert "".join(reply) == "Is it? Yes." and (reply.transcript, reply.answer) == (None, reply.text)
     assert not answering().reply("What?", IMAGE, max_new_tokens=1).ended
 
 
-@pytest.mark.parametrize(("text", "spoken", "parts"), [
-    ("What is it? A star. Is star yes: Yes.", True, ("What is it?", "A star", "Is star yes", "Yes.")),
-    ("What is it? There is a star: Red.", True, ("What is it?", "There is a star", None, "Red.")),
-    ("What is it? Red.", True, ("What is it?", None, None, "Red.")),
-    ("I heard nothing.", True, ("I heard nothing.", None, None, "I heard nothing.")),
-    ("I can see nothing: I do not know.", False, (None, "I can see nothing", None, "I do not know.")),
-    ("There is a star. Colour star red: Red.", False, (None, "There is a star", "Colour star red", "Red.")),
-    ("There is a star. Good night.", False, (None, None, None, "There is a star. Good night.")),
-])  # fmt: skip
-def test_a_reply_is_taken_apart(text: str, spoken: bool, parts: tuple[str | None, ...]) -> None:
-    assert take_apart(text, spoken) == parts
-
-
-def test_what_is_seen_stands_before_the_answer() -> None:
-    omni = answering("Is it? There. Where left: On")
-    reply = omni.reply("What is it?", IMAGE).whole()
-    assert reply.text == "There. Where left: On"
-    assert (reply.heard, reply.seen, reply.found, reply.answer) == (None, "There", "Where left", "On")
-    assert omni.generate("What is it?", IMAGE) == "On" == omni.generate(image=IMAGE, audio=AUDIO)
+def test_the_scratchpad_stands_before_the_answer() -> None:
+    omni = answering("Is it? There is a big red star on the left: Yes.")
+    reply = omni.reply("What is it?", IMAGE).finish()
+    description = "There is a big red star on the left"
+    assert reply.text == f"{description}: Yes." and reply.parts == (None, description, None, "Yes.")
+    assert omni.generate("What is it?", IMAGE) == "Yes." == omni.generate(image=IMAGE, audio=AUDIO)
+    assert omni.reply(image=IMAGE, audio=AUDIO).finish().transcript == "Is it?"
     assert "".join(omni.generate("What is it?", IMAGE, stream=True)) == reply.text
     written: list[str] = []
-    Talk(omni, written.append).ask("What is it?")
-    assert "".join(written) == "There. Where left:\nOn\n"
+    Session(omni, written.append).ask("What is it?")
+    assert "".join(written) == f"{description}:\nYes.\n"
 
 
 def test_certainty_is_the_mean_log_probability_and_nothing_else(omni: Omni) -> None:
@@ -127,22 +116,29 @@ def test_certainty_is_the_mean_log_probability_and_nothing_else(omni: Omni) -> N
     lost = omni.reply("red", max_new_tokens=1)
     "".join(lost)
     assert lost.certainty < -4 and lost.unsure is True and not lost.ended
-    assert "not sure of this: certainty -5" in chat.doubts(lost) and chat.doubts(reply) == ""
+    assert "not sure: certainty -5" in chat.uncertainty_note(lost) and chat.uncertainty_note(reply) == ""
     bare = build(seed=1).reply("red", max_new_tokens=1)
     "".join(bare)
-    assert bare.unsure is None and chat.doubts(bare) == ""
+    assert bare.unsure is None and chat.uncertainty_note(bare) == ""
 
 
 # ---- the ear --------------------------------------------------------------------------------------------------------
 
 
-def test_a_question_is_heard_without_the_silence_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    omni, heard = answering(), []
-    monkeypatch.setattr(omni, "embed", lambda text, image, audio: heard.append(audio) or Omni.embed(omni, text))
-    soundfile.write(tmp_path / "q.wav", torch.nn.functional.pad(load_audio(AUDIO), (8000, 8000)), 16_000, "FLOAT")
-    Talk(omni, lambda _: None).ask(audio=str(tmp_path / "q.wav"))
-    ((wav, rate),) = heard
-    assert rate == 16_000 and torch.equal(wav, load_speech(AUDIO)[0]) and len(wav) < 16_000
+def test_a_spoken_question_is_trimmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    omni, asked = answering(), []
+
+    def embed(text: object, image: object, audio: str, trim: bool) -> torch.Tensor:
+        asked.append((audio, trim))
+        return Omni.embed(omni, text, image, audio, trim)
+
+    monkeypatch.setattr(omni, "embed", embed)
+    file = str(tmp_path / "q.wav")
+    soundfile.write(file, torch.nn.functional.pad(load_audio(AUDIO), (8000, 8000)), 16_000, "FLOAT")
+    Session(omni, lambda _: None).ask(audio=file)
+    assert asked == [(file, True)]
+    padded, trimmed = (Omni.embed(omni, audio=file, trim=trim).shape[1] for trim in (False, True))
+    assert padded == 50 and trimmed == omni.embed_audio(load_speech(AUDIO)[0][None]).shape[1] < 25
 
 
 def test_transcripts_are_those_of_the_trained_ear(omni: Omni) -> None:
@@ -161,17 +157,18 @@ def test_transcripts_are_those_of_the_trained_ear(omni: Omni) -> None:
 def test_long_recordings_are_cut_where_it_is_quiet() -> None:
     wav = torch.rand(40_000) - 0.5
     wav[11_000:14_000] *= 1e-3
-    parts = list(cut(wav, 16_000))
+    parts = list(split_audio(wav, 16_000, 1600))
     assert torch.equal(torch.cat(parts), wav) and all(len(part) <= 16_000 for part in parts)
     assert 11_000 < len(parts[0]) < 14_000
-    assert [len(part) for part in cut(wav[:16_000], 16_000)] == [16_000]
-    assert sum(map(len, cut(torch.rand(16_001) - 0.5, 16_000))) >= 16_001 - 1600
+    assert [len(part) for part in split_audio(wav[:16_000], 16_000, 1600)] == [16_000]
+    assert sum(map(len, split_audio(torch.rand(16_001) - 0.5, 16_000, 1600))) >= 16_001 - 1600
 
 
 def test_voices_and_sentences(omni: Omni) -> None:
-    assert sentences(" Is it? Yes.  It is! ") == ["Is it?", "Yes.", "It is!"] and sentences("red") == ["red"]
+    assert split_sentences(" Is it? Yes.  It is! ") == ["Is it?", "Yes.", "It is!"]
+    assert split_sentences("red") == ["red"]
     one, two = torch.ones(10), torch.ones(20)
-    assert len(with_pauses([one, two])) == 30 + chat.PAUSE and torch.equal(with_pauses([one]), one)
+    assert len(join_with_pauses([one, two])) == 30 + chat.PAUSE and torch.equal(join_with_pauses([one]), one)
     first, second = omni.speech_ids("Yes."), omni.speech_ids("Yes.", voice=1)
     assert second.shape[1] == first.shape[1] + 1 and torch.equal(second[:, 1:], first)
     with pytest.raises(ValueError, match=r"voices are 0 … 1, got 2"):
@@ -214,22 +211,22 @@ def test_trace_shows_that_very_run(capsys: pytest.CaptureFixture[str], weights: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["ask", "--image", str(IMAGE)], "Asking: there is no question. Type one, or give --audio"),
-        (["ask", "What?", "--image", "nowhere.png"], "Reading the picture: there is no file nowhere.png"),
-        (["ask", "What?", "--image", str(AUDIO)], "speech.wav is no picture that can be decoded"),
-        (["ask", "--audio", str(IMAGE)], "scene.png is no recording that can be decoded"),
+        (["ask", "--image", str(IMAGE)], "there is no question. Type one, or give --audio"),
+        (["ask", "What?", "--image", "nowhere.png"], "load_image: no such file: nowhere.png"),
+        (["ask", "What?", "--image", str(AUDIO)], "load_image: cannot decode image"),
+        (["ask", "--audio", str(IMAGE)], "load_audio: cannot decode audio"),
         (["ask", "--audio", "SILENCE"], "silent (no sample is louder than 1e-05). Was the microphone on?"),
         (["ask", "--audio", "LONG"], "5.12 s fit: cut the recording"),
         (["ask", "red " * 600], "tokens > ctx_len = 512. Shorten the text"),
-        (["caption", "nowhere.png"], "Reading the picture: there is no file"),
-        (["transcribe", "nowhere.wav"], "Reading the recording: there is no file"),
+        (["caption", "nowhere.png"], "load_image: no such file"),
+        (["transcribe", "nowhere.wav"], "load_audio: no such file"),
         (["transcribe", "SILENCE"], "silent"),
-        (["speak", " "], "Speaking: there is nothing to say"),
-        (["speak", "red " * 600], "600 tokens > 512, all that the Talker reads at once. Speak it sentence by"),
-        (["speak", "Yes.", "-o", "out.mp3"], "Writing the sound: out.mp3 should end in .wav"),
-        (["ask", "What?", "--speak", "out.mp3"], "Writing the sound: out.mp3 should end in .wav"),
-        (["speak", "Yes.", "-o", "nowhere/out.wav"], "Writing the sound: there is no folder nowhere"),
-        (["speak", "Yes.", "--weights", "nowhere"], "Omni.from_pretrained: there is no file nowhere"),
+        (["speak", " "], "speech: the text is empty"),
+        (["speak", "red " * 600], "600 tokens > max_text = 512. Speak it sentence by"),
+        (["speak", "Yes.", "-o", "out.mp3"], "expected a file name that ends in .wav, got out.mp3"),
+        (["ask", "What?", "--speak", "out.mp3"], "expected a file name that ends in .wav, got out.mp3"),
+        (["speak", "Yes.", "-o", "nowhere/out.wav"], "speech: there is no folder nowhere"),
+        (["speak", "Yes.", "--weights", "nowhere"], "Omni.from_pretrained: no such file: nowhere"),
         (["export", "nowhere"], "there is no folder nowhere. First: tinyomni train all --preset laptop"),
     ],
 )
@@ -257,9 +254,9 @@ def test_a_conversation(
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     status, out, err = run(capsys, "chat", "--weights", weights)
     assert status == 0 and not err
-    order = ["/speak: there is no answer yet", "there is no file", "looking at", "Yes.\n", "Is it? Yes.\n",
+    order = ["/speak: there is no answer yet", "there is no file", "image: ", "Yes.\n", "Is it? Yes.\n",
              "a.wav: 0.08 s", "shape tables: on", "ViTTiny.forward", "tokens: image 1", "shape tables: off",
-             "/sing: no such command; /help lists them", "no picture", "Captioning: there is no picture",
+             "/sing: no such command; /help lists them", "image: none", "caption: there is no image",
              "/image FILE"]  # fmt: skip
     places = [out.index(words) for words in order]
     assert places == sorted(places) and (tmp_path / "a.wav").is_file()
@@ -273,7 +270,7 @@ def test_a_conversation_ends_with_its_input(weights: str, capsys: pytest.Capture
 
 def test_text_is_written_as_it_comes(omni: Omni) -> None:
     written: list[str] = []
-    Talk(omni, written.append).ask("What is it?")
+    Session(omni, written.append).ask("What is it?")
     assert written == ["Yes", ".", "\n"]
 
 
@@ -295,7 +292,7 @@ def test_other_ears_tell_answers_apart() -> None:
     if listen is None:
         pytest.skip("independent ears need pocketsphinx")
     for text in ("Red.", "Three.", "On the left.", "A triangle.", "Yes."):
-        assert listen(SpeechCache(None).utter(text, TALKER_VOICES[0], *STEADY)) == words(text)
+        assert listen(SpeechCache(None).utter(text, TALKER_VOICES[0], *FIXED_PROSODY)) == words(text)
 
 
 def test_questions_go_through_to_the_end(omni: Omni, tmp_path: Path) -> None:
@@ -305,7 +302,7 @@ def test_questions_go_through_to_the_end(omni: Omni, tmp_path: Path) -> None:
 
 def test_what_lies_outside_is_asked_and_counted() -> None:
     knows, does_not = answering(), answering("Is it? I do not know.")
-    knows.limits, does_not.limits = {"read": 0.0, "heard": 0.0}, {}  # for the first nothing is certain enough
+    knows.thresholds, does_not.thresholds = {"typed": 0.0, "spoken": 0.0}, {}  # for the first nothing is certain enough
     for omni, says in ((knows, 0.0), (does_not, 1.0)):
         rates = {kind: (one.rate, either.rate) for kind, one, either in conversation.outside(omni, 1)}
         assert set(rates.values()) == {(says, 1.0)} and len(rates) == 6
@@ -320,4 +317,4 @@ def test_limits_are_what_right_answers_reach(tmp_path: Path) -> None:
     right = [conversation.asked(omni, each.question, each.picture).certainty for each in samples
              if each.answer == common]  # fmt: skip
     limits = export.limits(omni, 6, str(tmp_path))
-    assert limits["read"] == pytest.approx(np.quantile(right, 0.02), abs=1e-6) and "ear" not in limits
+    assert limits["typed"] == pytest.approx(np.quantile(right, 0.02), abs=1e-6) and "asr" not in limits

@@ -65,12 +65,13 @@ def test_choices_are_those_of_the_registries() -> None:
     from tinyomni.data.world import SPLITS
     from tinyomni.dry_run import PIPELINES
     from tinyomni.evaluation.report import MEASURES
-    from tinyomni.training.recipe import PRESETS, STAGES
+    from tinyomni.training import stages
+    from tinyomni.training.settings import PRESETS
 
     (commands,) = (each for each in cli.parser()._actions if isinstance(each.choices, dict))
     found = {(name, action.dest): [*action.choices] for name, command in commands.choices.items()
              for action in command._actions if isinstance(action.choices, Choices)}  # fmt: skip
-    assert found["train", "stage"] == ["all", *STAGES]
+    assert found["train", "stage"] == ["all", *stages.names()]
     for name in ("train", "report", "export"):
         assert found[name, "preset"] == [*PRESETS]
     assert found["report", "only"] == [*MEASURES]

@@ -35,40 +35,41 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::R
 # ---- without a browser ----------------------------------------------------------------------------------------------
 
 
-def test_a_drawing_lies_on_the_ground_of_the_scenes() -> None:
+def test_a_drawing_gets_a_background_of_the_closed_world() -> None:
     empty = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
-    assert demo.drawn(None) is demo.drawn({"composite": None}) is demo.drawn({"composite": empty}) is None
+    for nothing in (None, {"composite": None}, {"composite": empty}):
+        assert demo.flatten_drawing(nothing) is None
     empty.putpixel((3, 4), (255, 0, 0, 255))
-    picture = demo.drawn({"composite": empty})
-    assert picture.getpixel((3, 4)) == (255, 0, 0) and picture.getpixel((0, 0)) == BACKGROUNDS[0]
+    image = demo.flatten_drawing({"composite": empty})
+    assert image.getpixel((3, 4)) == (255, 0, 0) and image.getpixel((0, 0)) == BACKGROUNDS[0]
 
 
-def test_recordings_come_with_their_channels_last() -> None:
-    assert demo.samples(None) is None
-    wave, rate = demo.samples((48_000, np.zeros((100, 2), dtype=np.int16)))
+def test_channels_come_first() -> None:
+    assert demo.to_recording(None) is None
+    wave, rate = demo.to_recording((48_000, np.zeros((100, 2), dtype=np.int16)))
     assert wave.shape == (2, 100) and rate == 48_000
 
 
-def test_a_run_shows_text_as_it_comes_then_sound_pictures_and_shapes() -> None:
-    model = demo.Model(answering())
+def test_a_run_shows_text_then_speech_then_figure_and_shapes() -> None:
+    model = demo.PageModel(answering())
     shown = list(model.ask(Image.open(IMAGE), "What is it?", None, True, 0))
     assert [each.answer for each in shown] == ["Yes", "Yes.", "Yes.", "Yes.", "Yes."]
-    assert shown[-2].sound is not None and shown[-2].sound[1].shape == (1280,) and not shown[-2].shapes
-    assert not any(each.noted for each in shown)
+    assert shown[-2].speech is not None and shown[-2].speech[1].shape == (1280,) and not shown[-2].shapes
+    assert not any(each.scratchpad for each in shown)
     last = shown[-1]
-    assert "ViTTiny.forward" in last.shapes and "TalkerTiny.predict" in last.shapes and last.figure.width > 400
+    assert "ViTTiny.forward" in last.shapes and "TalkerTiny.forward" in last.shapes and last.figure.width > 400
     with trace("free"):  # nothing is left running
         pass
-    for arguments, words in [((None, " ", None, True, 0), "there is no question"),
-                             ((None, "What?", (np.ones(9), 16_000), True, 0), "there are two questions")]:  # fmt: skip
+    for arguments, words in [((None, " ", None, True, 0), "There is no question"),
+                             ((None, "What?", (np.ones(9), 16_000), True, 0), "There are two questions")]:  # fmt: skip
         with pytest.raises(ValueError, match=words):
             list(model.ask(*arguments))
-    heard: list[Any] = []
+    asked: list[Any] = []
     reply = model.omni.reply
-    model.omni.reply = lambda text, image, audio: heard.append(audio) or reply(text, image, audio)  # type: ignore[method-assign]
+    model.omni.reply = lambda text, image, audio: asked.append(audio) or reply(text, image, audio)  # type: ignore[method-assign]
     speech, rate = soundfile.read(AUDIO, dtype="float32")
     list(model.ask(None, "", (np.pad(speech, 8000), rate), False, 0))
-    assert len(heard[0][0]) < rate  # without the silence around the question
+    assert len(asked[0][0]) < rate  # without the silence around the question
     with pytest.raises(ValueError, match="silent"):
         list(model.transcribe((np.zeros(16_000, dtype=np.float32), 16_000)))
     with pytest.raises(ValueError, match="at least one frame"):
@@ -76,13 +77,13 @@ def test_a_run_shows_text_as_it_comes_then_sound_pictures_and_shapes() -> None:
     assert list(model.transcribe((np.ones(1600, dtype=np.float32), 16_000)))[-1].shapes
 
 
-def test_the_answer_stands_apart_from_what_was_written_before_it() -> None:
+def test_the_answer_is_apart_from_the_scratchpad() -> None:
     reply = Reply(answering(), torch.zeros(1, 1, 256), iter(()), spoken=True)
     reply.text = "Where is the star? There is a big red star on the left. Where star left: On the left."
     seen = "Where is the star? There is a big red star on the left. Where star left"
-    assert demo.apart(reply) == ("On the left.", seen)
+    assert demo.split_scratchpad(reply) == ("On the left.", seen)
     reply.text = seen = "There is a big red star on the left."
-    assert demo.apart(reply) == (seen, "")
+    assert demo.split_scratchpad(reply) == (seen, "")
 
 
 # ---- in the browser -------------------------------------------------------------------------------------------------
@@ -104,11 +105,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     socket.socket.connect = watched  # type: ignore[method-assign]
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
-    blocks, how = demo.build(answering())
+    blocks, launch = demo.build(answering())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    blocks.launch(server_port=port, prevent_thread_lock=True, **how)
+    blocks.launch(server_port=port, prevent_thread_lock=True, **launch)
     flags = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
              f"--use-file-for-fake-audio-capture={AUDIO}", "--autoplay-policy=no-user-gesture-required"]  # fmt: skip
     flags += ["--no-sandbox"] * (hasattr(os, "geteuid") and os.geteuid() == 0)
@@ -145,8 +146,8 @@ def value_is(page: Any, text: str) -> None:
     page.wait_for_function("text => document.querySelector('#answer textarea').value == text", arg=text)
 
 
-def heard_is(page: Any, text: str) -> None:
-    page.wait_for_function("text => document.querySelector('#noted textarea').value == text", arg=text)
+def scratchpad_is(page: Any, text: str) -> None:
+    page.wait_for_function("text => document.querySelector('#scratchpad textarea').value == text", arg=text)
 
 
 def shapes_with(page: Any, words: str) -> None:
@@ -162,13 +163,13 @@ def error(page: Any, words: str) -> None:
 
 def test_ask_by_text_about_a_random_scene(page: Any) -> None:
     press(page, "Random scene")
-    page.locator("#picture canvas").first.wait_for()
+    page.locator("#image canvas").first.wait_for()
     page.wait_for_timeout(1500)
     page.locator("#question textarea, #question input").first.fill("What is it?")
     press(page, "Ask")
     value_is(page, "Yes.")
     shapes_with(page, "ViTTiny.forward")
-    shapes_with(page, "TalkerTiny.predict")
+    shapes_with(page, "TalkerTiny.forward")
     page.locator("#figure img").wait_for()
     shot(page, "text")
 
@@ -177,26 +178,26 @@ def test_the_answer_can_be_played(page: Any) -> None:
     seconds = page.evaluate("""async () => {
         const find = root => [...root.querySelectorAll('*')].flatMap(e =>
             e.tagName == 'AUDIO' ? [e] : e.shadowRoot ? find(e.shadowRoot) : []);
-        const source = find(document.querySelector('#sound')).map(e => e.src).find(s => s)
-            ?? document.querySelector('#sound a[href]').href;
-        const sound = new Audio(source);
-        await sound.play();
-        await new Promise(done => sound.onended = done);
-        return sound.currentTime;
+        const source = find(document.querySelector('#speech')).map(e => e.src).find(s => s)
+            ?? document.querySelector('#speech a[href]').href;
+        const audio = new Audio(source);
+        await audio.play();
+        await new Promise(done => audio.onended = done);
+        return audio.currentTime;
     }""")
     assert seconds == pytest.approx(0.08, abs=0.03)
 
 
 def test_a_drawing_is_seen(page: Any) -> None:
-    page.locator("#picture").get_by_role("button", name="Clear canvas").click()
-    page.locator("#picture").get_by_role("button", name="Brush").click()
-    box = page.locator("#picture canvas").first.bounding_box()
+    page.locator("#image").get_by_role("button", name="Clear canvas").click()
+    page.locator("#image").get_by_role("button", name="Brush").click()
+    box = page.locator("#image canvas").first.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] / 2 + 40, box["y"] + box["height"] / 2 + 20, steps=5)
     page.mouse.up()
     page.wait_for_timeout(1000)
-    press(page, "Describe the picture")
+    press(page, "Describe the image")
     shapes_with(page, "Describe the image.")
     shapes_with(page, "ViTTiny.forward")
     shot(page, "drawing")
@@ -211,33 +212,33 @@ def test_ask_by_the_microphone(page: Any) -> None:
     page.wait_for_timeout(1500)
     press(page, "Ask")
     value_is(page, "Yes.")
-    heard_is(page, "Is it?")
+    scratchpad_is(page, "Is it?")
     shapes_with(page, "AudioEncoderTiny.forward")
     shot(page, "microphone")
     page.locator("#recording").get_by_role("button", name="Clear").click()
 
 
-def test_ask_by_a_file_and_write_it_down(page: Any) -> None:
+def test_ask_by_a_file_and_transcribe_it(page: Any) -> None:
     page.locator("#question textarea, #question input").first.fill("What is it?")
     press(page, "Ask")
-    heard_is(page, "")  # what the test before this one left is gone
+    scratchpad_is(page, "")  # what the test before this one left is gone
     page.locator("#question textarea, #question input").first.fill("")
     choose(page, AUDIO)
     press(page, "Ask")
-    heard_is(page, "Is it?")
+    scratchpad_is(page, "Is it?")
     value_is(page, "Yes.")
-    press(page, "Write down the speech")
+    press(page, "Transcribe the recording")
     shapes_with(page, "CTCHead.forward")
     shot(page, "file")
 
 
 def choose(page: Any, path: Path) -> None:
-    """Put a sound file into the upload input."""
+    """Choose an audio file in the upload input."""
     clear = page.locator("#recording").get_by_role("button", name="Clear")
     if clear.count():
         clear.click()
     page.locator("#recording").get_by_role("button", name="Upload file").click()
-    with page.expect_response(re.compile("/upload")) as sent:  # before that, the page still asks with the old sound
+    with page.expect_response(re.compile("/upload")) as sent:  # before that, the page still asks with the old recording
         page.locator("#recording input[type=file]").set_input_files(path)
     sent.value.finished()
     clear.wait_for()
@@ -257,14 +258,14 @@ def test_what_is_wrong_is_shown(page: Any, tmp_path: Path) -> None:
     error(page, "5.12 s fit: cut the recording")
     page.locator("#question textarea, #question input").first.fill("What?")
     press(page, "Ask")
-    error(page, "there are two questions")
+    error(page, "There are two questions")
     page.locator("#recording").get_by_role("button", name="Clear").click()
     page.locator("#question textarea, #question input").first.fill("red " * 600)
     press(page, "Ask")
     error(page, "tokens > ctx_len = 512")
     page.locator("#question textarea, #question input").first.fill("")
     press(page, "Ask")
-    error(page, "there is no question")
+    error(page, "There is no question")
 
 
 def test_nothing_is_asked_of_other_machines(page: Any) -> None:

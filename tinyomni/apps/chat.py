@@ -6,167 +6,160 @@ Text appears as it is generated. With a trace, the shape table of that very run 
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import soundfile
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tinyomni.io.files import SAMPLE_RATE, load_speech
-from tinyomni.omni import DESCRIBE, NOTED, Omni, Reply, Transcript
-from tinyomni.talker import max_frames
+from tinyomni.config import SAMPLE_RATE
+from tinyomni.errors import InputError, MissingFileError
+from tinyomni.io import load_image
+from tinyomni.omni import DESCRIBE, Omni
+from tinyomni.reply import Kind, Reply, Transcript
 
-PAUSE = SAMPLE_RATE // 5  # between sentences
-NAMES = {"heard": "spoken questions", "read": "typed questions", "ear": "transcripts"}
-HELP = """a line of text        a question, about the picture if there is one
-/image FILE           look at a picture; /image alone puts it away
+PAUSE = SAMPLE_RATE // 5  # samples between two sentences
+NAMES: dict[Kind, str] = {"spoken": "spoken questions", "typed": "typed questions", "asr": "transcripts"}
+HELP = """a line of text        a question, about the image if there is one
+/image FILE           look at an image; /image alone removes it
 /audio FILE           ask by a recording
-/caption              describe the picture
-/speak [FILE]         say the last answer into a WAV file (answer.wav)
-/trace                show the shape table of each run, or no longer
-/help                 this
+/caption              describe the image
+/speak [FILE]         write the last answer as speech to a WAV file (answer.wav)
+/trace                turn the shape table of each run on or off
+/help                 show this list
 /quit                 end"""
 
 
-def sentences(text: str) -> list[str]:
-    """Text cut behind . ? and !; the Talker has learned on single sentences."""
+def split_sentences(text: str) -> list[str]:
+    """Text split behind . ? and !; the Talker was trained on single sentences."""
     return [each for each in re.split(r"(?<=[.?!])\s+", text.strip()) if each]
 
 
-def spoken(omni: Omni, text: str, voice: int = 0) -> Iterator[tuple[Int[Tensor, "frames codebooks"], Tensor]]:
-    """Codes and sound of each sentence, as soon as it is there."""
-    for sentence in sentences(text) or [text]:
+def speak_sentences(
+    omni: Omni, text: str, voice: int = 0
+) -> Iterator[tuple[Int[Tensor, "frames codebooks"], Float[Tensor, "samples"]]]:
+    """Codes and audio of each sentence, as soon as it is generated."""
+    for sentence in split_sentences(text) or [text]:
         codes = omni.speech_codes(sentence, voice)
         yield codes[0], omni.codec.decode(codes)[0].detach().cpu()
 
 
-def with_pauses(waves: Iterable[Float[Tensor, "_"]]) -> Float[Tensor, "samples"]:
-    """Sentences one after the other."""
+def join_with_pauses(waves: Iterable[Float[Tensor, "_"]]) -> Float[Tensor, "samples"]:
+    """Sentences one after the other, 0.2 s of silence between them."""
     parts = [part for wave in waves for part in (torch.zeros(PAUSE), wave)]
     return torch.cat(parts[1:])
 
 
-def wav_file(path: str | Path) -> Path:
-    """The path, if a WAV file can be written there; asked before anything is spoken."""
+def check_wav_path(path: str | Path) -> Path:
+    """The path, if a WAV file can be written there; checked before anything is generated."""
     file = Path(path)
     if file.suffix.lower() != ".wav":
-        raise ValueError(f"Writing the sound: {file} should end in .wav")
+        raise InputError(f"speech: expected a file name that ends in .wav, got {file}")
     if not file.parent.is_dir():
-        raise FileNotFoundError(f"Writing the sound: there is no folder {file.parent}. Make it first.")
+        raise MissingFileError(f"speech: there is no folder {file.parent}. Make it first.")
     return file
 
 
-def doubts(found: Reply | Transcript) -> str:
-    """What there is to say of its certainty: nothing, where it is as certain as right answers are."""
-    if not found.unsure:
+def uncertainty_note(result: Reply | Transcript) -> str:
+    """A line that says how uncertain the model was; empty where it was as certain as it is of right answers."""
+    if not result.unsure:
         return ""
-    kind = "ear" if isinstance(found, Transcript) else "heard" if found.spoken else "read"
     return (
-        f"(not sure of this: certainty {found.certainty:.3f}; right {NAMES[kind]} hardly ever fall below "
-        f"{found.omni.limits[kind]:.3f})"
+        f"(not sure: certainty {result.certainty:.3f}; right {NAMES[result.kind]} are rarely below "
+        f"{result.threshold:.3f})"
     )
 
 
-class Talk:
-    """A model, the picture that it looks at, and where text goes: `write(text)` without an end of line."""
+class Session:
+    """A model, the image it looks at, and where text goes: `write(text)`, which adds no line break."""
 
-    def __init__(self, omni: Omni, write: Callable[[str], Any], traced: bool = False, voice: int = 0) -> None:
+    def __init__(self, omni: Omni, write: Callable[[str], object], traced: bool = False, voice: int = 0) -> None:
         self.omni, self.write, self.traced, self.voice = omni, write, traced, voice
         self.image: str | None = None
-        self.answer = ""  # the last one
+        self.answer = ""  # the last one, for /speak
 
     def run(self, title: str, action: Callable[[], None]) -> None:
-        """Do it, and show the shapes of it where they are wanted."""
+        """Run it, and show its shape table where that is wanted."""
         if not self.traced:
             return action()
-        from tinyomni.tracing import trace  # it takes a while to import, and few want it
+        from tinyomni.tracing import trace  # its import takes a while, and few runs are traced
 
         with trace(title) as seen:
             action()
         self.write(f"\n{seen}\n")
 
-    def show(self, pieces: Reply | Transcript) -> None:
-        """Text as it comes, the answer on a line of its own, and then what there is to doubt."""
+    def show(self, result: Reply | Transcript) -> None:
+        """Write the text as it is generated, the answer on a line of its own, then what is uncertain about it."""
         empty = line_starts = True
-        for piece in pieces:
+        for piece in result:
             self.write(piece.lstrip() if line_starts else piece)
             empty = empty and not piece.strip()
-            if line_starts := isinstance(pieces, Reply) and pieces.text.endswith(NOTED.strip()):
+            if line_starts := isinstance(result, Reply) and result.at_answer:
                 self.write("\n")
         self.write("(nothing)\n" if empty else "\n")
-        if isinstance(pieces, Reply) and not pieces.ended:
-            self.write(f"(cut off after {len(pieces.ids)} tokens)\n")
-        if doubt := doubts(pieces):
-            self.write(doubt + "\n")
+        if isinstance(result, Reply) and not result.ended:
+            self.write(f"(cut off after {len(result.ids)} tokens)\n")
+        if note := uncertainty_note(result):
+            self.write(note + "\n")
 
     def ask(self, question: str | None = None, audio: str | None = None, speak: str | None = None) -> None:
-        """A question, typed or spoken, about the picture if there is one; the answer is spoken to a file if asked."""
+        """Answer a question, typed or spoken, about the image if there is one; `speak` names a WAV file for it."""
         if not question and not audio:
-            raise ValueError('Asking: there is no question. Type one, or give --audio: tinyomni ask "What is it?"')
-        out = wav_file(speak) if speak else None
+            raise InputError('there is no question. Type one, or give --audio: tinyomni ask "What is it?"')
+        out = check_wav_path(speak) if speak else None
 
         def action() -> None:
-            reply = self.omni.reply(question, self.image, load_speech(audio) if audio else None)
-            if self.traced:
-                self.count(question, reply)
+            reply = self.omni.reply(question, self.image, audio, trim=True)
             self.show(reply)
             self.answer = reply.answer
             if out:
-                self._say(reply.answer, out)
+                self.write_speech(reply.answer, out)
 
         self.run("ask", action)
 
-    def count(self, question: str | None, reply: Reply) -> None:
-        """Tell the trace how many tokens each part of the prompt has."""
-        from tinyomni.tracing import tokens
-
-        text, image = 1 + len(self.omni.tokenizer.encode(question or "")), int(self.image is not None)
-        parts = {"image": image, "audio": reply.prompt.shape[1] - image - text, "text": text}
-        for name, number in parts.items():
-            if number:
-                tokens(name, number, of=self.omni.cfg.thinker.ctx_len)
-
     def caption(self, speak: str | None = None) -> None:
-        """Describe the picture."""
+        """Describe the image."""
         if self.image is None:
-            raise ValueError("Captioning: there is no picture. First: /image FILE")
+            raise InputError("caption: there is no image. First: /image FILE")
         self.ask(DESCRIBE, speak=speak)
 
     def transcribe(self, audio: str) -> None:
-        """Write down what is said."""
+        """Write what is said in a recording."""
         self.run("transcribe", lambda: self.show(self.omni.transcribe(audio)))
 
     def speak(self, text: str, file: str) -> None:
-        """Say it."""
-        out = wav_file(file)
-        self.run("speak", lambda: self._say(text, out))
+        """Write a text as speech to a WAV file."""
+        out = check_wav_path(file)
+        self.run("speak", lambda: self.write_speech(text, out))
 
-    def _say(self, text: str, file: Path) -> None:
+    def write_speech(self, text: str, file: Path) -> None:
+        """Generate the sentences one by one and write them to one file."""
         if not text.strip():
-            raise ValueError("Speaking: there is nothing to say: the text is empty")
+            raise InputError("speech: the text is empty")
         waves = []
-        for sentence, (codes, wave) in zip(sentences(text), spoken(self.omni, text, self.voice), strict=True):
+        for sentence, (codes, wave) in zip(
+            split_sentences(text), speak_sentences(self.omni, text, self.voice), strict=True
+        ):
             waves.append(wave)
-            if len(codes) == max_frames(self.omni.speech_ids(sentence, self.voice).shape[1]):
-                self.write(f"(did not come to an end by itself: {sentence})\n")
-        wave = with_pauses(waves)
+            if len(codes) == self.omni.frame_limit(self.omni.speech_ids(sentence, self.voice).shape[1]):
+                self.write(f"(reached the longest duration without an end of speech: {sentence})\n")
+        wave = join_with_pauses(waves)
         soundfile.write(file, wave.numpy(), SAMPLE_RATE, subtype="PCM_16")
         self.write(f"{file}: {len(wave) / SAMPLE_RATE:.2f} s\n")
 
     # -- a conversation
 
     def chat(self, lines: Iterable[str]) -> None:
-        """Line after line. What is wrong with one is said, and the next one is read."""
+        """Handle line after line. What is wrong with one is said, and the next one is read."""
         for line in lines:
             try:
-                if not self.obey(line.strip()):
+                if not self.handle_line(line.strip()):
                     return
-            except (ValueError, TypeError, OSError) as error:
+            except InputError as error:
                 self.write(f"{error}\n")
 
-    def obey(self, line: str) -> bool:
-        """One line; False ends the conversation."""
+    def handle_line(self, line: str) -> bool:
+        """Handle one line, a question or a command; False ends the conversation."""
         command, _, rest = line.partition(" ")
         rest = rest.strip().strip("\"'")
         if command == "/quit":
@@ -175,25 +168,24 @@ class Talk:
             self.write(HELP + "\n")
         elif command == "/image":
             if rest:
-                with torch.no_grad():
-                    self.omni.embed(image=rest)  # a picture that cannot be read is refused now
+                load_image(rest)  # refuses now what cannot be read
             self.image = rest or None
-            self.write(f"looking at {rest}\n" if rest else "no picture\n")
+            self.write(f"image: {rest or 'none'}\n")
         elif command == "/audio":
             if not rest:
-                raise ValueError("/audio: name a recording: /audio question.wav")
+                raise InputError("/audio: name a recording, such as /audio question.wav")
             self.ask(audio=rest)
         elif command == "/caption":
             self.caption()
         elif command == "/speak":
             if not self.answer:
-                raise ValueError("/speak: there is no answer yet to say")
+                raise InputError("/speak: there is no answer yet")
             self.speak(self.answer, rest or "answer.wav")
         elif command == "/trace":
             self.traced = not self.traced
             self.write(f"shape tables: {'on' if self.traced else 'off'}\n")
         elif command.startswith("/"):
-            raise ValueError(f"{command}: no such command; /help lists them")
+            raise InputError(f"{command}: no such command; /help lists them")
         elif line:
             self.ask(line)
         return True

@@ -1,6 +1,6 @@
-"""A page in the browser, served by this machine to itself: draw or choose a picture, ask, read and hear the answer.
+"""A page in the browser, served to this machine only: draw or choose an image, ask, read and hear the answer.
 
-Below the answer: the spectrograms and codes of this very run, and its shape table. Nothing is asked of other machines.
+Below the answer: the spectrograms and codes of this very run, and its shape table. No other machine is contacted.
 """
 
 import io
@@ -20,154 +20,157 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from tinyomni.apps.chat import doubts, spoken, with_pauses
+from tinyomni.apps.chat import join_with_pauses, speak_sentences, uncertainty_note
+from tinyomni.config import SAMPLE_RATE
 from tinyomni.data import rendering, world
-from tinyomni.io.files import SAMPLE_RATE, load_audio, load_speech
-from tinyomni.omni import DESCRIBE, NOTED, Omni, Reply, Transcript
+from tinyomni.errors import InputError
+from tinyomni.io import load_audio
+from tinyomni.omni import DESCRIBE, Omni
+from tinyomni.reply import Reply, Transcript
 from tinyomni.tracing import trace
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 HOST = "127.0.0.1"
 CANVAS = (448, 448)
 
+Recording = tuple[np.ndarray, int]
+"""Samples, (samples,) or (channels, samples), and their rate."""
+Samples = Float[Tensor, "samples"] | None
+Codes = Int[Tensor, "frames codebooks"] | None
+
 
 # ---- one run --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What the page shows; it fills up while the run goes on."""
+class View:
+    """What the page shows; a run fills it field by field."""
 
     answer: str = ""
-    noted: str = ""  # what is written before the answer
-    note: str = ""
-    sound: tuple[int, np.ndarray] | None = None  # rate, 16-bit samples
+    scratchpad: str = ""  # what the model writes before the answer
+    certainty: str = ""
+    speech: tuple[int, np.ndarray] | None = None  # rate, 16-bit samples
     figure: Image.Image | None = None
     shapes: str = ""
-    drawing: tuple[Any, Any, Any] = (None, None, None)  # what the figure is made of: recording, sound, codes
 
 
-def drawn(editor: dict[str, Any] | None) -> Image.Image | None:
-    """The picture in the editor, on the ground that easy scenes have; None where nothing was drawn or chosen."""
-    picture = (editor or {}).get("composite")
-    if picture is None or picture.mode != "RGBA":
-        return picture
-    if picture.getchannel("A").getextrema()[1] == 0:
+def flatten_drawing(editor: dict[str, Any] | None) -> Image.Image | None:
+    """The image in the editor, on a background of the closed world; None where nothing was drawn or chosen."""
+    image = (editor or {}).get("composite")
+    if image is None or image.mode != "RGBA":
+        return image
+    if image.getchannel("A").getextrema()[1] == 0:
         return None
-    return Image.alpha_composite(Image.new("RGBA", picture.size, rendering.BACKGROUNDS[0]), picture).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, rendering.BACKGROUNDS[0]), image).convert("RGB")
 
 
-def samples(recording: tuple[int, np.ndarray] | None) -> tuple[np.ndarray, int] | None:
-    """A recording as the page gives it, (rate, samples or samples × channels), as `load_audio` takes it."""
-    if recording is None:
+def to_recording(value: tuple[int, np.ndarray] | None) -> Recording | None:
+    """A recording as the page gives it, (rate, samples or samples × channels), in the form that `load_audio` takes."""
+    if value is None:
         return None
-    rate, wave = recording
+    rate, wave = value
     return (wave.T if wave.ndim == 2 else wave), rate
 
 
-def apart(pieces: Reply | Transcript) -> tuple[str, str]:
-    """The answer, and what stands before it: what was heard, seen and looked up."""
-    answer = pieces.answer if isinstance(pieces, Reply) else pieces.text
-    return answer, pieces.text.removesuffix(answer).removesuffix(NOTED).strip()
+def split_scratchpad(result: Reply | Transcript) -> tuple[str, str]:
+    """The answer, and what the model wrote before it: transcript, description, lookup."""
+    return (result.answer, result.before_answer) if isinstance(result, Reply) else (result.text, "")
 
 
-class Model:
-    """The model behind the page. One run at a time: a trace watches the whole process."""
+class PageModel:
+    """The model behind the page. One run at a time, since a trace watches the whole process."""
 
     def __init__(self, omni: Omni) -> None:
-        self.omni, self.free = omni, threading.Lock()
+        self.omni, self.lock = omni, threading.Lock()
 
-    def run(self, work: Callable[[Callable[[Shown], None]], Shown]) -> Iterator[Shown]:
-        """What `work` shows, as it shows it. It runs in one thread, which the trace can follow from end to end."""
-        shown: queue.Queue[Shown | BaseException | None] = queue.Queue()
+    def ask(
+        self, image: Image.Image | None, question: str, recording: Recording | None, speak: bool, voice: int
+    ) -> Iterator[View]:
+        """The answer to a question, typed or spoken."""
+        question = (question or "").strip()
+        if not question and recording is None:
+            raise InputError("There is no question. Type one, or record one.")
+        if question and recording is not None:
+            raise InputError("There are two questions, a typed and a spoken one. Clear one of them.")
 
-        def whole() -> None:
+        def start() -> Reply:
+            return self.omni.reply(question or None, image, recording, trim=True)
+
+        return self.run(start, recording, voice if speak else None)
+
+    def transcribe(self, recording: Recording | None) -> Iterator[View]:
+        """What is said in the recording."""
+        if recording is None:
+            raise InputError("There is no recording. Record one, or choose a file.")
+        return self.run(lambda: self.omni.transcribe(recording), recording, None)
+
+    def run(
+        self, start: Callable[[], Reply | Transcript], recording: Recording | None, voice: int | None
+    ) -> Iterator[View]:
+        """Views of a run as it goes on. It runs in one thread, which the trace can follow from start to end."""
+        views: queue.Queue[View | BaseException | None] = queue.Queue()
+
+        def work() -> None:
             try:
-                with self.free:
+                with self.lock:
                     with trace("this run") as seen:
-                        last = work(shown.put)
-                    shown.put(replace(last, shapes=seen._repr_html_(), figure=self.draw(*last.drawing)))
-            except BaseException as error:
-                shown.put(error)
+                        for step in self.generate(start(), voice):
+                            views.put(step[0])
+                    # outside the trace: the figure's spectrograms are no part of the run
+                    view, wave, codes = step
+                    views.put(replace(view, shapes=seen._repr_html_(), figure=self.draw(recording, wave, codes)))
+            except BaseException as error:  # raised again by whoever waits for the views
+                views.put(error)
             finally:
-                shown.put(None)
+                views.put(None)
 
-        threading.Thread(target=whole, daemon=True).start()
-        while (item := shown.get()) is not None:
+        threading.Thread(target=work, daemon=True).start()
+        while (item := views.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
 
-    def ask(
-        self, picture: Image.Image | None, question: str, recording: Any, speak: bool, voice: int
-    ) -> Iterator[Shown]:
-        """The answer to a question, typed or spoken."""
-        question = (question or "").strip()
-        if not question and recording is None:
-            raise ValueError("Asking: there is no question. Type one, or record one.")
-        if question and recording is not None:
-            raise ValueError("Asking: there are two questions, a typed and a spoken one. Clear one of them.")
-
-        def work(show: Callable[[Shown], None]) -> Shown:
-            reply = self.omni.reply(question or None, picture, None if recording is None else load_speech(recording))
-            return self.finish(reply, recording, speak, voice, show)
-
-        return self.run(work)
-
-    def transcribe(self, recording: Any) -> Iterator[Shown]:
-        """What is said in the recording."""
-        if recording is None:
-            raise ValueError("Writing down: there is no recording. Record one, or choose a file.")
-        return self.run(lambda show: self.finish(self.omni.transcribe(recording), recording, False, 0, show))
-
-    def finish(
-        self, pieces: Reply | Transcript, recording: Any, speak: bool, voice: int, show: Callable[[Shown], None]
-    ) -> Shown:
-        """Text piece by piece, then what is doubtful, then the sound, then the pictures."""
-        for _ in pieces:
-            show(Shown(*apart(pieces)))
-        answer, noted = apart(pieces)
-        now = Shown(answer or "(nothing)", noted, doubts(pieces))
-        show(now)
-        waves, codes = [], []
-        said = answer if isinstance(pieces, Reply) else ""
-        if speak and said.strip():
-            for code, sentence in spoken(self.omni, said, voice):
-                codes.append(code)
-                waves.append(sentence)
-        wave = with_pauses(waves) if waves else None
-        if wave is not None:
-            now = replace(now, sound=(SAMPLE_RATE, (wave * 32767).round().short().numpy()))
-            show(now)
-        return replace(now, drawing=(recording, wave, torch.cat(codes) if codes else None))
+    def generate(self, result: Reply | Transcript, voice: int | None) -> Iterator[tuple[View, Samples, Codes]]:
+        """Text piece by piece, then how certain it is, then the spoken answer with its codes."""
+        for _ in result:
+            yield View(*split_scratchpad(result)), None, None
+        answer, scratchpad = split_scratchpad(result)
+        view = View(answer or "(nothing)", scratchpad, uncertainty_note(result))
+        yield view, None, None
+        if voice is not None and answer.strip():
+            codes, waves = zip(*speak_sentences(self.omni, answer, voice), strict=True)
+            wave = join_with_pauses(waves)
+            speech = (SAMPLE_RATE, (wave * 32767).round().short().numpy())
+            yield replace(view, speech=speech), wave, torch.cat(codes)
 
     @torch.no_grad()
     def draw(
         self,
-        recording: tuple[np.ndarray, int] | None,
-        said: Float[Tensor, "said_samples"] | None,
-        codes: Int[Tensor, "frames codebooks"] | None,
+        recording: Recording | None,
+        speech: Samples,
+        codes: Codes,
     ) -> Image.Image | None:
-        """Spectrograms of what was heard and said, and the codes between text and sound."""
-        heard = None if recording is None else load_audio(recording)
-        mels = [("heard: log-mel, 10 ms a frame", heard), ("said: log-mel, 10 ms a frame", said)]
-        rows = [(title, self.omni.mel(wave[None])[0]) for title, wave in mels if wave is not None]
-        if not rows:
+        """Spectrograms of the input and output speech, and the codes of the output."""
+        waves = {"input": None if recording is None else load_audio(recording), "output": speech}
+        mels = {name: self.omni.mel(wave[None])[0] for name, wave in waves.items() if wave is not None}
+        if not mels:
             return None
-        count = len(rows) + (codes is not None)
-        sheet = Figure(figsize=(7, 2 * count), layout="constrained")
-        axes = sheet.subplots(count, squeeze=False)[:, 0]
-        for axis, (title, mel) in zip(axes, rows, strict=False):
+        count = len(mels) + (codes is not None)
+        figure = Figure(figsize=(7, 2 * count), layout="constrained")
+        axes = figure.subplots(count, squeeze=False)[:, 0]
+        for axis, (name, mel) in zip(axes, mels.items(), strict=False):
             axis.imshow(mel.T, origin="lower", aspect="auto", interpolation="none")
-            axis.set(title=f"{title} {tuple(mel.shape)}", xlabel="mel_frames", ylabel="n_mels")
+            axis.set(
+                title=f"{name}: log-mel, 10 ms per frame, {tuple(mel.shape)}", xlabel="mel_frames", ylabel="n_mels"
+            )
         if codes is not None:
             for book, (name, style) in enumerate((("base", ".-"), ("residual", ".:"))):
                 axes[-1].plot(codes[:, book], style, drawstyle="steps-mid", label=name)
-            axes[-1].set(title=f"codes, 80 ms a frame {tuple(codes.shape)}", xlabel="frames", ylabel="code")
+            axes[-1].set(title=f"output: codes, 80 ms per frame, {tuple(codes.shape)}", xlabel="frames", ylabel="code")
             axes[-1].set_ylim(0, self.omni.cfg.codec.codebook_size)
             axes[-1].legend(loc="upper right")
         file = io.BytesIO()
-        sheet.savefig(file, dpi=90, format="png")
+        figure.savefig(file, dpi=90, format="png")
         return Image.open(file)
 
 
@@ -175,39 +178,41 @@ class Model:
 
 
 def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
-    """The page, and how it is to be launched."""
+    """The page, and the arguments to launch it with."""
     try:
         import gradio as gr
     except ImportError as error:
-        raise ValueError('The demo needs gradio: pip install "tinyomni[demo]"') from error
-    model = Model(omni)
+        raise InputError(
+            'demo: gradio is not installed. `python3 course.py demo` installs it, or: pip install "tinyomni[demo]"'
+        ) from error
+    model = PageModel(omni)
 
-    def wrong(words: str) -> Exception:
-        return gr.Error(words, duration=None, title="", print_exception=False)  # it stays until it is closed
+    def error_box(message: str) -> Exception:
+        return gr.Error(message, duration=None, title="", print_exception=False)  # it stays until it is closed
 
-    def shown(run: Callable[..., Iterator[Shown]], *given: Any) -> Iterator[list[Any]]:
+    def stream(run: Callable[..., Iterator[View]], *arguments: Any) -> Iterator[list[Any]]:
         try:
-            for each in run(*given):
-                yield [each.answer, each.noted, each.note, each.sound, each.figure, each.shapes]
-        except (ValueError, TypeError, IndexError, OSError) as error:
-            raise wrong(str(error)) from error
+            for view in run(*arguments):
+                yield [view.answer, view.scratchpad, view.certainty, view.speech, view.figure, view.shapes]
+        except InputError as error:
+            raise error_box(str(error)) from error
 
     def ask(editor: Any, question: str, recording: Any, speak: bool, voice: str) -> Iterator[list[Any]]:
-        yield from shown(model.ask, drawn(editor), question, samples(recording), speak, int(voice) - 1)
+        image = flatten_drawing(editor)
+        yield from stream(model.ask, image, question, to_recording(recording), speak, int(voice) - 1)
 
     def caption(editor: Any, speak: bool, voice: str) -> Iterator[list[Any]]:
-        picture = drawn(editor)
-        if picture is None:
-            raise wrong("Captioning: there is no picture. Draw one, or take a random scene.")
-        yield from shown(model.ask, picture, DESCRIBE, None, speak, int(voice) - 1)
+        image = flatten_drawing(editor)
+        if image is None:
+            raise error_box("There is no image. Draw one, or take a random scene.")
+        yield from stream(model.ask, image, DESCRIBE, None, speak, int(voice) - 1)
 
     def transcribe(recording: Any) -> Iterator[list[Any]]:
-        yield from shown(model.transcribe, samples(recording))
+        yield from stream(model.transcribe, to_recording(recording))
 
-    def scene() -> Image.Image:
-        return rendering.picture(world.draw_scene("test", random.randrange(10**6)), random.randrange(2**32)).resize(
-            CANVAS
-        )
+    def random_scene() -> Image.Image:
+        scene = world.draw_scene("test", random.randrange(10**6))
+        return rendering.render(scene, random.randrange(2**32)).resize(CANVAS)
 
     fonts = ["system-ui", "sans-serif"]  # names only: nothing to fetch
     colours: list[Any] = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in rendering.RGB.values()]
@@ -216,34 +221,32 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
         with gr.Row():
             with gr.Column():
                 editor = gr.ImageEditor(
-                    label="Picture", type="pil", sources=["upload", "clipboard"], canvas_size=CANVAS, height=520,
+                    label="Image", type="pil", sources=["upload", "clipboard"], canvas_size=CANVAS, height=520,
                     brush=gr.Brush(colors=colours, default_color=colours[0], default_size=60),
-                    transforms=[], layers=False, elem_id="picture",
+                    transforms=[], layers=False, elem_id="image",
                 )  # fmt: skip
-                random_scene = gr.Button("Random scene")
+                scene_button = gr.Button("Random scene")
                 question = gr.Textbox(label="Question", placeholder="What colour is the circle?", elem_id="question")
                 recording = gr.Audio(
-                    label="Or a spoken question",
-                    sources=["microphone", "upload"],
-                    type="numpy",
-                    buttons=["download"],
-                    elem_id="recording",
-                )
+                    label="Or a spoken question", sources=["microphone", "upload"], type="numpy",
+                    buttons=["download"], elem_id="recording",
+                )  # fmt: skip
                 with gr.Row():
                     speak = gr.Checkbox(True, label="Speak the answer")
                     voice = gr.Radio(["1", "2"], value="1", label="Voice")
                 with gr.Row():
-                    ask_it = gr.Button("Ask", variant="primary")
-                    describe = gr.Button("Describe the picture")
-                    write_down = gr.Button("Write down the speech")
+                    ask_button = gr.Button("Ask", variant="primary")
+                    caption_button = gr.Button("Describe the image")
+                    transcribe_button = gr.Button("Transcribe the recording")
             with gr.Column():
                 answer = gr.Textbox(label="Answer", interactive=False, elem_id="answer")
-                noted = gr.Textbox(
-                    label="Written before it: heard, seen, looked up", interactive=False, elem_id="noted"
-                )
-                note = gr.Textbox(label="How certain", interactive=False, elem_id="note")
-                sound = gr.Audio(
-                    label="Spoken answer", type="numpy", interactive=False, buttons=["download"], elem_id="sound"
+                scratchpad = gr.Textbox(
+                    label="Scratchpad: what the model writes before the answer", interactive=False,
+                    elem_id="scratchpad",
+                )  # fmt: skip
+                certainty = gr.Textbox(label="Certainty", interactive=False, elem_id="certainty")
+                speech = gr.Audio(
+                    label="Spoken answer", type="numpy", interactive=False, buttons=["download"], elem_id="speech"
                 )
                 figure = gr.Image(
                     show_label=False, type="pil", interactive=False, buttons=["download", "fullscreen"],
@@ -251,27 +254,29 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
                 )  # fmt: skip
         with gr.Accordion("Shapes of this run", open=True):
             shapes = gr.HTML(elem_id="shapes")
-        out = [answer, noted, note, sound, figure, shapes]
-        one: dict[str, Any] = {
-            "outputs": out, "show_progress_on": answer, "concurrency_id": "model", "concurrency_limit": 1,
-            "api_visibility": "private",
+        one_at_a_time: dict[str, Any] = {
+            "outputs": [answer, scratchpad, certainty, speech, figure, shapes], "show_progress_on": answer,
+            "concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private",
         }  # fmt: skip
-        random_scene.click(scene, outputs=editor, api_visibility="private")
-        for event in (ask_it.click, question.submit):
-            event(ask, [editor, question, recording, speak, voice], **one)
-        describe.click(caption, [editor, speak, voice], **one)
-        write_down.click(transcribe, [recording], **one)
-    how = {
+        scene_button.click(random_scene, outputs=editor, api_visibility="private")
+        for event in (ask_button.click, question.submit):
+            event(ask, [editor, question, recording, speak, voice], **one_at_a_time)
+        caption_button.click(caption, [editor, speak, voice], **one_at_a_time)
+        transcribe_button.click(transcribe, [recording], **one_at_a_time)
+    launch = {
         "server_name": HOST, "share": False, "quiet": True, "enable_monitoring": False, "footer_links": [],
         "ssr_mode": False, "mcp_server": False, "pwa": False, "strict_cors": True,
         "theme": gr.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
     }  # fmt: skip
-    return page, how
+    return page, launch
 
 
 def main(weights: str | Path | None, port: int, browser: bool, say: Callable[[str], None]) -> None:
     """Serve the page until Ctrl+C."""
-    page, how = build(Omni.from_pretrained(weights))
-    page.launch(server_port=port, inbrowser=browser, prevent_thread_lock=True, **how)
+    page, launch = build(Omni.from_pretrained(weights))
+    try:
+        page.launch(server_port=port, inbrowser=browser, prevent_thread_lock=True, **launch)
+    except OSError as error:  # gradio's own message: the port is in use
+        raise InputError(f"demo: {error}. Another one: --port {port + 1}") from error
     say(f"http://{HOST}:{port}  (Ctrl+C ends it)")
     page.block_thread()

@@ -51,7 +51,7 @@ def check_trained(folder: Path, preset: str) -> None:
 def run_report(args: argparse.Namespace) -> int:
     """Measure what was trained; 1 if a threshold is missed."""
     from tinyomni.evaluation.report import report
-    from tinyomni.training.recipe import Place
+    from tinyomni.training.recipe import RunDir
 
     folder = Path(args.folder or ("runs/shipped" if args.weights else f"runs/{args.preset}"))
     if args.weights:
@@ -59,7 +59,7 @@ def run_report(args: argparse.Namespace) -> int:
 
         unpack(None if args.weights == "shipped" else Path(args.weights), folder, args.preset)
     check_trained(folder, args.preset)
-    found = report(Place(folder, args.preset), args.n, args.only)
+    found = report(RunDir(folder, args.preset), args.n, args.only)
     say(str(found))
     if args.json:
         found.save(Path(args.json))
@@ -72,11 +72,11 @@ def run_export(args: argparse.Namespace) -> int:
     """Write one file of a trained run; 1 if it misses a threshold."""
     from tinyomni.evaluation.export import CARD, export
     from tinyomni.io.weights import SHIPPED
-    from tinyomni.training.recipe import Place
+    from tinyomni.training.recipe import RunDir
 
     out, folder = Path(args.out or SHIPPED), Path(args.folder)
     check_trained(folder, args.preset)
     measured = Path(args.report) if args.report else None
-    found = export(Place(folder, args.preset), out, args.n, args.hardware, args.commit, measured)
+    found = export(RunDir(folder, args.preset), out, args.n, args.hardware, args.commit, measured)
     say(f"{found}\n\n{out}: {out.stat().st_size / 1e6:.1f} MB; {out.parent / CARD}")
     return 0 if found.good else 1

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from tinyomni.cli.console import Choices, say, stream
 
 if TYPE_CHECKING:
-    from tinyomni.apps.chat import Talk
+    from tinyomni.apps.chat import Session
 
 
 def voices() -> Iterable[str]:
-    """The voices that the Talker has learned, numbered from 1."""
-    from tinyomni.omni import VOICES
+    """The voices of the Talker, numbered from 1."""
+    from tinyomni.config import TINY
 
-    return map(str, range(1, VOICES + 1))
+    return map(str, range(1, TINY.talker.voices + 1))
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,39 +50,39 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         each.set_defaults(run=run)
 
 
-def talk(args: argparse.Namespace) -> "Talk":
+def session(args: argparse.Namespace) -> "Session":
     """The model behind these commands, with its trained weights."""
-    from tinyomni.apps.chat import Talk
+    from tinyomni.apps.chat import Session
     from tinyomni.omni import Omni
 
-    return Talk(Omni.from_pretrained(args.weights), stream, args.trace, int(getattr(args, "voice", 1)) - 1)
+    return Session(Omni.from_pretrained(args.weights), stream, args.trace, int(getattr(args, "voice", 1)) - 1)
 
 
 def run_ask(args: argparse.Namespace) -> int:
     """Answer one question."""
-    its = talk(args)
-    its.image = args.image
-    its.ask(args.question, args.audio, args.speak)
+    it = session(args)
+    it.image = args.image
+    it.ask(args.question, args.audio, args.speak)
     return 0
 
 
 def run_caption(args: argparse.Namespace) -> int:
     """Describe an image."""
-    its = talk(args)
-    its.image = args.image
-    its.caption(args.speak)
+    it = session(args)
+    it.image = args.image
+    it.caption(args.speak)
     return 0
 
 
 def run_transcribe(args: argparse.Namespace) -> int:
     """Write what is said in a recording."""
-    talk(args).transcribe(args.audio)
+    session(args).transcribe(args.audio)
     return 0
 
 
 def run_speak(args: argparse.Namespace) -> int:
     """Say a text."""
-    talk(args).speak(args.text, args.out)
+    session(args).speak(args.text, args.out)
     return 0
 
 
@@ -95,10 +95,10 @@ def run_chat(args: argparse.Namespace) -> int:
             while True:
                 yield input("> " if sys.stdin.isatty() else "")
 
-    its = talk(args)
+    it = session(args)
     if sys.stdin.isatty():
         say(HELP)
-    its.chat(lines())
+    it.chat(lines())
     return 0
 
 

@@ -105,7 +105,7 @@ def traced(script: Path, arguments: list[str], debug: bool) -> "tuple[Trace, str
     """The trace of a script that runs as `python SCRIPT ARGUMENTS` would, and how it failed: "" if it did not."""
     from tinyomni.tracing import ShapeError, trace
 
-    seen, failure = trace(script.name), ""
+    seen, failure = trace(script.name, strict=True), ""
     argv, path = sys.argv, sys.path[:]
     sys.argv, sys.path[0] = [str(script), *arguments], str(script.resolve().parent)
     try:
