@@ -197,9 +197,7 @@ def test_a_full_disk_leaves_the_one_before_complete(
         real(path, data)
 
     monkeypatch.setattr(checkpoint, "write_synced", full)
-    with pytest.raises(
-        OSError, match=r"disk full, step 12 needs 0\.0 MB .* step-00000008 is complete.*Free some space"
-    ):
+    with pytest.raises(OSError, match=r"disk full, step 12 needs 0\.0 MB .*00000008 is complete.*Free some space"):
         run(tmp_path, Random(), **SETTINGS)
     monkeypatch.undo()
     assert not list(tmp_path.glob("tmp-*"))

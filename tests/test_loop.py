@@ -579,7 +579,7 @@ def test_wrong_settings_are_input_errors(tmp_path: Path) -> None:
         fit(Toy(), Rows(), short(), tmp_path / "d", collate=stack, lengths=[1, 2, 3])
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         short(steps=0)
-    with pytest.raises(ValueError, match="lr must be above 0 and finite, got 0.0"):
+    with pytest.raises(ValueError, match=r"lr must be above 0 and finite, got 0\.0"):
         short(lr=0.0)
     with pytest.raises(ValueError, match="sees no GPU"):
         if torch.cuda.is_available():

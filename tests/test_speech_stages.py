@@ -1,4 +1,4 @@
-"""The stages audio, codec and talker learn what they should, and their measures measure it."""
+"""The stages audio, codec and talker: objectives beside independent ones, data, whole small runs."""
 
 import dataclasses
 import itertools
@@ -19,13 +19,16 @@ from tinyomni.codec import SpeechCodec
 from tinyomni.config import TINY
 from tinyomni.data.datasets import Speaker, Utterance, collate_speech
 from tinyomni.data.tts import TALKER_VOICES, utter
+from tinyomni.errors import InputError
 from tinyomni.talker import TalkerTiny, generate_batch, generate_codes, previous, voice_token
 from tinyomni.tokenizer import BPETokenizer
-from tinyomni.training.recipe import Place
+from tinyomni.training.augment import MAX_SHIFT, MAX_SILENCE, add_room_noise, vtlp
+from tinyomni.training.recipe import RunDir
 from tinyomni.training.stages import audio, codec, talker
-from tinyomni.training.stages.audio import EDGE, AudioStage, in_a_room, needed_tokens, vary
-from tinyomni.training.stages.codec import CodecStage, kmeans, principal, quantise, start
-from tinyomni.training.stages.talker import CodeBatch, TalkerStage, mishear, speech_loss
+from tinyomni.training.stages.audio import AudioStage, needed_tokens
+from tinyomni.training.stages.codec import CodecStage, init_from_data, kmeans, pca, quantize
+from tinyomni.training.stages.talker import CodeBatch, TalkerStage, corrupt_codes, speech_loss
+from tinyomni.training.train import prepare, train
 
 
 def said(text: str, voice: str = "en-us") -> Utterance:
@@ -33,17 +36,16 @@ def said(text: str, voice: str = "en-us") -> Utterance:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A folder in which all three stages have taken their few steps."""
-    torch.manual_seed(0)
-    place = Place(tmp_path_factory.mktemp("speech"), "smoke")
-    for stage in (audio, codec, talker):
-        stage.job(place).run(place)
-    return place
+    run_dir = RunDir(tmp_path_factory.mktemp("speech"), "smoke")
+    for stage in ("audio", "codec", "talker"):
+        train(stage, run_dir)
+    return run_dir
 
 
-def log(place: Place, stage: str) -> list[dict]:
-    lines = (place.of(stage) / "log.jsonl").read_text().splitlines()
+def log(run_dir: RunDir, stage: str) -> list[dict]:
+    lines = (run_dir.of(stage) / "log.jsonl").read_text().splitlines()
     return [entry for entry in map(json.loads, lines) if "loss" in entry]
 
 
@@ -51,31 +53,33 @@ def log(place: Place, stage: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("stage", ["audio", "codec", "talker"])
-def test_the_smoke_preset_runs_and_the_loss_falls(place: Place, stage: str) -> None:
-    steps = log(place, stage)
-    result = json.loads((place.of(stage) / "result.json").read_text())
+def test_the_smoke_preset_runs_and_the_loss_falls(run_dir: RunDir, stage: str) -> None:
+    steps = log(run_dir, stage)
+    result = json.loads((run_dir.of(stage) / "result.json").read_text())
     assert result["steps"] == len(steps) and result["skipped"] == 0 and math.isfinite(result["best"])
     assert sum(s["loss"] for s in steps[-2:]) < sum(s["loss"] for s in steps[:2])
 
 
-def test_own_recordings_are_trained_on(tmp_path: Path) -> None:
+def test_custom_recordings_are_trained_on(tmp_path: Path) -> None:
     for number in range(5):
         wave = utter("one two three", rate=140 + 10 * number)
         soundfile.write(tmp_path / f"{number}.wav", torch.cat([wave] * 4).numpy(), 16_000)
     rows = "".join(f"{number}.wav,one two three\n" for number in range(5))
     (tmp_path / "own.csv").write_text("audio,text\n" + rows)
-    own = Place(tmp_path / "runs", "smoke", tmp_path / "own.csv")
-    hear, speak = audio.job(own), codec.job(own)
+    own = RunDir(tmp_path / "runs", "smoke", tmp_path / "own.csv")
+    hear, speak = prepare("audio", own), prepare("codec", own)
     assert len(hear.train) == len(hear.lengths) == 4 and len(hear.stage.held_out) == 1
     batch = hear.collate([hear.train[0], hear.train[1]])
     assert batch.texts == ("one two three",) * 2 and bool(torch.isfinite(hear.stage(batch)[0]))
     assert len(speak.train) == 4 and all(frames.shape[1] == 1024 for frames in speak.train)
     (tmp_path / "own.txt").write_text("no sound here\n")
     with pytest.raises(ValueError, match="this stage needs speech"):
-        audio.job(Place(tmp_path / "runs", "smoke", tmp_path / "own.txt"))
+        prepare("audio", RunDir(tmp_path / "runs", "smoke", tmp_path / "own.txt"))
+    with pytest.raises(InputError, match=r"talker .* takes no custom data"):
+        prepare("talker", own)
 
 
-# ---- the ear --------------------------------------------------------------------------------------------------------
+# ---- the recogniser -------------------------------------------------------------------------------------------------
 
 
 def test_wrong_characters_are_counted_of_all_recordings() -> None:
@@ -106,16 +110,16 @@ def test_ctc_sums_up_every_way_to_write_a_text() -> None:
 
 
 @torch.no_grad()
-def test_a_text_that_is_longer_than_its_sound_is_counted_and_left_out() -> None:
+def test_a_text_that_is_longer_than_its_audio_is_counted_and_left_out() -> None:
     stage = AudioStage().eval()
     fine, long = said("Hello."), dataclasses.replace(said("Hello."), text="ab" * 40)
     assert needed_tokens("hello") == 6  # a blank between the two l
-    only, figures = stage(collate_speech([fine, long]))
-    assert figures == {"too_long": 1}
+    only, metrics = stage(collate_speech([fine, long]))
+    assert metrics == {"too_long": 1}
     torch.testing.assert_close(only, stage(collate_speech([fine]))[0], rtol=1e-4, atol=1e-4)
     assert stage.weight(collate_speech([fine, long])) == 6
-    nothing, figures = stage(collate_speech([long]))
-    assert float(nothing) == 0 and figures == {"too_long": 1} and stage.weight(collate_speech([long])) == 0
+    nothing, metrics = stage(collate_speech([long]))
+    assert float(nothing) == 0 and metrics == {"too_long": 1} and stage.weight(collate_speech([long])) == 0
     # and the rule is CTC's own: with one token less the loss is infinite
     for text in ("aab", "abc", "hello"):
         tokens, ids = needed_tokens(text), torch.tensor(char_ids(text))
@@ -125,51 +129,51 @@ def test_a_text_that_is_longer_than_its_sound_is_counted_and_left_out() -> None:
             assert bool(torch.isfinite(loss)) == finite
 
 
-def test_another_throat_moves_bands_in_training_only() -> None:
+def test_vtlp_moves_bands_in_training_only() -> None:
     mel = torch.arange(128.0).expand(20, 3, 128)
-    moved = vary(mel) - mel
+    moved = vtlp(mel) - mel
     inner = moved[:, :, 8:-8]
     assert torch.allclose(inner, inner[:, :1, :1].expand_as(inner), atol=1e-4)  # one shift for each recording
-    assert inner.abs().max() <= audio.MOST_BANDS + 1 and len(inner[:, 0, 0].unique()) > 10
+    assert inner.abs().max() <= MAX_SHIFT + 1 and len(inner[:, 0, 0].unique()) > 10
     stage, one = AudioStage(), collate_speech([said("Hello.")])
     with torch.no_grad():
         assert not torch.equal(stage.train()(one)[0], stage(one)[0])
         assert torch.equal(stage.eval()(one)[0], stage(one)[0])
 
 
-def test_a_room_has_silence_before_and_behind_and_is_never_quiet() -> None:
+def test_room_noise_adds_silence_before_and_after_and_faint_noise() -> None:
     wave = torch.linspace(0.5, 1, 800)
     for seed in range(50):
-        recorded = in_a_room(wave, torch.Generator().manual_seed(seed))
+        recorded = add_room_noise(wave, torch.Generator().manual_seed(seed))
         before = int((recorded > 0.3).nonzero()[0])
         behind = len(recorded) - before - 800
-        assert 0 <= before <= EDGE * 16_000 and 0 <= behind <= EDGE * 16_000
-        assert torch.equal(recorded, in_a_room(wave, torch.Generator().manual_seed(seed)))
+        assert 0 <= before <= MAX_SILENCE * 16_000 and 0 <= behind <= MAX_SILENCE * 16_000
+        assert torch.equal(recorded, add_room_noise(wave, torch.Generator().manual_seed(seed)))
         noise = recorded - F.pad(wave, (before, behind))
         assert 1e-5 * 0.9 < float(noise.std()) < 10**-3 * 1.1
-    assert not torch.equal(in_a_room(wave), in_a_room(wave))
+    assert not torch.equal(add_room_noise(wave), add_room_noise(wave))
 
 
-def test_the_ear_hears_rooms_in_training_only() -> None:
-    batch, stage = collate_speech([said("Hello."), said("Good night.")]), AudioStage(rooms=True)
+def test_room_noise_is_added_in_training_only() -> None:
+    batch, stage = collate_speech([said("Hello."), said("Good night.")]), AudioStage(room_noise=True)
     with torch.no_grad():
         tokens = stage.eval().log_probs(batch.wave, batch.samples)[1]
         assert torch.equal(tokens, (batch.samples // 160 + 3) // 4)
-        in_rooms = [stage.train().log_probs(batch.wave, batch.samples)[1] for _ in range(3)]
-    assert all(bool((more >= tokens).all()) for more in in_rooms) and not torch.equal(in_rooms[0], in_rooms[1])
+        noisy = [stage.train().log_probs(batch.wave, batch.samples)[1] for _ in range(3)]
+    assert all(bool((more >= tokens).all()) for more in noisy) and not torch.equal(noisy[0], noisy[1])
 
 
-def test_the_ear_learns_two_words_by_heart() -> None:
+def test_two_words_are_memorized() -> None:
     stage, both = AudioStage(), [said("one"), said("two")]
     batch = collate_speech(both)
-    optimiser = torch.optim.AdamW(stage.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-3)
     for _ in range(60):
         stage.eval()  # without variation
         loss, _ = stage(batch)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(stage.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
     assert stage.transcribe([each.wave for each in both]) == ["one", "two"]
     assert audio.recognition(stage, both).rate == 0
 
@@ -177,9 +181,9 @@ def test_the_ear_learns_two_words_by_heart() -> None:
 # ---- the codec ------------------------------------------------------------------------------------------------------
 
 
-def test_principal_components_are_scikit_learns() -> None:
+def test_principal_components_are_those_of_scikit_learn() -> None:
     x = torch.randn(300, 6) @ torch.randn(6, 10) + torch.randn(10)
-    mean, directions = principal(x, 3)
+    mean, directions = pca(x, 3)
     back = (x - mean) @ directions.T @ directions + mean
     model = PCA(3).fit(x.numpy())
     theirs = torch.from_numpy(model.inverse_transform(model.transform(x.numpy())))
@@ -187,7 +191,7 @@ def test_principal_components_are_scikit_learns() -> None:
     torch.testing.assert_close(directions @ directions.T, torch.eye(3), atol=1e-5, rtol=1e-5)
 
 
-def test_kmeans_is_as_good_as_scikit_learns_and_leaves_no_centre_empty() -> None:
+def test_kmeans_is_as_good_as_that_of_scikit_learn_and_leaves_no_centre_empty() -> None:
     x = torch.randn(2000, 8)
     distance, nearest = torch.cdist(x, kmeans(x, 40)).min(dim=1)
     theirs = KMeans(40, n_init=1, max_iter=25, random_state=0).fit(x.numpy())
@@ -214,22 +218,23 @@ def smooth_frames(kinds: int, count: int) -> torch.Tensor:
     return x @ basis + torch.randn(128) @ basis
 
 
-def test_the_start_is_a_residual_kmeans_and_beats_the_mean_by_far() -> None:
+def test_init_from_data_is_a_residual_kmeans_and_beats_the_mean_by_far() -> None:
     frames = smooth_frames(100, 1500)
     stage = CodecStage([frames])
     before = stage.validate()["loss"]
-    start(stage.codec, frames)
-    figures = stage.validate()
-    assert figures["loss"] < 0.5 < before and figures["used 0"] == 1 and figures["used 1"] >= 0.9
+    init_from_data(stage.codec, frames)
+    metrics = stage.validate()
+    assert metrics["loss"] < 0.5 < before
+    assert metrics["utilization 0"] == 1 and metrics["utilization 1"] >= 0.9
     packed = stage.codec.down(frames)
-    rest = stage.codec.rvq.in_proj(packed) - stage.codec.rvq.lookup(stage.codec.rvq.encode(packed))
+    residual = stage.codec.rvq.in_proj(packed) - stage.codec.rvq.lookup(stage.codec.rvq.encode(packed))
     theirs = residual_kmeans(stage.codec.rvq.in_proj(packed).detach().numpy(), 128)
-    assert float(rest.detach().square().mean()) < 1.1 * theirs
+    assert float(residual.detach().square().mean()) < 1.1 * theirs
 
 
 def test_the_gradient_goes_straight_through_the_codes() -> None:
     rvq, x = SpeechCodec().rvq, torch.randn(9, 128, requires_grad=True)
-    back, commitment, codes, _ = quantise(rvq, x)
+    back, commitment, codes, _ = quantize(rvq, x)
     torch.testing.assert_close(back, rvq.decode(rvq.encode(x)), atol=1e-5, rtol=1e-4)
     assert torch.equal(codes, rvq.encode(x))
     ahead = torch.randn_like(back)
@@ -243,20 +248,20 @@ def test_the_gradient_goes_straight_through_the_codes() -> None:
     assert torch.autograd.grad(commitment, rvq.in_proj.weight)[0].abs().sum() > 0
 
 
-@pytest.mark.parametrize("revive", [True, False])
-def test_dead_entries_come_to_life_and_without_revival_they_do_not(revive: bool) -> None:
+@pytest.mark.parametrize("expire", [True, False])
+def test_dead_codes_are_replaced_and_stay_dead_otherwise(expire: bool) -> None:
     frames = smooth_frames(500, 2000)
     stage = CodecStage([frames])
-    start(stage.codec, frames)
+    init_from_data(stage.codec, frames)
     with torch.no_grad():
         stage.codec.rvq.codebooks[0, 10:] = 1e3  # far away from everything
-        stage.used.fill_(codec.DEAD)
-    if not revive:
-        stage.revive = lambda codes, rests: 0
+        stage.usage.fill_(codec.DEAD_CODE_THRESHOLD)
+    if not expire:
+        stage.expire_codes = lambda codes, residuals: 0
     for _ in range(20):
         with torch.no_grad():
             stage.train()(codec.collate([frames[torch.randint(2000, (256,))]]))
-    assert (stage.validate()["used 0"] > 0.7) == revive
+    assert (stage.validate()["utilization 0"] > 0.7) == expire
 
 
 @torch.no_grad()
@@ -264,8 +269,8 @@ def test_a_padded_batch_of_frames_is_its_members() -> None:
     frames, stage = smooth_frames(50, 120), CodecStage().eval()
     torch.nn.init.normal_(stage.codec.neighbours.out.weight, std=0.1)
     parts = [frames[:90], frames[90:]]
-    together = stage.there_and_back(codec.collate(parts))[1]
-    alone = [stage.there_and_back(codec.collate([part]))[1] for part in parts]
+    together = stage.reconstruct(codec.collate(parts))[1]
+    alone = [stage.reconstruct(codec.collate([part]))[1] for part in parts]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
     # and they are what the codec itself makes of the codes
     codes = stage.codec.rvq.encode(stage.codec.down(parts[0]))
@@ -273,22 +278,22 @@ def test_a_padded_batch_of_frames_is_its_members() -> None:
     torch.testing.assert_close(alone[0], theirs, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_training_a_codec_lowers_its_loss(plain: bool) -> None:
+@pytest.mark.parametrize("single_frame", [False, True])
+def test_training_a_codec_lowers_its_loss(single_frame: bool) -> None:
     spoken = [said("There is a big red circle on the left.", voice) for voice in ("en-us", "en-us+f3", "en-us+m3")]
-    frames = codec.frames_of(SpeechCodec(single_frame=plain), spoken)
-    stage = CodecStage(frames, plain=plain)
-    assert stage.name == ("plain codec" if plain else "codec")
-    start(stage.codec, torch.cat(frames).repeat(2, 1))
+    frames = codec.frames_of(SpeechCodec(single_frame=single_frame), spoken)
+    stage = CodecStage(frames, single_frame=single_frame)
+    assert stage.name == ("codec-single-frame" if single_frame else "codec")
+    init_from_data(stage.codec, torch.cat(frames).repeat(2, 1))
     with torch.no_grad():
         stage.codec.rvq.codebooks.add_(0.3 * torch.randn_like(stage.codec.rvq.codebooks))
     before = stage.validate()["loss"]
-    optimiser = torch.optim.AdamW(stage.parameters(), lr=1e-3, weight_decay=0)
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-3, weight_decay=0)
     for _ in range(30):
         loss, _ = stage.train()(codec.collate(frames))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert stage.validate()["loss"] < 0.8 * before
 
 
@@ -297,17 +302,19 @@ def test_training_a_codec_lowers_its_loss(plain: bool) -> None:
 
 def small_stage() -> TalkerStage:
     stage = TalkerStage()
-    stage.talker = TalkerTiny(dataclasses.replace(TINY.talker, layers=2, talker_dim=96, intermediate_size=192, vocab=60))
+    stage.talker = TalkerTiny(
+        dataclasses.replace(TINY.talker, layers=2, talker_dim=96, intermediate_size=192, vocab=60)
+    )
     return stage
 
 
 def learn(stage: TalkerStage, batch: CodeBatch, steps: int) -> float:
-    optimiser = torch.optim.AdamW(stage.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=3e-3)
     for _ in range(steps):
         loss, _ = stage.train()(batch)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     stage.eval()
     with torch.no_grad():
         return float(stage(batch)[0])
@@ -322,7 +329,7 @@ def counting(frames: int) -> torch.Tensor:
 @pytest.mark.parametrize("shifted_twice", [False, True])
 def test_a_counting_sequence_is_learned_as_1_2_3(shifted_twice: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(talker, "WITHOUT_TEXT", 0.0)
-    monkeypatch.setattr(talker, "WRONG", 0.0)
+    monkeypatch.setattr(talker, "CORRUPTION_RATE", 0.0)
     if shifted_twice:
         monkeypatch.setattr(talker, "previous", lambda codes: previous(previous(codes)))
     stage, text = small_stage(), torch.tensor([5, 6])
@@ -333,18 +340,18 @@ def test_a_counting_sequence_is_learned_as_1_2_3(shifted_twice: bool, monkeypatc
 
 def test_each_text_ends_at_its_own_length_and_a_batch_is_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(talker, "WITHOUT_TEXT", 0.2)
-    sayings = [
+    examples = [
         (torch.tensor([7]), counting(5)),
         (torch.tensor([8, 9, 10]), counting(11)),
         (torch.tensor([9, 8]), counting(8)),
     ]
     stage = small_stage()
-    batch = talker.collate(sayings)
+    batch = talker.collate(examples)
     assert batch.frames.tolist() == [5, 11, 8] and batch.codes.shape == (3, 12, 2)
     learn(stage, batch, 120)
     codes, frames = generate_batch(stage.talker, batch.text, 40)
     assert frames.tolist() == [5, 11, 8]
-    for row, (text, right) in enumerate(sayings):
+    for row, (text, right) in enumerate(examples):
         alone = generate_codes(stage.talker, text[None], 40)
         assert torch.equal(alone[0, 1:], right)
         assert torch.equal(codes[row, : 1 + len(right)], alone[0])
@@ -369,10 +376,10 @@ def test_the_loss_is_a_slow_loop_and_what_lies_behind_the_end_does_not_count() -
     assert torch.equal(torch.stack(speech_loss((base, res, end), other, frames)), torch.stack(got))
 
 
-def test_some_codes_are_misheard() -> None:
+def test_some_codes_are_corrupted() -> None:
     codes = torch.zeros(40, 50, 2, dtype=torch.long)
-    share = float((mishear(codes, 0.1, 128) != codes).float().mean())
-    assert 0.08 < share < 0.12 and torch.equal(mishear(codes, 0.0, 128), codes)
+    rate = float((corrupt_codes(codes, 0.1, 128) != codes).float().mean())
+    assert 0.08 < rate < 0.12 and torch.equal(corrupt_codes(codes, 0.0, 128), codes)
 
 
 def test_voices_are_rows_that_no_text_uses() -> None:

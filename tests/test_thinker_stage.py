@@ -1,4 +1,4 @@
-"""The Thinker's training: the right tokens are predicted, and the floor is the grammar's."""
+"""Stage thinker: the right tokens are predicted, and the lowest loss is the grammar's entropy."""
 
 import json
 import math
@@ -14,9 +14,10 @@ from tinyomni.data import world
 from tinyomni.data.datasets import Lines
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BOS, EOS, PAD, BPETokenizer
-from tinyomni.training.engine import Settings
-from tinyomni.training.recipe import Job, Place, train
-from tinyomni.training.stages.thinker import ThinkerStage, collate, next_token_loss, surprises
+from tinyomni.training.recipe import Job, RunDir
+from tinyomni.training.settings import Settings
+from tinyomni.training.stages.thinker import ThinkerStage, collate, line_nats, next_token_loss
+from tinyomni.training.train import prepare, train
 
 ENCODE = BPETokenizer().encode
 SMALL = ThinkerConfig(layers=2, d_model=32, heads=2, kv_heads=2, intermediate_size=64)
@@ -43,20 +44,19 @@ def test_a_line_stands_between_bos_and_eos() -> None:
     )
 
 
-def test_padding_changes_no_surprise() -> None:
+def test_padding_changes_no_loss() -> None:
     stage = ThinkerStage(ENCODE, SMALL).eval()
     lines = [world.draw_line("validation", index) for index in range(20)]
-    together, floors, tokens = surprises(stage.thinker, ENCODE, lines)
-    alone = torch.cat([surprises(stage.thinker, ENCODE, [line])[0] for line in lines])
+    together, tokens = line_nats(stage.thinker, ENCODE, lines)
+    alone = torch.cat([line_nats(stage.thinker, ENCODE, [line])[0] for line in lines])
     assert torch.allclose(together, alone, atol=1e-4)
-    assert floors.tolist() == pytest.approx([world.surprise("validation")[line] for line in lines])
     assert tokens.tolist() == [len(ENCODE(line)) + 1 for line in lines]
 
 
-def test_who_knows_the_grammar_is_at_the_floor() -> None:
+def test_a_model_that_knows_the_grammar_reaches_its_entropy() -> None:
     """A model that gives each token the probability that it has in the grammar is neither above nor below."""
-    lines = sorted(world.surprise("train"))
-    weight = {line: math.exp(-nats) for line, nats in world.surprise("train").items()}
+    lines = sorted(world.surprisal("train"))
+    weight = {line: math.exp(-nats) for line, nats in world.surprisal("train").items()}
     behind: dict[tuple[int, ...], float] = {}  # how likely a line begins with these ids
     for line in lines:
         ids = (*ENCODE(line), EOS)
@@ -77,17 +77,17 @@ def test_who_knows_the_grammar_is_at_the_floor() -> None:
             return logits
 
     drawn = [world.draw_line("train", index) for index in range(200)]
-    nats, floors, _ = surprises(Oracle(SMALL), ENCODE, drawn, "train")
-    assert torch.allclose(nats, floors, atol=2e-3)
+    nats, _ = line_nats(Oracle(SMALL), ENCODE, drawn)
+    assert torch.allclose(nats, torch.tensor([world.surprisal("train")[line] for line in drawn]), atol=2e-3)
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    settings = Settings(steps=60, batch_size=16, lr=1e-2, warmup=5, validate_freq=60)
+    settings = Settings(steps=60, batch_size=16, lr=1e-2, warmup=5, eval_every=60)
     stage = ThinkerStage(ENCODE, SMALL)
     before = stage.eval().validate()["loss"]
-    result = Job(stage, Lines("train", 960), partial(collate, encode=ENCODE), settings).run(Place(tmp_path, "smoke"))
-    assert result.validation["loss"] < 0.5 * before and result.validation["above_floor"] > 0
-    again = Place(tmp_path, "smoke").trained(ThinkerStage(ENCODE, SMALL))
+    result = Job(stage, Lines("train", 960), partial(collate, encode=ENCODE), settings).run(RunDir(tmp_path, "smoke"))
+    assert result.validation["loss"] < 0.5 * before and result.validation["excess_loss"] > 0
+    again = RunDir(tmp_path, "smoke").trained(ThinkerStage(ENCODE, SMALL))
     assert again.validate()["loss"] == pytest.approx(result.validation["loss"], rel=1e-3) and not again.training
 
 
@@ -102,10 +102,12 @@ def test_the_train_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["curves", str(tmp_path / "runs" / "thinker"), "--out", str(tmp_path / "curves.png")]) == 0
     for wrong, words in (
         (["thinker", "--set", "lr"], "KEY=VALUE"),
-        (["thinker", "--set", "speed=3"], "no setting 'speed'"),
-        (["thinker", "--set", "steps=many"], "no int"),
-        (["codec", "--set", "plain=1"], "plain=1 is no bool"),
-        (["thinker", "--set", "thaw=True"], "no setting 'thaw'"),
+        (["thinker", "--set", "speed=3"], "unknown setting 'speed'"),
+        (["thinker", "--set", "steps=many"], "steps must be an int, got 'many'"),
+        (["thinker", "--set", "lr=abc"], "lr must be a float, got 'abc'"),
+        (["codec", "--set", "single_frame=1"], "single_frame must be True or False, got '1'"),
+        (["thinker", "--set", "unfreeze_encoders=True"], "unknown setting 'unfreeze_encoders'"),
+        (["all", "--set", "thaw=True"], "unknown setting 'thaw'"),
         (["all", "--data", str(own)], "belongs to one stage"),
         (["omni"], "First: tinyomni train"),
     ):
@@ -113,11 +115,24 @@ def test_the_train_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("count", [2, 5, 39, 40])
+def test_custom_text_is_validated_on_lines_that_are_not_trained_on(count: int, tmp_path: Path) -> None:
+    lines = [f"Line number {number} of the text." for number in range(count)]
+    (tmp_path / "own.txt").write_text("\n".join(lines), encoding="utf-8")
+    job = prepare("thinker", RunDir(tmp_path / "runs", "smoke", tmp_path / "own.txt"))
+    train_lines = [str(job.train[index]) for index in range(len(job.train))]
+    held_out = list(job.stage.held_out)
+    assert sorted(train_lines + held_out) == sorted(lines) and len(held_out) == max(1, count // 20)
+    metrics = job.stage.eval().validate()
+    nats, tokens = line_nats(job.stage.thinker, ENCODE, held_out)
+    assert metrics == {"loss": pytest.approx(float(nats.sum() / tokens.sum()))}  # the grammar has no say here
+
+
 def test_the_same_command_trains_the_same_weights(tmp_path: Path) -> None:
     losses = []
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         changes = {"steps": "2", "batch_size": "2", "warmup": "0", "seed": seed}
-        train("thinker", Place(tmp_path / name, "smoke", changes=changes))
+        train("thinker", RunDir(tmp_path / name, "smoke"), changes)
         log = (tmp_path / name / "thinker" / "log.jsonl").read_text(encoding="utf-8").splitlines()
         losses.append([json.loads(line)["loss"] for line in log if "loss" in json.loads(line)])
     assert losses[0] == losses[1] != losses[2]

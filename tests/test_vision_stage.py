@@ -1,4 +1,4 @@
-"""The vision stage: its objectives beside slow loops, what a scene is turned into, a whole small run, measures."""
+"""Stage vision: its objectives beside slow loops, the labels of a scene, a whole small run."""
 
 import json
 from pathlib import Path
@@ -11,36 +11,35 @@ from torch import Tensor, nn
 from tinyomni.data import world
 from tinyomni.data.datasets import Scenes, pixels
 from tinyomni.data.manifests import ManifestError
-from tinyomni.data.rendering import picture
+from tinyomni.data.rendering import render
 from tinyomni.data.world import Thing
-from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BPETokenizer
-from tinyomni.training.recipe import Place
+from tinyomni.training.recipe import RunDir
 from tinyomni.training.stages import vision
 from tinyomni.training.stages.vision import (
     CHOICES,
     NOTHING,
     UNCLEAR,
-    Pictures,
+    ImageBatch,
+    ScenesWithSwaps,
     TextTower,
-    ThinkerTower,
     VisionStage,
-    WithSwap,
     collate,
-    due_of_patches,
     info_nce,
+    patch_labels,
     patches_loss,
     shown_by_patches,
     slots_of,
 )
+from tinyomni.training.train import prepare
 
 ENCODE = BPETokenizer().encode
 SCENE = [Thing("big", "red", "circle", "on the left"), Thing("small", "cyan", "ring", "in the middle")]
 
 
-def some(n: int = 3, split: str = "train") -> Pictures:
+def some(n: int = 3, split: str = "train") -> ImageBatch:
     """A batch of scenes with their swaps."""
-    data = WithSwap(Scenes(split, 50, speech=False))
+    data = ScenesWithSwaps(Scenes(split, 50, speech=False))
     return collate([data[i] for i in range(n)], ENCODE)
 
 
@@ -83,12 +82,12 @@ def test_patches_know_what_they_show() -> None:
     assert torch.equal(shown_by_patches(SCENE[::-1]), shown.flatten())
 
 
-def test_what_patches_show_is_where_the_pictures_differ() -> None:
-    """Against the pictures themselves: a patch that shows a thing differs from the same patch of another scene."""
+def test_what_patches_show_is_where_the_images_differ() -> None:
+    """Against the images themselves: a patch that shows a thing differs from the same patch of another scene."""
     scenes = Scenes("train", 20, speech=False, hard=False)
     for index in range(4):
         with_things = scenes[index]
-        batch, empty = collate([with_things], ENCODE), pixels(picture([], hard=False))
+        batch, empty = collate([with_things], ENCODE), pixels(render([], hard=False))
         different = (batch.pixels[0] - empty).abs().amax(0).unfold(0, 16, 16).unfold(1, 16, 16).amax((2, 3)).flatten()
         assert batch.shown is not None
         assert (different[batch.shown[0] >= 0] > 0.05).all()
@@ -103,18 +102,18 @@ def test_patches_loss_is_a_slow_loop() -> None:
         for n in range(4):
             if shown[b, n] == UNCLEAR:
                 continue
-            due = slots[b, shown[b, n]].tolist() if shown[b, n] != NOTHING else [0, 0, 0, 0]
+            labels = slots[b, shown[b, n]].tolist() if shown[b, n] != NOTHING else [0, 0, 0, 0]
             parts = logits[b, n].split(CHOICES)
-            costs[due[0] > 0].append(-sum(float(p.log_softmax(0)[d]) for p, d in zip(parts, due, strict=True)))
+            costs[labels[0] > 0].append(-sum(float(p.log_softmax(0)[d]) for p, d in zip(parts, labels, strict=True)))
     want = sum(sum(each) / len(each) for each in costs.values())
-    assert float(patches_loss(logits, due_of_patches(slots, shown), shown)) == pytest.approx(want, abs=1e-4)
+    assert float(patches_loss(logits, patch_labels(slots, shown), shown)) == pytest.approx(want, abs=1e-4)
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_scene_comes_with_one_that_differs_by_a_swap_and_stays_in_training() -> None:
-    data = WithSwap(Scenes("train", 30, speech=False))
+    data = ScenesWithSwaps(Scenes("train", 30, speech=False))
     pairs = [data[i] for i in range(30)]
     assert any(len(pair) == 2 for pair in pairs)
     for pair in pairs:
@@ -122,34 +121,33 @@ def test_a_scene_comes_with_one_that_differs_by_a_swap_and_stays_in_training() -
             assert world.split_of_scene(list(sample.things)) == "train"
         if len(pair) == 2:
             one, other = (list(sample.things) for sample in pair)
-            assert world.key(other) in {world.key(each) for each in world.hard_negatives(one)}
+            assert world.scene_key(other) in {world.scene_key(each) for each in world.hard_negatives(one)}
 
 
-def test_rows_of_ones_own_have_captions_and_no_slots(tmp_path: Path) -> None:
+def test_custom_rows_have_captions_and_no_slots(tmp_path: Path) -> None:
     for i in range(5):
-        Scenes("train", 5, speech=False)[i].picture.save(tmp_path / f"{i}.png")
+        Scenes("train", 5, speech=False)[i].image.save(tmp_path / f"{i}.png")
     (tmp_path / "own.csv").write_text("image,caption\n" + "".join(f"{i}.png,Picture {i}.\n" for i in range(5)))
     (tmp_path / "asked.csv").write_text("image,question,answer\n0.png,How many?,Two.\n1.png,Where?,Left.\n")
-    (tmp_path / "words.txt").write_text("No pictures here.\n")
-    job = vision.job(Place(tmp_path / "runs", "smoke", tmp_path / "own.csv"))
+    (tmp_path / "words.txt").write_text("No images here.\n")
+    job = prepare("vision", RunDir(tmp_path / "runs", "smoke", tmp_path / "own.csv"))
     batch = job.collate([job.train[i] for i in range(4)])
     assert batch.slots is None and batch.pixels.shape == (4, 3, 224, 224)
-    loss, figures = job.stage(batch)
-    assert set(figures) == {"captions"} and loss.isfinite()
+    loss, metrics = job.stage(batch)
+    assert set(metrics) == {"contrastive"} and loss.isfinite()
     with torch.no_grad():
         assert job.stage.validate()["loss"] >= 0
-    asked = vision.job(Place(tmp_path / "runs", "smoke", tmp_path / "asked.csv")).train
-    assert vision.caption_of(asked[0]) == "How many? Two."
+    asked = prepare("vision", RunDir(tmp_path / "runs", "smoke", tmp_path / "asked.csv")).train
+    assert len(asked) == 1 and vision.caption_of(asked[0]) in ("How many? Two.", "Where? Left.")
     with pytest.raises(ManifestError, match="this stage needs caption or question"):
-        vision.job(Place(tmp_path / "runs", "smoke", tmp_path / "words.txt"))
+        prepare("vision", RunDir(tmp_path / "runs", "smoke", tmp_path / "words.txt"))
 
 
-# ---- readers of captions --------------------------------------------------------------------------------------------
+# ---- the text tower -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [TextTower, lambda: ThinkerTower(ThinkerLM())])
-def test_padding_of_a_caption_changes_nothing_and_the_order_of_words_matters(make: type[nn.Module]) -> None:
-    tower = make().eval()
+def test_padding_of_a_caption_changes_nothing_and_the_order_of_words_matters() -> None:
+    tower = TextTower().eval()
     for parameter in tower.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.2)
@@ -161,54 +159,46 @@ def test_padding_of_a_caption_changes_nothing_and_the_order_of_words_matters(mak
 
 
 def test_a_caption_that_is_too_long_is_refused() -> None:
-    with pytest.raises(ValueError, match="a caption has 129 tokens, 128 are the most"):
+    with pytest.raises(ValueError, match="a caption can have 128 tokens at most, got 129"):
         TextTower()(torch.ones(1, 129, dtype=torch.long), torch.tensor([129]))
-
-
-def test_the_thinker_can_be_the_text_tower() -> None:
-    stage = VisionStage(ThinkerTower(ThinkerLM()))
-    loss, _ = stage(some(1))
-    loss.backward()
-    learned = [name for name, p in stage.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
-    assert any("thinker.blocks" in name for name in learned) and not any("lm_head" in name for name in learned)
 
 
 # ---- the stage ------------------------------------------------------------------------------------------------------
 
 
-def test_the_few_patches_that_are_looked_at_are_those_with_something() -> None:
+def test_the_salient_patches_are_those_with_something() -> None:
     stage, batch = VisionStage(), some(2)
-    _, patches, kept = stage.look(batch.pixels, few=True)
+    _, patches, kept = stage.encode_image(batch.pixels, salient=True)
     assert patches.shape[1] == kept.shape[1] == 65
     assert batch.shown is not None
     seen = batch.shown.gather(1, kept)
     assert (seen >= 0).sum() > 0.8 * (batch.shown >= 0).sum()
-    cls, patches, kept = stage.look(batch.pixels)
+    cls, patches, kept = stage.encode_image(batch.pixels)
     whole = stage.vision.forward_features(batch.pixels)
     assert torch.equal(cls, whole[0]) and torch.equal(patches, whole[1]) and kept.shape == (len(cls), 196)
 
 
-def test_in_training_a_quarter_of_the_pictures_show_all_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_training_a_quarter_of_the_images_show_all_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     stage, batch = VisionStage(), some(5)
-    look, looked = stage.look, []
+    encode_image, encoded = stage.encode_image, []
 
-    def counted(img: Tensor, few: bool = False) -> Any:
-        looked.append((len(img), few))
-        return look(img, few)
+    def counted(img: Tensor, salient: bool = False) -> Any:
+        encoded.append((len(img), salient))
+        return encode_image(img, salient)
 
-    monkeypatch.setattr(stage, "look", counted)
+    monkeypatch.setattr(stage, "encode_image", counted)
     with torch.no_grad():
         whole, part = stage.eval().losses(batch), stage.train().losses(batch)
-    pictures = len(batch.pixels)
-    quarter = -(-pictures // 4)
-    assert looked == [(pictures, False), (quarter, False), (pictures - quarter, True)]
-    # the same pictures and the same reader: who sees fewer patches says something else about pictures only
-    assert torch.equal(whole["words"], part["words"])
+    images = len(batch.pixels)
+    quarter = -(-images // 4)
+    assert encoded == [(images, False), (quarter, False), (images - quarter, True)]
+    # the same images and the same text tower: fewer patches change what is said about images only
+    assert torch.equal(whole["caption_slots"], part["caption_slots"])
     assert float(abs(whole["slots"] - part["slots"])) < 1.0 and not torch.equal(whole["slots"], part["slots"])
 
 
-def test_every_patch_is_asked_about_its_own_picture() -> None:
-    """One picture after the other, patch by patch, beside what the batch in its two parts gives."""
+def test_every_patch_is_asked_about_its_own_image() -> None:
+    """One image after the other, patch by patch, beside what the batch in its two parts gives."""
     stage, batch = VisionStage().train(), some(3)
     assert batch.slots is not None and batch.shown is not None
     quarter = -(-len(batch.pixels) // 4)
@@ -216,47 +206,47 @@ def test_every_patch_is_asked_about_its_own_picture() -> None:
     with torch.no_grad():
         found = float(stage.losses(batch)["patches"])
         for row in range(len(batch.pixels)):
-            _, patches, kept = stage.look(batch.pixels[row : row + 1], few=row >= quarter)
-            for said, patch in zip(stage.patch_slot(patches[0]), kept[0].tolist(), strict=True):
+            _, patches, kept = stage.encode_image(batch.pixels[row : row + 1], salient=row >= quarter)
+            for logits, patch in zip(stage.patch_slot(patches[0]), kept[0].tolist(), strict=True):
                 if (thing := int(batch.shown[row, patch])) != UNCLEAR:
-                    due = batch.slots[row, thing].tolist() if thing != NOTHING else [0] * 4
-                    parts = zip(said.split(CHOICES), due, strict=True)
+                    labels = batch.slots[row, thing].tolist() if thing != NOTHING else [0] * 4
+                    parts = zip(logits.split(CHOICES), labels, strict=True)
                     costs[thing != NOTHING].append(-sum(float(each.log_softmax(0)[d]) for each, d in parts))
     assert found == pytest.approx(sum(sum(each) / len(each) for each in costs.values()), abs=1e-4)
 
 
-def test_it_learns_a_few_scenes_by_heart() -> None:
+def test_a_few_scenes_are_memorized() -> None:
     scenes = Scenes("train", 3, speech=False)
     batch = collate([scenes[i] for i in range(3)], ENCODE)
     stage = VisionStage().eval()  # all patches
-    optimiser = torch.optim.AdamW(stage.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=2e-3)
     first = {name: float(loss.detach()) for name, loss in stage.losses(batch).items()}
-    stage.losses(batch)["captions"].backward()
+    stage.losses(batch)["contrastive"].backward()
     for part in (stage.vision.proj, stage.text.tok_emb, stage.picture_out, stage.text_out):
         assert part.weight.grad is not None and part.weight.grad.abs().sum() > 0
     stage.zero_grad()
-    stage.losses(batch)["words"].backward()  # asked of the caption, not of the picture
+    stage.losses(batch)["caption_slots"].backward()  # read off the caption, not the image
     assert stage.text.tok_emb.weight.grad.abs().sum() > 0
     assert all(each.grad is None or not each.grad.any() for each in stage.vision.parameters())
     for _ in range(15):
         loss, last = stage(batch)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
-    assert all(float(last[name]) < 0.5 * first[name] for name in ("slots", "patches", "words")), (first, last)
+        optimizer.step()
+    assert all(float(last[name]) < 0.5 * first[name] for name in ("slots", "patches", "caption_slots")), (first, last)
 
 
-def test_a_smoke_run_trains_and_its_weights_come_back(tmp_path: Path) -> None:
-    place = Place(tmp_path, "smoke")
-    job = vision.job(place)
+def test_a_smoke_run_trains_and_its_weights_are_restored(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path, "smoke")
+    job = prepare("vision", run_dir)
     assert job.train.scenes.easy == vision.EASY  # type: ignore[attr-defined]
-    result = job.run(place)
-    assert result.steps == 4 and set(result.validation) == {"loss", "captions", "slots", "patches", "words"}
+    result = job.run(run_dir)
+    assert result.steps == 4 and set(result.validation) == {"loss", "contrastive", "slots", "patches", "caption_slots"}
     assert result.validation["loss"] == result.validation["slots"]
     lines = [json.loads(line) for line in (tmp_path / "vision" / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0]
-    again = place.trained(VisionStage())
+    again = run_dir.trained(VisionStage())
     assert not again.training
     for name, weight in job.stage.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight), name

@@ -2,11 +2,12 @@
 
 An answer is preceded by a scratchpad: first the transcript and the description of the scene, then the answer.
 
-    What colour is the star? There is a big red star on the left and a small grey ring at the top. Colour star red: Red.
+    What colour is the star? There is a big red star on the left and a small grey ring at the top.
+    Colour star red: Red.
 
-The answer is then retrieved from text, as a field, a key and the value right behind it (`data/retrieval.py`). Out of one
-vector it has to be picked in a few layers, before a word is said; so learned, choosing among three things stayed near
-guessing. Retrieval is learned first, from short lists, and continues beside the images: from questions alone it is
+The answer is then retrieved from text, as a field, a key and the value right behind it (`data/retrieval.py`). Out of
+one vector it has to be picked in a few layers, before a word is said; so learned, choosing among three things stayed
+near guessing. Retrieval is learned first, from short lists, and continues beside the images: from questions alone it is
 hardly learned, since most of an example says nothing about it.
 
 Sources: Nye et al., Show Your Work: Scratchpads (2021), arXiv:2112.00114; Bengio et al., Curriculum Learning (2009),

@@ -82,7 +82,7 @@ class Job:
     lengths: Sequence[float] | None = None
     in_order: bool = False  # keep the order of the data: it leads from what is easy to what is hard
 
-    def run(self, run_dir: RunDir) -> Result | None:
+    def run(self, run_dir: RunDir) -> Result:
         """Train, or resume."""
         return fit(self.stage, self.train, self.settings, run_dir.of(self.stage.name), collate=self.collate,
                    lengths=self.lengths, in_order=self.in_order)  # fmt: skip

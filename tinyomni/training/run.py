@@ -181,7 +181,7 @@ def load_shipped(stage: Stage) -> dict[str, Any]:
 def shipped_state(stage: Stage, tensors: checkpoint.Tensors) -> checkpoint.Tensors:
     """The stage's `state_dict` with all that a weights file of `Omni` holds of it."""
     state: dict[str, Tensor] = stage.state_dict()
-    for in_file, in_stage in stage.weights_file.items():
+    for in_file, in_stage in stage.weights_file:
         for name, tensor in tensors.items():
             if name.startswith(in_file):
                 own = in_stage + name.removeprefix(in_file)

@@ -3,7 +3,6 @@
 batch → Stage → (mean loss (), metrics)
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Float
@@ -25,7 +24,7 @@ class Stage(nn.Module):
     """
 
     name = "stage"
-    weights_file: Mapping[str, str] = {}
+    weights_file: tuple[tuple[str, str], ...] = ()
     """Of what this stage learns, what a weights file of `Omni` holds: name prefix in the file → name prefix here."""
 
     def forward(self, batch: Any) -> tuple[Float[Tensor, ""], dict[str, Any]]:

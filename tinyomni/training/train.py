@@ -10,10 +10,10 @@ from tinyomni.errors import InputError
 from tinyomni.io import weights
 from tinyomni.training import stages
 from tinyomni.training.loop import seed_everything
-from tinyomni.training.recipe import Job, RunDir
+from tinyomni.training.recipe import RunDir
 from tinyomni.training.run import Result
 from tinyomni.training.settings import SHIPPED, Settings
-from tinyomni.training.stages import StageSpec
+from tinyomni.training.stages import Runnable, StageSpec
 
 
 def train(stage: str, run_dir: RunDir, changes: Mapping[str, str] | None = None) -> Result | None:
@@ -21,7 +21,7 @@ def train(stage: str, run_dir: RunDir, changes: Mapping[str, str] | None = None)
     return prepare(stage, run_dir, changes).run(run_dir)
 
 
-def prepare(stage: str, run_dir: RunDir, changes: Mapping[str, str] | None = None) -> Job:
+def prepare(stage: str, run_dir: RunDir, changes: Mapping[str, str] | None = None) -> Runnable:
     """A stage, its data and its settings, ready to be trained."""
     spec = stages.get(stage)
     settings = spec.settings(run_dir.preset, changes)

@@ -8,16 +8,24 @@ from dataclasses import dataclass, fields
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from tinyomni.errors import InputError
 from tinyomni.training.settings import PRESETS, Overridable
 
 if TYPE_CHECKING:  # these import torch, which takes seconds
-    from tinyomni.training.recipe import Job, RunDir
+    from tinyomni.training.recipe import RunDir
+    from tinyomni.training.run import Result
     from tinyomni.training.stage import Stage
 
 S = TypeVar("S", bound=Overridable)
+
+
+class Runnable(Protocol):
+    """What `build` returns: a `Job`, or anything else that can be run."""
+
+    def run(self, run_dir: "RunDir") -> "Result | None":
+        """Train, or resume."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class StageSpec(Generic[S]):
 
     name: str
     presets: Mapping[str, S]  # settings for each of PRESETS; options of its own are fields of a subclass of Settings
-    build: "Callable[[RunDir, S], Job]"  # what to train, on what
+    build: "Callable[[RunDir, S], Runnable]"  # what to train, on what
     requires: tuple[str, ...] = ()  # stages whose results it uses
     untrained: "Callable[[], Stage] | None" = None  # a fresh one, into which trained weights can be loaded
 

@@ -102,7 +102,7 @@ class AudioStage(Stage):
     """
 
     name = "audio"
-    weights_file = {"audio.": "encoder.", "ctc.": "head."}
+    weights_file = (("audio.", "encoder."), ("ctc.", "head."))
 
     def __init__(self, held_out: Sequence[Utterance | Item] = (), room_noise: bool = False) -> None:
         super().__init__()

@@ -138,7 +138,7 @@ def set_maps(
 def quantize(
     rvq: RVQ, x: Float[Tensor, "rows codec_dim"]
 ) -> tuple[Float[Tensor, "rows codec_dim"], Float[Tensor, ""], Int[Tensor, "rows codebooks"], list[Tensor]]:
-    """What the codes stand for, with a gradient; the commitment loss; the codes; each codebook's inputs, the residuals."""
+    """The vectors of the codes, with a gradient; the commitment loss; the codes; the residuals that they quantize."""
     y = rvq.in_proj(x)
     codes = rvq.encode(x)
     residual, residuals = y, []
@@ -172,9 +172,9 @@ class CodecStage(Stage):
 
     def __init__(self, held_out: Sequence[Float[Tensor, "_ dim"]] = (), single_frame: bool = False) -> None:
         super().__init__()
-        self.name, self.weights_file = "codec", {"codec.": "codec."}
+        self.name, self.weights_file = "codec", (("codec.", "codec."),)
         if single_frame:  # not part of the whole model
-            self.name, self.weights_file = "codec-single-frame", {}
+            self.name, self.weights_file = "codec-single-frame", ()
         self.codec, self.held_out = SpeechCodec(single_frame=single_frame), held_out
         # how often each entry is chosen, 1 being the average: an exponential moving average
         self.register_buffer("usage", torch.ones(self.codec.cfg.codebooks, self.codec.cfg.codebook_size))

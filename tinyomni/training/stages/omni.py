@@ -72,7 +72,7 @@ class OmniStage(Stage):
     """Both encoders, the Thinker, and the projectors between them; the names are those of `Omni`."""
 
     name = "omni"
-    weights_file = {f"{part}.": f"{part}." for part in ("thinker", "vision", "audio", "proj_v", "proj_a")}
+    weights_file = tuple((f"{part}.", f"{part}.") for part in ("thinker", "vision", "audio", "proj_v", "proj_a"))
 
     def __init__(self, unfreeze_encoders: bool = False, validation: Sequence[list[OmniExample]] = ()) -> None:
         super().__init__()

@@ -145,7 +145,7 @@ class TalkerStage(Stage):
     """The Talker. The validation loss is nats per frame."""
 
     name = "talker"
-    weights_file = {"talker.": "talker."}
+    weights_file = (("talker.", "talker."),)
 
     def __init__(self, held_out: Sequence[TalkerExample] = ()) -> None:
         super().__init__()

@@ -20,6 +20,7 @@ from tinyomni.config import TINY, ThinkerConfig
 from tinyomni.data import world
 from tinyomni.data.custom import train_validation_split
 from tinyomni.data.datasets import Encode, Lines, pad
+from tinyomni.data.manifests import TEXT
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BOS, EOS, PAD, BPETokenizer
 from tinyomni.training.recipe import Job, RunDir
@@ -109,7 +110,7 @@ def build(run_dir: RunDir, settings: Settings) -> Job:
     if run_dir.data is None:
         train = Lines("train", settings.steps * settings.batch_size)
     else:
-        train, validation = train_validation_split(run_dir.custom_data("lines of text"))
+        train, validation = train_validation_split(run_dir.custom_data(TEXT))
         held_out = [str(validation[index]) for index in range(len(validation))]
     stage = ThinkerStage(encode, held_out=held_out)
     return Job(stage, train, partial(collate, encode=encode), settings)

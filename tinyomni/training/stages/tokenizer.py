@@ -9,6 +9,7 @@ were trained with another one worthless, so it comes first.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tinyomni.data.manifests import TEXT
 from tinyomni.data.world import tokenizer_text
 from tinyomni.tokenizer import train_tokenizer
 from tinyomni.training import distributed
@@ -44,7 +45,7 @@ def build(run_dir: RunDir, settings: TokenizerSettings) -> TokenizerJob:
     """Lines of the closed world, or of `--data`."""
     if run_dir.data is None:
         return TokenizerJob(tokenizer_text(), settings)
-    texts = run_dir.custom_data("lines of text")
+    texts = run_dir.custom_data(TEXT)
     return TokenizerJob((str(texts[index]) for index in range(len(texts))), settings)
 
 

@@ -222,10 +222,10 @@ def patches_loss(
 
 
 class VisionStage(Stage):
-    """The ViT with what teaches it: a text tower, and the heads of the slots. The names are those in the weights file."""
+    """The ViT with what teaches it: a text tower, and the heads of the slots, by the names of the weights file."""
 
     name = "vision"
-    weights_file = {"vision.": "vision.", "eye.": ""}
+    weights_file = (("vision.", "vision."), ("eye.", ""))
 
     def __init__(
         self, text: TextTower | None = None, validation: Callable[[], Iterator[ImageBatch]] | None = None
