@@ -1,4 +1,4 @@
-"""Attention, RoPE, norms, MLPs and blocks, held to torch and transformers."""
+"""Attention, RoPE, norms, MLPs and blocks, compared with torch and transformers."""
 
 import pytest
 import torch
@@ -66,7 +66,7 @@ def test_masked_keys_change_nothing_and_a_row_without_keys_is_no_nan(causal: boo
 
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_learning_in_bf16_on_a_cpu_takes_the_readable_way(
+def test_training_in_bf16_on_a_cpu_uses_the_readable_version(
     causal: bool, mask: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = torch.Generator().manual_seed(0)
@@ -87,8 +87,8 @@ def test_learning_in_bf16_on_a_cpu_takes_the_readable_way(
     out = attend(*fine, causal=causal, mask=seen)
     want = [out, *torch.autograd.grad(out.square().sum(), fine)]
     assert calls == [1]
-    for ours, due in zip(gradients(), want, strict=True):
-        assert float(((ours.float() - due).norm() / due.norm()).detach()) < 0.02
+    for ours, expected in zip(gradients(), want, strict=True):
+        assert float(((ours.float() - expected).norm() / expected.norm()).detach()) < 0.02
     assert calls == [1]
     with torch.no_grad():
         attend(*(x.bfloat16() for x in fine), causal=causal, mask=seen)
@@ -118,7 +118,7 @@ def test_rope_is_llamas_and_depends_on_the_distance_only() -> None:
     assert not torch.isclose(score(7, 3), score(7, 4))
 
 
-def test_attention_turns_queries_and_keys_but_not_values(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_rotates_queries_and_keys_but_not_values(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = SelfAttention(H * D, H, causal=True, max_seq_len=T)
     x = torch.randn(B, T, H * D)
     q, k, v = layer.qkv(x)
@@ -145,11 +145,11 @@ def test_kv_cache_counts_and_refuses_more_than_fits() -> None:
     assert keys.shape == (B, H, 6, D) and torch.equal(keys[:, :, :4], k)
     with pytest.raises(ValueError, match=r"4 cached tokens \+ 3 new = 7 > max_seq_len = 6"):
         cache.check_room("test", B, 3)
-    with pytest.raises(ValueError, match="expected a batch of 2.*got 5"):
+    with pytest.raises(ValueError, match=r"expected a batch of 2.*got 5"):
         cache.check_room("test", 5, 1)
 
 
-def test_rms_norm_and_swiglu_are_the_known_ones() -> None:
+def test_rms_norm_and_swiglu_are_torchs_and_the_formulas() -> None:
     x = torch.randn(B, T, D)
     mine, theirs = RMSNorm(D), nn.RMSNorm(D, eps=1e-6)
     mine.weight.data = theirs.weight.data = torch.rand(D)

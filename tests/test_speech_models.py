@@ -1,4 +1,4 @@
-"""Codec, Talker and vocoder."""
+"""Codec, Talker and vocoder, compared with slow loops and librosa."""
 
 import dataclasses
 
@@ -10,8 +10,8 @@ import torch
 from tinyomni.codec import RVQ, SpeechCodec
 from tinyomni.config import TINY
 from tinyomni.dry_run import AUDIO
-from tinyomni.shapes import ShapeError
 from tinyomni.io import load_audio
+from tinyomni.shapes import ShapeError
 from tinyomni.talker import TalkerTiny, generate_codes, max_frames, previous
 from tinyomni.vocoder import GriffinLimVocoder, detect_domain
 
@@ -36,13 +36,13 @@ def test_rvq_is_a_slow_loop() -> None:
     got = rvq.encode(x)
     for b in range(3):
         for t in range(5):
-            rest = rvq.in_proj(x[b, t])
+            residual = rvq.in_proj(x[b, t])
             total = torch.zeros(64)
             for book in range(2):
-                distances = [float(((rest - entry) ** 2).sum()) for entry in rvq.codebooks[book]]
+                distances = [float(((residual - entry) ** 2).sum()) for entry in rvq.codebooks[book]]
                 nearest = distances.index(min(distances))
                 assert got[b, t, book] == nearest
-                rest = rest - rvq.codebooks[book, nearest]
+                residual = residual - rvq.codebooks[book, nearest]
                 total = total + rvq.codebooks[book, nearest]
             torch.testing.assert_close(rvq.decode(got)[b, t], rvq.out_proj(total), atol=1e-5, rtol=1e-4)
 
@@ -64,31 +64,31 @@ def test_rvq_refuses_what_does_not_fit() -> None:
         RVQ().decode(torch.tensor([[0, 128]]))
 
 
-@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("single_frame", [False, True])
 @pytest.mark.parametrize("samples", [1, 1279, 1280, 1281, 5000])
-def test_the_codec_keeps_every_sample_in_whole_frames(plain: bool, samples: int) -> None:
-    codec, wav = SpeechCodec(single_frame=plain), torch.randn(2, samples) * 0.1
+def test_the_codec_keeps_every_sample_in_whole_frames(single_frame: bool, samples: int) -> None:
+    codec, wav = SpeechCodec(single_frame=single_frame), torch.randn(2, samples) * 0.1
     frames = -(-samples // 1280)
     assert codec.encode_latents(wav).shape == (2, frames, 128)
     assert codec.encode(wav).shape == (2, frames, 2)
     assert codec.decode(codec.encode(wav)).shape == (2, frames * 1280)
 
 
-def test_what_the_speaking_codec_packs_sounds_far_more_like_the_recording_than_its_mean_or_the_plain_path() -> None:
+def test_latents_describe_the_recording_far_better_than_its_mean_or_the_single_frame_codec() -> None:
     wav = load_audio(AUDIO)[None]
-    speaks, plain = SpeechCodec(), SpeechCodec(single_frame=True)
-    mel = speaks.mel(torch.nn.functional.pad(wav, (0, -wav.shape[1] % 1280)))
+    codec, single = SpeechCodec(), SpeechCodec(single_frame=True)
+    mel = codec.mel(torch.nn.functional.pad(wav, (0, -wav.shape[1] % 1280)))
 
-    def distance(sound: torch.Tensor) -> float:
-        # the peak is normalised, so compare up to one loudness
-        other = speaks.mel(sound)
+    def distance(wav: torch.Tensor) -> float:
+        # the peak is normalized, so compare up to a constant factor
+        other = codec.mel(wav)
         shift = (mel - other).mean()
         return float((mel - other - shift).abs().mean())
 
     mean = float((mel - mel.mean(dim=1, keepdim=True)).abs().mean())
-    speaking = distance(speaks.decode_latents(speaks.encode_latents(wav)))
-    assert speaking < 0.6 * mean
-    assert speaking < distance(plain.decode_latents(plain.encode_latents(wav)))
+    error = distance(codec.decode_latents(codec.encode_latents(wav)))
+    assert error < 0.6 * mean
+    assert error < distance(single.decode_latents(single.encode_latents(wav)))
 
 
 # ---- Talker ---------------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def test_base_and_residual_codes_are_told_apart() -> None:
     assert not torch.allclose(model(one)[0], model(one.flip(-1))[0], atol=1e-3)
 
 
-def test_the_text_changes_what_is_said() -> None:
+def test_the_text_changes_the_logits() -> None:
     model, one = talker(), codes(1)
     text, other = torch.tensor([[5, 6, 7]]), torch.tensor([[5, 9, 7]])
     assert not torch.allclose(model(one, text=text)[0], model(one, text=other)[0], atol=1e-3)
@@ -113,7 +113,7 @@ def test_the_text_changes_what_is_said() -> None:
     assert not torch.allclose(model(one, text=text)[0], model(one, text=text.flip(1))[0], atol=1e-3)
 
 
-def test_the_talker_never_looks_ahead() -> None:
+def test_the_talker_is_causal() -> None:
     model, one = talker(), codes()
     other = one.clone()
     other[:, 4:] = (other[:, 4:] + 1) % 128
@@ -154,7 +154,7 @@ def test_generated_codes_are_a_loop_without_cache() -> None:
     assert torch.equal(generate_codes(model, text, 12, stop=False), slow)
 
 
-def test_speech_ends_by_itself_when_the_end_is_likely_and_else_at_the_cap() -> None:
+def test_speech_stops_when_the_end_is_likely_and_else_at_the_cap() -> None:
     model, text = talker(), torch.tensor([[5, 6, 7]])
     model.end.weight.data.zero_()
     model.end.bias.data.fill_(9.0)
@@ -163,7 +163,7 @@ def test_speech_ends_by_itself_when_the_end_is_likely_and_else_at_the_cap() -> N
     assert generate_codes(model, text, 12).shape == (1, 13, 2)
 
 
-def test_the_shift_is_by_one_frame_and_the_cap_is_the_documents() -> None:
+def test_the_shift_is_by_one_frame_and_the_cap_is_that_of_the_specification() -> None:
     one = codes()
     rolled = torch.roll(one, 1, dims=1)
     rolled[:, 0] = 0
@@ -249,7 +249,7 @@ def test_the_vocoder_refuses_what_does_not_fit() -> None:
     for bad in (torch.randn(1, 4, 128), torch.randn(4, 80), torch.randn(0, 128)):
         with pytest.raises(ShapeError):
             voc.mel_to_audio(bad)
-    with pytest.raises(ValueError, match="2 values that are NaN"):
+    with pytest.raises(ValueError, match="2 NaN or infinite values"):
         voc.mel_to_audio(torch.tensor([[torch.nan, torch.inf] + [0.0] * 126]))
     with pytest.raises(ValueError, match="never negative"):
         voc.mel_to_audio(torch.randn(4, 128), domain="magnitude")

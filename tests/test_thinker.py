@@ -1,4 +1,4 @@
-"""The Thinker beside a Llama of transformers with the same weights; its cache beside no cache; generation."""
+"""The Thinker compared with a Llama of transformers of the same weights; with and without cache; generation."""
 
 import dataclasses
 
@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tinyomni.config import TINY, ThinkerConfig
 from tinyomni.generation import generate, sample, stream
-from tinyomni.shapes import ShapeError
 from tinyomni.layers import init_weights
+from tinyomni.shapes import ShapeError
 from tinyomni.stability import finite_checks
 from tinyomni.thinker import ThinkerLM
 
@@ -80,7 +80,7 @@ def test_with_a_cache_in_any_chunks_the_logits_are_the_same(chunks: list[int], k
     assert cache.size == 7
 
 
-def test_no_token_sees_a_later_one_so_padding_at_the_right_changes_nothing() -> None:
+def test_no_token_attends_to_a_later_one_so_padding_at_the_right_changes_nothing() -> None:
     model, ids = thinker(), prompt()
     longer = torch.cat([ids, torch.zeros(2, 4, dtype=torch.long)], dim=1)
     torch.testing.assert_close(model(longer)[:, :7], model(ids), atol=1e-6, rtol=1e-5)
@@ -95,17 +95,17 @@ def test_a_batch_is_its_members_and_embeddings_are_ids_looked_up() -> None:
     assert torch.equal(model(embeddings=model.tok_emb(ids)), together)
 
 
-def test_a_wide_start_is_as_loud_at_any_width() -> None:
+def test_lecun_initialization_keeps_the_variance_at_any_width() -> None:
     model = ThinkerLM(dataclasses.replace(SMALL, d_model=256, intermediate_size=400))
     stds = [float(part.weight.detach().std()) for part in (model.tok_emb, model.blocks[0].attn.q_proj, model.lm_head)]
     assert stds == pytest.approx([0.02] * 3, rel=0.1)
     init_weights(model, layers=8, init="lecun")
     block = model.blocks[0]
     parts = (model.tok_emb, block.attn.q_proj, block.attn.o_proj, block.mlp.down)
-    due = [1, 256**-0.5, 256**-0.5 / 4, 400**-0.5 / 4]
-    assert [float(part.weight.detach().std()) for part in parts] == pytest.approx(due, rel=0.1)
-    heard = block.attn.q_proj(block.norm1(model.embed(prompt(8))))
-    assert float(heard.detach().std()) == pytest.approx(1, rel=0.1)  # as large as what goes in
+    expected = [1, 256**-0.5, 256**-0.5 / 4, 400**-0.5 / 4]
+    assert [float(part.weight.detach().std()) for part in parts] == pytest.approx(expected, rel=0.1)
+    queries = block.attn.q_proj(block.norm1(model.embed(prompt(8))))
+    assert float(queries.detach().std()) == pytest.approx(1, rel=0.1)  # as large as what goes in
 
 
 def test_a_block_alone_keeps_the_shape() -> None:
@@ -171,10 +171,10 @@ def test_generation_runs_under_autocast() -> None:
 def bad_calls() -> dict[str, tuple[object, type[Exception], str]]:
     ids = torch.tensor([[1, 5, 6]])
     return {
-        "a picture's vector": (lambda m: m(torch.randn(1, 1, 128)), ShapeError, "embeddings"),
+        "an image's vector": (lambda m: m(torch.randn(1, 1, 128)), ShapeError, "embeddings"),
         "embeddings of another width": (lambda m: m(embeddings=torch.randn(1, 4, 128)), ShapeError, "proj_v|d_model"),
         "no batch axis": (lambda m: m(torch.tensor([1, 5, 6])), ShapeError, r"unsqueeze\(0\)"),
-        "float ids": (lambda m: m(ids.float()), ShapeError, "int|Int|whole"),
+        "float ids": (lambda m: m(ids.float()), ShapeError, "integer|Int"),
         "an id outside": (lambda m: m(torch.tensor([[1, 61]])), IndexError, "0 … 60"),
         "an id outside, generating": (
             lambda m: generate(m, torch.tensor([[1, 61]]), max_new_tokens=3),

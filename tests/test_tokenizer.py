@@ -1,4 +1,4 @@
-"""Any text comes back exactly; the counts that the dry run's table rests on."""
+"""Any text comes back exactly; the counts that the dry run's table is based on."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_every_word_of_the_world_is_one_piece() -> None:
     assert [word for word in world.vocabulary() if len(TOK.encode(word)) != 1] == []
 
 
-def test_marks_say_nothing_and_the_table_has_room() -> None:
+def test_special_ids_decode_to_nothing_and_the_table_has_room() -> None:
     ids = TOK.encode("There is a red circle.")
     assert TOK.decode([BOS, *ids, EOS, PAD, PAD]) == "There is a red circle."
     assert (PAD, BOS, EOS) == (0, 1, 2) and TOK.n_pieces <= 5000

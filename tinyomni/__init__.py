@@ -1,13 +1,13 @@
-"""tinyomni: an omni model from nothing, with every tensor's shape annotated, checked and traced.
+"""tinyomni: an omni model from scratch, with every tensor's shape annotated, checked and traced.
 
-Names are loaded when they are first used, so that the tracer alone needs torch, jaxtyping and beartype only.
+Names are imported when they are first used, so that the tracer alone needs torch, jaxtyping and beartype only.
 """
 
 import importlib
 import os
 from typing import Any
 
-ROOMS = {
+_EXPORTS = {
     "BPETokenizer": "tokenizer",
     "ThinkerLM": "thinker",
     "generate": "generation",
@@ -24,6 +24,7 @@ ROOMS = {
     "TINY": "config",
     "AXES": "glossary",
     "ShapeError": "shapes",
+    "InputError": "errors",
     "validate_loss": "stability",
     "check_gradient_explosion": "stability",
     "clip_gradients": "stability",
@@ -36,13 +37,13 @@ ROOMS = {
     "check_shapes": "tracing",
 }
 
-__all__ = sorted(ROOMS)
+__all__ = sorted(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ROOMS:
+    if name not in _EXPORTS:
         raise AttributeError(f"module 'tinyomni' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"tinyomni.{ROOMS[name]}"), name)
+    return getattr(importlib.import_module(f"tinyomni.{_EXPORTS[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,9 @@
-"""Attention: each token asks a question (query), offers a label (key) and an answer (value).
+"""Attention: each token has a query, which is compared with all keys, and a value, of which others take a share.
 
-The fast path is torch's `scaled_dot_product_attention`. `attention` says the same in five readable lines and also
-gives the weights; a test holds the two together.
+    q, k, v (batch, heads, tokens, head_dim) → softmax(q kᵀ / √head_dim) v
+
+The fast path is torch's `scaled_dot_product_attention`. `attention` computes the same in five readable lines and also
+returns the weights; a test compares the two.
 
 Sources: Vaswani et al., Attention Is All You Need (2017), section 3.2; Ainslie et al., GQA (2023) for heads that share
 keys and values; Pope et al. (2022) for the KV cache.
@@ -17,17 +19,17 @@ from tinyomni.rope import apply_rope, rope_table
 
 
 def split_heads(x: Float[Tensor, "batch tokens dim"], heads: int) -> Float[Tensor, "batch {heads} tokens head_dim"]:
-    """Cut each token's vector into `heads` shorter ones."""
+    """Split each token's vector into `heads` shorter ones."""
     return rearrange(x, "batch tokens (heads head_dim) -> batch heads tokens head_dim", heads=heads)
 
 
 def merge_heads(x: Float[Tensor, "batch heads tokens head_dim"]) -> Float[Tensor, "batch tokens dim"]:
-    """The way back. The heads must stand next to head_dim before they are joined, or tokens get mixed."""
+    """The inverse of `split_heads`. The heads must be next to head_dim before they are joined, or tokens get mixed."""
     return rearrange(x, "batch heads tokens head_dim -> batch tokens (heads head_dim)")
 
 
 def causal_mask(queries: int, keys: int, device: torch.device | str = "cpu") -> Bool[Tensor, "queries keys"]:
-    """The causal mask: True where a query may look. The last query stands at the last key."""
+    """True where a query may attend to a key: at its own position and before. The last query is at the last key."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
@@ -40,7 +42,7 @@ def attention(
 ) -> tuple[Float[Tensor, "batch heads queries head_dim"], Float[Tensor, "batch heads queries keys"]]:
     """Readable attention: softmax(q kᵀ / √head_dim) v, and the weights.
 
-    `mask` is True where a query may look. A query that may look nowhere gets zeros.
+    `mask` is True where a query may attend to a key. A query that may attend to none gets zeros.
     """
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / q.shape[-1] ** 0.5
@@ -59,19 +61,19 @@ def attend(
     causal: bool = False,
     mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
 ) -> Float[Tensor, "batch heads queries head_dim"]:
-    """The same by torch's fused kernel, which never writes the weights down.
+    """The same by torch's fused kernel, which never stores the weights.
 
-    To learn in bf16 on a CPU the readable way is taken: there it is 2 to 6 times as fast, forward and backward.
+    For training in bf16 on a CPU the readable version is used: there it is 2 to 6 times as fast, forward and backward.
     """
-    # RoPE makes queries and keys fp32 under autocast; the values show what is computed in
+    # RoPE makes queries and keys fp32 under autocast; the values have the precision of the computation
     if v.dtype is torch.bfloat16 and v.device.type == "cpu" and torch.is_grad_enabled():
         return attention(q, k, v, causal, mask)[0]
     if causal and q.shape[2] == 1:
-        causal = False  # the newest token may look everywhere: no mask is needed
+        causal = False  # the newest token may attend to everything: no mask is needed
     # torch aligns its own causal mask to the top left, which is wrong for a chunk behind a cache
     if causal and (mask is not None or q.shape[2] != k.shape[2]):
-        seen = causal_mask(q.shape[2], k.shape[2], q.device)
-        mask, causal = (seen if mask is None else seen & mask), False
+        past = causal_mask(q.shape[2], k.shape[2], q.device)
+        mask, causal = (past if mask is None else past & mask), False
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
     )
@@ -121,7 +123,7 @@ class KVCache:
         k: Float[Tensor, "batch kv_heads tokens head_dim"],
         v: Float[Tensor, "batch kv_heads tokens head_dim"],
     ) -> tuple[Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]]:
-        """Write the new tokens of one layer; return all keys and values up to and with them."""
+        """Write the new tokens of one layer; return all its keys and values so far."""
         end = self.size + k.shape[2]
         self.keys[layer, :, :, self.size : end] = k
         self.values[layer, :, :, self.size : end] = v
@@ -138,9 +140,9 @@ class KVCache:
 
 
 class SelfAttention(nn.Module):
-    """Queries, keys and values from one sequence, mixed and projected back.
+    """Self-attention with its projections: (batch, tokens, dim) → the same shape.
 
-    `causal` looks only back. `positions` is the longest sequence for which RoPE angles are kept; 0 means no RoPE.
+    `causal` attends to the past only. `max_seq_len` is the longest sequence that RoPE has angles for; 0 means no RoPE.
     With `kv_heads` < `heads`, groups of heads share keys and values.
     """
 
@@ -160,7 +162,10 @@ class SelfAttention(nn.Module):
         super().__init__()
         kv_heads = kv_heads or heads
         if dim % heads or heads % kv_heads:
-            raise ValueError(f"SelfAttention: dim {dim} must divide by heads {heads}, and heads by kv_heads {kv_heads}")
+            raise ValueError(
+                "SelfAttention: dim must be divisible by heads, and heads by kv_heads; "
+                f"got dim={dim}, heads={heads}, kv_heads={kv_heads}"
+            )
         self.heads, self.kv_heads, self.head_dim, self.causal = heads, kv_heads, dim // heads, causal
         self.q_proj = nn.Linear(dim, heads * self.head_dim, bias=bias)
         self.k_proj = nn.Linear(dim, kv_heads * self.head_dim, bias=bias)
@@ -179,7 +184,7 @@ class SelfAttention(nn.Module):
         Float[Tensor, "batch kv_heads tokens head_dim"],
         Float[Tensor, "batch kv_heads tokens head_dim"],
     ]:
-        """Queries, keys and values, cut into heads, not yet turned."""
+        """Queries, keys and values, split into heads, before RoPE."""
         return (
             split_heads(self.q_proj(x), self.heads),
             split_heads(self.k_proj(x), self.kv_heads),
@@ -192,12 +197,11 @@ class SelfAttention(nn.Module):
         k: Float[Tensor, "batch kv_heads tokens head_dim"],
         start: int = 0,
     ) -> tuple[Float[Tensor, "batch heads tokens head_dim"], Float[Tensor, "batch kv_heads tokens head_dim"]]:
-        """Turn queries and keys by their positions start, start + 1, …; values are never turned."""
+        """Rotate queries and keys by their positions start, start + 1, …; values are not rotated."""
         end = start + q.shape[2]
         if end > self.max_seq_len:
             raise ValueError(
-                f"SelfAttention: position {end - 1} is past the last one, {self.max_seq_len - 1}: the sequence is too "
-                "long"
+                f"SelfAttention: {end} positions > max_seq_len = {self.max_seq_len}: the sequence is too long"
             )
         cos, sin = self.cos[start:end], self.sin[start:end]
         return apply_rope(q, cos, sin), apply_rope(k, cos, sin)
@@ -209,7 +213,7 @@ class SelfAttention(nn.Module):
         layer: int = 0,
         mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
-        """(batch, tokens, dim) → the same shape; each token now knows of those that it looked at."""
+        """Each token takes from those that it attends to; with a `cache`, `x` holds the new tokens only."""
         q, k, v = self.qkv(x)
         if self.max_seq_len:
             q, k = self.rotate(q, k, start=cache.size if cache is not None else 0)

@@ -180,6 +180,11 @@ class OmniConfig:
                     f"OmniConfig: talker.{name} must equal codec.{name}, since the Talker writes the codec's codes; "
                     f"got {ours} and {theirs}"
                 )
+        if self.codec.codec_dim != self.audio.n_mels:
+            raise ValueError(
+                "OmniConfig: codec.codec_dim must equal audio.n_mels, since the single-frame codec of the reference "
+                f"specification quantizes mel frames themselves; got {self.codec.codec_dim} and {self.audio.n_mels}"
+            )
         dct_size(self.codec, self.audio)
 
     @property

@@ -1,8 +1,8 @@
 """Norms, MLPs and the two kinds of block.
 
 `DecoderBlock` (Thinker, Talker): RMSNorm, causal attention with RoPE, SwiGLU, no biases. `EncoderBlock` (ViT, audio
-encoder): LayerNorm, attention to everything, GELU, biases. Both normalise *before* each part and add what it gives to
-the stream, so a block called with `x` alone keeps its shape.
+encoder): LayerNorm, attention to everything, GELU, biases. Both are pre-norm: each part reads a
+normalized copy of the residual stream and adds to it, so `block(x)` keeps the shape.
 
 Sources: Zhang & Sennrich, RMSNorm (2019); Shazeer, GLU Variants (2020); Xiong et al., On Layer Normalization (2020).
 """
@@ -18,7 +18,7 @@ from tinyomni.attention import KVCache, SelfAttention
 
 
 class RMSNorm(nn.Module):
-    """Divide each vector by its root mean square, then scale each number by a learned weight."""
+    """x / root mean square(x) · weight, for each vector."""
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class RMSNorm(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x)): one projection decides how much of the other passes."""
+    """down(silu(gate(x)) · up(x)): one projection gates the other."""
 
     def __init__(self, dim: int, intermediate_size: int) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(intermediate_size, dim, bias=False)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        """Each token by itself; the shape is kept."""
+        """(…, dim) → the same shape; each token on its own."""
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class GELUMLP(nn.Module):
-    """fc2(gelu(fc1(x)))."""
+    """fc2(gelu(fc1(x))), the MLP of the original Transformer with GELU."""
 
     def __init__(self, dim: int, intermediate_size: int) -> None:
         super().__init__()
@@ -54,12 +54,12 @@ class GELUMLP(nn.Module):
         self.fc2 = nn.Linear(intermediate_size, dim)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        """Each token by itself; the shape is kept."""
+        """(…, dim) → the same shape; each token on its own."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
 class DecoderBlock(nn.Module):
-    """Look back, then think: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Causal: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(
         self,
@@ -83,13 +83,13 @@ class DecoderBlock(nn.Module):
         layer: int = 0,
         mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
-        """`mask` is True where a token may look, on top of the causal rule."""
+        """(batch, tokens, dim) → the same. `mask` restricts the causal one: False where no token may attend to."""
         x = x + self.attn(self.norm1(x), cache=cache, layer=layer, mask=mask)
         return x + self.mlp(self.norm2(x))
 
 
 class EncoderBlock(nn.Module):
-    """The same with every token looking at every token."""
+    """Bidirectional: every token attends to every token."""
 
     def __init__(self, dim: int, heads: int, intermediate_size: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class EncoderBlock(nn.Module):
         x: Float[Tensor, "batch tokens dim"],
         mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
-        """`mask` is True where a token may look."""
+        """(batch, tokens, dim) → the same. `mask` is True where a token may be attended to."""
         x = x + self.attn(self.norm1(x), mask=mask)
         return x + self.mlp(self.norm2(x))
 

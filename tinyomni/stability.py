@@ -1,4 +1,4 @@
-"""Guards against numbers that have gone wrong: NaN, infinity, a loss out of bounds, exploding gradients."""
+"""Numerical guards: NaN, infinity, a loss out of bounds, exploding gradients."""
 
 import contextlib
 import math
@@ -24,9 +24,9 @@ def finite_checks(on: bool) -> Iterator[None]:
 
 
 def assert_finite(where: str, **tensors: Float[Tensor, "..."]) -> None:
-    """Raise a `RuntimeError` that names the place and counts NaN and infinite values, if there are any.
+    """Raise a `RuntimeError` that names the module and counts NaN and infinite values, if there are any.
 
-    All tensors of one call are summed up first, so that a GPU is waited for once, not once for each tensor.
+    All tensors of one call are reduced first, so that a GPU is synchronized once, not once for each tensor.
     """
     if not _finite_checks or torch.compiler.is_compiling():
         return
@@ -41,12 +41,12 @@ def assert_finite(where: str, **tensors: Float[Tensor, "..."]) -> None:
     )
     raise RuntimeError(
         f"Numerical instability in {where}: {found}. Look at the step before it: a learning rate that is too high, "
-        "a division by zero, a logarithm of zero, or weights that were damaged."
+        "a division by zero, a logarithm of zero, or damaged weights."
     )
 
 
 def full_precision(tensor: Float[Tensor, "..."]) -> contextlib.AbstractContextManager[None]:
-    """No autocast in this block, on the tensor's device; the meta device knows none."""
+    """No autocast in this block, on the tensor's device; the meta device has none."""
     if tensor.is_meta:
         return contextlib.nullcontext()
     return torch.autocast(tensor.device.type, enabled=False)
@@ -64,7 +64,7 @@ def validate_loss(loss: Float[Tensor, ""] | float, min_loss: float = -1e6, max_l
 
 
 def gradient_norm(model: nn.Module) -> Float[Tensor, ""]:
-    """The length of all gradients taken as one vector; 0 where there are none."""
+    """The L2 norm of all gradients together; 0 where there are none."""
     norms = [torch.linalg.vector_norm(p.grad.float()) for p in model.parameters() if p.grad is not None]
     return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 

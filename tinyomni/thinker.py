@@ -1,18 +1,17 @@
-"""The Thinker: a causal language model that reads one sequence of tokens, whatever they stand for.
+"""The Thinker: a causal language model over one sequence of tokens, whatever modality they come from.
 
     ids (batch, tokens) → tok_emb → 4 blocks → norm → lm_head → logits (batch, tokens, vocab)
 
-Pictures and sound come in through `embeddings=`, already as vectors of width d_model. The blocks are Llama's
-(Touvron et al., 2023): a test holds the logits against `transformers` with the same weights.
+Images and audio enter through `embeddings=`, already as vectors of width d_model. The blocks are Llama's
+(Touvron et al., 2023): a test compares the logits with those of `transformers` for the same weights.
 """
-
-from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tinyomni.attention import KVCache
 from tinyomni.config import TINY, ThinkerConfig
+from tinyomni.errors import InputError
 from tinyomni.layers import DecoderBlock, RMSNorm, init_weights
 from tinyomni.shapes import ShapeError, describe, expect
 from tinyomni.stability import assert_finite
@@ -47,23 +46,20 @@ class ThinkerLM(nn.Module):
         )
 
     def embed(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens d_model"]:
-        """Look up a vector for each id: (batch, tokens) → (batch, tokens, d_model)."""
+        """The token table: (batch, tokens) → (batch, tokens, d_model)."""
         if isinstance(ids, Tensor) and ids.is_floating_point() and ids.ndim == 3:
             raise ShapeError(
-                f"ThinkerLM: a positional argument means ids (batch, tokens), whole numbers; got {describe(ids)}, "
-                "which looks like "
-                f"embeddings. Pass them as think(embeddings=x), with the last axis d_model={self.cfg.d_model}: a "
-                "picture's vector "
-                "goes through proj_v first, a sound's through proj_a."
+                f"ThinkerLM: expected ids (batch, tokens), got {describe(ids)}, which looks like embeddings. "
+                f"Pass them as think(embeddings=x), with the last axis d_model={self.cfg.d_model}: "
+                "an image's vector goes through proj_v first, those of audio through proj_a."
             )
-        expect("ThinkerLM", "ids", ids, "batch tokens", integer=1)
+        expect("ThinkerLM", "ids", ids, "batch tokens", integer=True)
         try:
             return self.tok_emb(ids)
         except IndexError as error:
             raise IndexError(
-                f"ThinkerLM: ids must lie in 0 … {self.cfg.vocab - 1}, the rows of the token table; got "
-                f"{int(ids.min())} … "
-                f"{int(ids.max())}. Were they made by another tokenizer?"
+                f"ThinkerLM: expected ids in 0 … {self.cfg.vocab - 1}, the rows of the token table, got "
+                f"{int(ids.min())} … {int(ids.max())}. Were they made by another tokenizer?"
             ) from error
 
     def forward(
@@ -81,26 +77,26 @@ class ThinkerLM(nn.Module):
         Raises ShapeError for a wrong axis or dtype, IndexError for an id outside the table, ValueError for more than
         ctx_len tokens, RuntimeError for NaN or infinite logits.
         """
-        if (ids is None) == (embeddings is None):
+        x = self.embed(ids) if ids is not None else embeddings
+        if x is None or (ids is not None and embeddings is not None):
             raise TypeError(
-                "ThinkerLM: give either ids, think(ids), or embeddings, think(embeddings=x); got "
-                + ("neither" if ids is None else "both")
+                "ThinkerLM: expected either ids, think(ids), or embeddings, think(embeddings=x); got "
+                + ("neither" if x is None else "both")
             )
-        x: Any = self.embed(ids) if ids is not None else embeddings
         expect(
             "ThinkerLM",
             "embeddings",
             x,
             "batch tokens d_model",
             d_model=self.cfg.d_model,
-            fix="A picture's vector (128) goes through proj_v first, a sound's (192) through proj_a.",
+            fix="An image's vector goes through proj_v first, those of audio through proj_a.",
         )
         batch, tokens, _ = x.shape
         past = cache.size if cache is not None else 0
         if tokens == 0:
-            raise ValueError("ThinkerLM: at least one token is needed, got none")
+            raise InputError("ThinkerLM: expected at least one token, got none")
         if past + tokens > self.cfg.ctx_len:
-            raise ValueError(
+            raise InputError(
                 f"ThinkerLM: {past} tokens before + {tokens} now = {past + tokens} > ctx_len = {self.cfg.ctx_len}"
             )
         if cache is not None:

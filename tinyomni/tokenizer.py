@@ -91,6 +91,16 @@ class BPETokenizer:
             return bytes([int(self._pieces.id_to_piece(number)[3:5], 16)])
         return b"" if number in (PAD, BOS, EOS) else self._pieces.id_to_piece(number).replace(SPACE, " ").encode()
 
+    def vocabulary(self) -> list[tuple[str, float, str]]:
+        """Each piece by its id: its text, its score (the best pair is merged first), and normal, byte or control."""
+
+        def kind(number: int) -> str:
+            if self._pieces.is_byte(number):
+                return "byte"
+            return "control" if number in (PAD, BOS, EOS, UNK) else "normal"
+
+        return [(self._pieces.id_to_piece(n), self._pieces.get_score(n), kind(n)) for n in range(self.n_pieces)]
+
     def pieces(self, text: str) -> list[str]:
         """The pieces that the ids stand for, to look at."""
         return [self._pieces.id_to_piece(number) for number in self.encode(text)]

@@ -1,6 +1,6 @@
-"""The vocoder: a mel spectrogram says how loud each frequency is, not where its waves start. Griffin-Lim finds phases.
+"""The vocoder: a mel spectrogram has magnitudes, but no phases. Griffin-Lim finds phases that fit.
 
-    mel (frames, 128) → magnitudes (frequencies, frames) → phases that fit → samples (frames × hop)
+    mel (frames, 128) → magnitudes (frequencies, frames) → with phases → samples (frames × hop)
 
 Sources: Griffin & Lim (1984); Perraudin, Balazs & Søndergaard (2013) for the momentum.
 """
@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tinyomni.audio import LOG_FLOOR, MelFrontend
-from tinyomni.config import TINY, AudioConfig
+from tinyomni.config import FRAME_HOP, TINY, AudioConfig
+from tinyomni.errors import InputError
 from tinyomni.shapes import ShapeError
 from tinyomni.stability import full_precision
 
@@ -25,22 +26,23 @@ SILENCE = 1e-4
 def detect_domain(mel: Float[Tensor, "mel_frames n_mels"]) -> Literal["log", "magnitude"]:
     """The rule of `domain="auto"`: a magnitude is never negative, so one value below 0 means logarithms.
 
-    A log-mel that is loud in every bin of every frame would be taken for magnitudes: who knows the domain says so.
+    A log-mel above 0 in every bin of every frame would be taken for magnitudes: pass `domain` where you know it.
     """
     return "log" if bool((mel < 0).any()) else "magnitude"
 
 
 class GriffinLimVocoder(torch.nn.Module):
-    """Mel spectrogram → sound, without anything learned.
+    """Mel spectrogram → audio, without anything learned.
 
-    The defaults undo `MelFrontend(hop=1280)`, the document's own path; `hop=160` undoes the ear's spectrogram.
+    The defaults invert `MelFrontend(hop=1280)`, as the reference specification has it; `hop=160` inverts the audio
+    encoder's spectrogram.
     """
 
     inverse: Tensor
 
     def __init__(
         self,
-        hop: int = TINY.codec.hop,
+        hop: int = FRAME_HOP,
         n_fft: int | None = None,
         iterations: int = 32,
         momentum: float = 0.99,
@@ -58,18 +60,18 @@ class GriffinLimVocoder(torch.nn.Module):
         return (self.inverse @ mel.T).clamp(min=0)
 
     def griffin_lim(self, magnitudes: Float[Tensor, "frequencies columns"], length: int) -> Float[Tensor, "samples"]:
-        """To sound and back until the phases agree with each other: length // hop + 1 columns → `length` samples."""
+        """STFT and its inverse in turns until the phases are consistent: length // hop + 1 columns → `length` samples."""
         window = self.mel.window
         generator = torch.Generator().manual_seed(0)
         phase = (torch.rand(magnitudes.shape, generator=generator) * 2 * torch.pi).to(magnitudes.device)
-        angles, before = torch.polar(torch.ones_like(phase), phase), torch.zeros((), device=phase.device)
+        angles, previous = torch.polar(torch.ones_like(phase), phase), torch.zeros((), device=phase.device)
         for _ in range(self.iterations):
-            sound = torch.istft(magnitudes * angles, self.n_fft, self.hop, window=window, length=length)
-            rebuilt = torch.stft(sound, self.n_fft, self.hop, window=window, pad_mode="constant", return_complex=True)
-            # overstep: move on in the direction of the last change
-            angles = rebuilt - before * (self.momentum / (1 + self.momentum))
+            wav = torch.istft(magnitudes * angles, self.n_fft, self.hop, window=window, length=length)
+            rebuilt = torch.stft(wav, self.n_fft, self.hop, window=window, pad_mode="constant", return_complex=True)
+            # momentum: overshoot in the direction of the last change
+            angles = rebuilt - previous * (self.momentum / (1 + self.momentum))
             angles = angles / angles.abs().clamp(min=1e-16)
-            before = rebuilt
+            previous = rebuilt
         return torch.istft(magnitudes * angles, self.n_fft, self.hop, window=window, length=length)
 
     def mel_to_audio(
@@ -77,13 +79,13 @@ class GriffinLimVocoder(torch.nn.Module):
         mel: Float[Tensor, "mel_frames n_mels"] | Float[np.ndarray, "mel_frames n_mels"],
         domain: Domain = "auto",
     ) -> Float[Tensor, "samples"] | Float[np.ndarray, "samples"]:
-        """(frames, 128), array or tensor → exactly frames × hop samples, as the same kind, with a peak of 0.95.
+        """(frames, 128), array or tensor → exactly frames × hop samples, of the same type, with a peak of 0.95.
 
         `domain` says what the numbers are: natural logarithms of magnitudes, magnitudes, or "auto" (`detect_domain`).
         Silence stays silence. Raises ShapeError for other axes, ValueError for NaN, infinity or negative magnitudes.
         """
         if domain not in ("log", "magnitude", "auto"):
-            raise ValueError(f"GriffinLimVocoder: domain should be 'log', 'magnitude' or 'auto', got {domain!r}")
+            raise ValueError(f"GriffinLimVocoder: domain must be 'log', 'magnitude' or 'auto', got {domain!r}")
         x = torch.as_tensor(mel, dtype=torch.float32, device=self.inverse.device).detach()
         bins = self.mel.cfg.n_mels
         if x.ndim != 2 or x.shape[1] != bins or x.shape[0] == 0:
@@ -95,22 +97,22 @@ class GriffinLimVocoder(torch.nn.Module):
                 else ""
             )
             raise ShapeError(
-                f"GriffinLimVocoder: mel should be (mel_frames, n_mels={bins}) with at least one frame; got "
+                f"GriffinLimVocoder: expected mel (mel_frames, n_mels={bins}) with at least one frame, got "
                 f"{tuple(x.shape)}.{fix}"
             )
         if not bool(torch.isfinite(x).all()):
-            raise ValueError(
-                f"GriffinLimVocoder: mel holds {int((~torch.isfinite(x)).sum())} values that are NaN or infinite"
-            )
+            raise InputError(f"GriffinLimVocoder: mel holds {int((~torch.isfinite(x)).sum())} NaN or infinite values")
         if (detect_domain(x) if domain == "auto" else domain) == "log":
-            x = (x.clamp(max=20).exp() - LOG_FLOOR).clamp(min=0)  # e^20 is far above any sound: keep float32 finite
+            x = (x.clamp(max=20).exp() - LOG_FLOOR).clamp(min=0)  # e^20 is far above any audio: keep float32 finite
         elif bool((x < 0).any()):
-            raise ValueError("GriffinLimVocoder: magnitudes are never negative; were these logarithms? domain='log'")
+            raise InputError(
+                "GriffinLimVocoder: expected magnitudes of at least 0, got negative values. Use domain='log'?"
+            )
         magnitudes = self.invert_mel(x)
-        # frames × hop samples have one STFT column more than frames: say the last one twice
+        # frames × hop samples have one STFT column more than frames: repeat the last one
         magnitudes = torch.cat([magnitudes, magnitudes[:, -1:]], dim=1)
         with full_precision(magnitudes):
-            sound = self.griffin_lim(magnitudes, length=x.shape[0] * self.hop)
-        peak = sound.abs().max()
-        sound = sound * (PEAK / peak) if peak > SILENCE else sound
-        return sound.cpu().numpy() if isinstance(mel, np.ndarray) else sound
+            wav = self.griffin_lim(magnitudes, length=x.shape[0] * self.hop)
+        peak = wav.abs().max()
+        wav = wav * (PEAK / peak) if peak > SILENCE else wav
+        return wav.cpu().numpy() if isinstance(mel, np.ndarray) else wav

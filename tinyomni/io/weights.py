@@ -106,17 +106,32 @@ def read(path: str | Path | None = None) -> tuple[Tensors, dict[str, str]]:
 def translate(metadata: dict[str, str]) -> dict[str, str]:
     """Metadata of the first format with today's keys.
 
-    There, sizes have `hidden` for `intermediate_size`, and the thresholds are `limits` of `read`, `heard` and `ear`.
+    There, sizes have `hidden` for `intermediate_size`, the thresholds are `limits` of `read`, `heard` and `ear`, and
+    the settings of the runs have other names; `start` has the steps of the run before, which are in the result's too.
     """
-    today = {"hidden": "intermediate_size", "read": "typed", "heard": "spoken", "ear": "asr"}
+    today = {
+        "hidden": "intermediate_size", "read": "typed", "heard": "spoken", "ear": "asr",
+        "floor": "min_lr_ratio", "optimiser": "optimizer", "clip": "max_grad_norm", "explosion": "skip_grad_norm",
+        "accumulate": "grad_accum_steps", "keep": "keep_last", "workers": "num_workers", "validate_freq": "eval_every",
+    }  # fmt: skip
 
     def renamed(data: dict[str, Any]) -> dict[str, Any]:
         return {today.get(key, key): value for key, value in data.items()}
 
     config = {part: renamed(sizes) for part, sizes in json.loads(metadata["config"]).items()}
     thresholds = renamed(json.loads(metadata.get("limits", "{}")))
+    made = json.loads(metadata.get("made", "{}"))
+    for result in made.get("stages", {}).values():
+        settings = renamed(result["settings"])
+        if start := settings.pop("start", None):
+            steps = int(start.removesuffix(" steps"))
+            unknown = {"seconds": 0, "samples": 0, "tokens": 0, "skipped": 0}  # counted with the run itself
+            result["initialized_from"] = {"run": "an earlier run", "steps": steps, **unknown}
+            result["steps"] -= steps
+        result["settings"] = settings
     rest = {key: text for key, text in metadata.items() if key != "limits"}
-    return rest | {"config": json.dumps(config), "thresholds": json.dumps(thresholds)}
+    changed = {"config": config, "thresholds": thresholds} | ({"made": made} if made else {})
+    return rest | {name: json.dumps(value) for name, value in changed.items()}
 
 
 def pad_table(name: str, tensor: Shaped[Tensor, "..."], like: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:

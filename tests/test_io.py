@@ -1,4 +1,4 @@
-"""Pictures and recordings of every kind go in, or are refused in clear words."""
+"""Images and audio of every kind are read, or refused with a clear message."""
 
 import io
 from pathlib import Path
@@ -18,7 +18,7 @@ def save(image: Image.Image, path: Path, **how: object) -> Path:
     return path
 
 
-def test_a_picture_of_the_right_size_passes_unchanged() -> None:
+def test_an_image_of_the_right_size_passes_unchanged() -> None:
     want = torch.from_numpy(np.array(Image.open(IMAGE).convert("RGB"))).permute(2, 0, 1) / 255
     assert torch.equal(load_image(IMAGE), want)
 
@@ -27,7 +27,7 @@ def test_a_picture_of_the_right_size_passes_unchanged() -> None:
     "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F"]
 )
 @pytest.mark.parametrize("size", [(1, 1), (300, 77), (77, 300)])
-def test_every_colour_mode_and_size_goes_in(mode: str, size: tuple[int, int]) -> None:
+def test_every_colour_mode_and_size_is_read(mode: str, size: tuple[int, int]) -> None:
     image = Image.new("L", size, 128).convert(mode) if mode not in ("PA", "LAB", "HSV") else Image.new(mode, size)
     pixels = load_image(image)
     assert pixels.shape == (3, 224, 224) and pixels.dtype == torch.float32
@@ -36,7 +36,7 @@ def test_every_colour_mode_and_size_goes_in(mode: str, size: tuple[int, int]) ->
         torch.testing.assert_close(pixels, torch.full_like(pixels, 128 / 255), atol=0.02, rtol=0)
 
 
-def test_sixteen_bits_are_scaled_alpha_lies_on_white_and_exif_turns(tmp_path: Path) -> None:
+def test_sixteen_bits_are_scaled_alpha_is_put_on_white_and_exif_rotates(tmp_path: Path) -> None:
     grey = Image.fromarray(np.full((50, 50), 128 * 257, dtype=np.uint16))
     assert load_image(save(grey, tmp_path / "16.png")).mean().item() == pytest.approx(128 / 255, abs=0.01)
     assert load_image(save(Image.new("RGBA", (9, 9), (255, 0, 0, 0)), tmp_path / "clear.png")).min() == 1
@@ -44,11 +44,11 @@ def test_sixteen_bits_are_scaled_alpha_lies_on_white_and_exif_turns(tmp_path: Pa
     half.paste((255, 255, 255), (0, 0, 100, 50))
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
-    turned = load_image(save(half, tmp_path / "turned.jpg", exif=exif, quality=95))
-    assert turned[:, :90].mean() < 0.1 < 0.9 < turned[:, -90:].mean()
+    rotated = load_image(save(half, tmp_path / "rotated.jpg", exif=exif, quality=95))
+    assert rotated[:, :90].mean() < 0.1 < 0.9 < rotated[:, -90:].mean()
 
 
-def test_a_very_wide_picture_goes_in_and_a_bomb_does_not(tmp_path: Path) -> None:
+def test_a_very_wide_image_is_read_and_a_bomb_is_not(tmp_path: Path) -> None:
     assert load_image(save(Image.new("RGB", (20_000, 20), "red"), tmp_path / "wide.png")).shape == (3, 224, 224)
     with pytest.raises(ValueError, match="more than 80,000,000"):
         load_image(save(Image.new("1", (20_000, 4_001)), tmp_path / "bomb.png"))
@@ -57,7 +57,7 @@ def test_a_very_wide_picture_goes_in_and_a_bomb_does_not(tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 96_000])
 @pytest.mark.parametrize("channels", [1, 2, 6])
-def test_every_rate_and_number_of_channels_goes_in(kind: str, rate: int, channels: int, tmp_path: Path) -> None:
+def test_every_rate_and_number_of_channels_is_read(kind: str, rate: int, channels: int, tmp_path: Path) -> None:
     tone = np.sin(2 * np.pi * 440 * np.arange(rate) / rate) * 0.5
     soundfile.write(tmp_path / "a", np.tile(tone[:, None], (1, channels)), rate, format=kind)
     wave = load_audio(tmp_path / "a")
@@ -72,12 +72,12 @@ def test_every_depth_has_the_same_loudness(subtype: str, tmp_path: Path) -> None
     torch.testing.assert_close(load_audio(tmp_path / "a.wav"), torch.full((1600,), 0.5), atol=0.01, rtol=0)
 
 
-def test_whole_numbers_are_scaled_and_channels_averaged() -> None:
+def test_integers_are_scaled_and_channels_averaged() -> None:
     wave = torch.stack([torch.full((1600,), 16_384), torch.zeros(1600)]).to(torch.int16)
     torch.testing.assert_close(load_audio((wave, 16_000)), torch.full((1600,), 0.25))
 
 
-def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_audio_is_refused(tmp_path: Path) -> None:
     one = np.full(1600, 0.1)
     with pytest.raises(ValueError, match="rate"):
         load_audio((one, 16_000.5))
@@ -111,7 +111,7 @@ def test_silence_around_speech_is_cut_off() -> None:
         load_speech((torch.zeros(16_000), 16_000))
 
 
-def test_a_dark_picture_of_sixteen_bits_stays_dark(tmp_path: Path) -> None:
+def test_a_dark_image_of_sixteen_bits_stays_dark(tmp_path: Path) -> None:
     dark = Image.fromarray(np.full((224, 224), 200, dtype=np.uint16))
     assert float(load_image(save(dark, tmp_path / "dark.png")).max()) < 0.01
     bright = Image.fromarray(np.full((224, 224), 0.5, dtype=np.float32), mode="F")
@@ -157,7 +157,7 @@ def test_files_that_lie_about_their_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "TGA"])
-def test_damage_anywhere_is_met_in_our_words_or_not_at_all(format: str, tmp_path: Path) -> None:
+def test_damage_anywhere_is_read_or_refused_with_our_message(format: str, tmp_path: Path) -> None:
     good = io.BytesIO()
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(good, format)

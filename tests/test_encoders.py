@@ -1,4 +1,4 @@
-"""Eye and ear: ViT, mel front end, audio encoder, CTC, beside torch, torchaudio and librosa."""
+"""Image and audio encoder: ViT, mel front end, audio encoder, CTC, compared with torch, torchaudio and librosa."""
 
 import librosa
 import numpy as np
@@ -8,8 +8,8 @@ import torchaudio
 from torch import nn
 
 from tinyomni.audio import CHARS, AudioEncoderTiny, CTCHead, MelFrontend, audio_token_count, char_ids, ctc_greedy
-from tinyomni.shapes import ShapeError
 from tinyomni.layers import EncoderBlock
+from tinyomni.shapes import ShapeError
 from tinyomni.vision import ViTTiny
 
 
@@ -20,7 +20,7 @@ def louder(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-# ---- eye ------------------------------------------------------------------------------------------------------------
+# ---- image encoder --------------------------------------------------------------------------------------------------
 
 
 def test_patches_are_cut_in_reading_order_by_a_linear_map() -> None:
@@ -73,19 +73,19 @@ def test_audio_blocks_are_torchs() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 224, 224, 3), (3, 224, 224), (1, 3, 200, 224), (1, 1, 224, 224)])
-def test_a_picture_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ShapeError, match="expected `?img"):
+def test_an_image_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match=r"expected `?img"):
         ViTTiny()(torch.rand(shape))
 
 
-def test_nan_in_the_eye_is_counted_apart() -> None:
+def test_nan_in_the_image_encoder_is_counted_apart() -> None:
     vision = ViTTiny()
     vision.norm.weight.data[0] = torch.nan
     with pytest.raises(RuntimeError, match=r"ViTTiny: cls: NaN=1, Inf=0, grid: NaN=196, Inf=0"):
         vision(torch.rand(1, 3, 224, 224))
 
 
-# ---- ear ------------------------------------------------------------------------------------------------------------
+# ---- audio encoder --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hop", [160, 1280])
@@ -116,7 +116,7 @@ def test_mel_frames_are_samples_divided_by_the_hop_and_never_swapped(samples: in
     assert MelFrontend()(torch.randn(1, samples)).shape == (1, samples // 160, 128)
 
 
-def test_every_mel_filter_holds_something_and_too_short_a_window_is_refused() -> None:
+def test_every_mel_filter_has_a_frequency_bin_and_too_short_a_window_is_refused() -> None:
     for hop in (160, 1280):
         assert (MelFrontend(hop=hop).filters.sum(0) > 0).all()
     with pytest.raises(ValueError, match="mel filters hold no frequency bin"):
@@ -156,7 +156,7 @@ def test_padding_changes_no_valid_token_and_a_batch_is_its_members() -> None:
         assert together[row, tokens:].abs().sum() == 0
 
 
-def test_the_order_of_sounds_matters() -> None:
+def test_the_order_of_audio_matters() -> None:
     audio = louder(AudioEncoderTiny())
     mel = torch.randn(1, 40, 128)
     swapped = torch.cat([mel[:, 20:], mel[:, :20]], dim=1)
@@ -178,7 +178,7 @@ def test_ctc_collapse_is_a_slow_loop() -> None:
         assert text == slow
 
 
-def test_ctc_has_98_characters_and_a_blank_and_reads_what_was_written() -> None:
+def test_ctc_has_98_characters_and_a_blank_and_decodes_what_was_encoded() -> None:
     assert len(CHARS) == 98 and CTCHead()(torch.randn(2, 5, 192)).shape == (2, 5, 99)
     ids = char_ids("Hello!\tté\n")
     assert ids.count(98) == 1  # é is none of them
@@ -186,7 +186,7 @@ def test_ctc_has_98_characters_and_a_blank_and_reads_what_was_written() -> None:
     assert ctc_greedy(one_hot) == ["Hello"]
 
 
-def test_nan_in_the_ear_is_found() -> None:
+def test_nan_in_the_audio_encoder_is_found() -> None:
     audio = AudioEncoderTiny()
     audio.norm.weight.data[0] = torch.nan
     with pytest.raises(RuntimeError, match=r"AudioEncoderTiny: embeddings: NaN=25"):

@@ -62,7 +62,7 @@ def test_one_changed_bit_is_noticed(weights: Path, tmp_path: Path, place: float)
         Omni.from_pretrained(tmp_path / "bit")
 
 
-def test_changed_words_are_noticed_too(weights: Path, tmp_path: Path) -> None:
+def test_changed_metadata_is_noticed_too(weights: Path, tmp_path: Path) -> None:
     data = weights.read_bytes()
     (tmp_path / "limits").write_bytes(data.replace(b"-0.25", b"-9.25"))
     with pytest.raises(ValueError, match="checksum"):
@@ -116,7 +116,7 @@ def test_without_shipped_weights_it_says_what_to_do(monkeypatch: pytest.MonkeyPa
         Omni.from_pretrained()
 
 
-def test_the_package_takes_its_weights_along() -> None:
+def test_the_package_includes_its_weights() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))
     assert "weights/*" in project["tool"]["setuptools"]["package-data"]["tinyomni"]
     assert weights_file.SHIPPED.parent == TOP / "tinyomni" / "weights"
@@ -127,7 +127,7 @@ def test_the_package_takes_its_weights_along() -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A run folder with untrained stages: eye and ear of the stage omni are those of their own stages."""
+    """A run folder with untrained stages: the encoders of the stage omni are those of their own stages."""
     place = Place(tmp_path_factory.mktemp("runs"), "smoke")
     torch.manual_seed(0)
     stages = {name: export.stage_of(name) for name in export.PARTS}
@@ -217,7 +217,7 @@ def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
 # ---- what ships -----------------------------------------------------------------------------------------------------
 
 
-def test_what_ships_sees_hears_and_speaks() -> None:
+def test_shipped_weights_answer_transcribe_and_speak() -> None:
     folder = weights_file.SHIPPED.parent
     assert sum(each.stat().st_size for each in folder.iterdir()) <= 30_000_000
     omni = Omni.from_pretrained()
