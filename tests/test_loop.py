@@ -1,5 +1,6 @@
 """The training loop: held against a plain loop, and against everything that goes wrong in one."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -7,6 +8,7 @@ import sys
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
+from tinyomni import stability
 from tinyomni.config import ThinkerConfig
 from tinyomni.layers import DecoderBlock
 from tinyomni.thinker import ThinkerLM
@@ -25,7 +28,7 @@ from tinyomni.training.distributed import Batches, MicroBatchSampler, ProcessGro
 from tinyomni.training.log import read_log
 from tinyomni.training.loop import fit
 from tinyomni.training.optim import learning_rate
-from tinyomni.training.run import Result
+from tinyomni.training.run import Result, total_costs
 from tinyomni.training.settings import Settings
 from tinyomni.training.stage import Stage
 
@@ -214,6 +217,18 @@ def test_the_order_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     run(tmp_path, steps=1, grad_accum_steps=2)
     order = ["scale", "scale", "unscale_", "check_gradient_explosion", "clip_gradients", "step", "update", "zero_grad"]
     assert calls == order
+
+
+def test_the_gradient_norm_is_computed_once_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check and the clipping share it; torch's own clipping would compute it again."""
+    calls = []
+    real = stability.gradient_norm
+    monkeypatch.setattr(stability, "gradient_norm", lambda model: calls.append(1) or real(model))
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", None)
+    monkeypatch.setattr(nn.utils, "get_total_norm", None)
+    run(tmp_path, steps=3, max_grad_norm=0.1)
+    assert len(calls) == 3
+    assert all(entry["grad_norm"] > 0.1 for entry in read_log(tmp_path / "log.jsonl") if "loss" in entry)
 
 
 # ---- optimizer ------------------------------------------------------------------------------------------------------
@@ -473,11 +488,29 @@ def test_epochs_differ_seeds_differ_and_lengths_are_alike() -> None:
     assert max(spread) < 20
 
 
+def test_the_costs_of_earlier_runs_add_up(tmp_path: Path) -> None:
+    run(tmp_path / "one", eval_every=4)
+    run(tmp_path / "two", init_from=str(tmp_path / "one"), steps=5)
+    result, _ = run(tmp_path / "three", init_from=str(tmp_path / "two"), steps=3)
+    assert result.initialized_from is not None and result.initialized_from["steps"] == 12 + 5
+    assert total_costs(dataclasses.asdict(result))["samples"] == (12 + 5 + 3) * 32
+    written = json.loads((tmp_path / "three" / "result.json").read_text(encoding="utf-8"))
+    assert written["initialized_from"] == result.initialized_from
+
+
 def test_a_run_starts_from_the_weights_of_another(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     learned = run(tmp_path / "one", eval_every=4)[1]
     checkpoint.load_weights(learned, tmp_path / "one")
     start = str(tmp_path / "one")
     result, stage = run(tmp_path / "two", init_from=start, steps=1, lr=1e-12)
+    assert result.initialized_from == {
+        "run": start,
+        "steps": 4,
+        "seconds": ANY,
+        "samples": 12 * 32,
+        "tokens": ANY,
+        "skipped": 0,
+    }
     assert result.steps == 1 and losses(tmp_path / "two")[0] < losses(tmp_path / "one")[0]
     torch.testing.assert_close(weights(stage), weights(learned))
     better = Toy()
