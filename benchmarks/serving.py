@@ -1,11 +1,11 @@
-"""How long until the first token of `ask` and the first sound of `speak`, and how fast speech is beside real time.
+"""Time to the first token of `ask` and to the first audio of `speak`, and the real-time factor (RTF) of speech.
 
     python benchmarks/serving.py [--weights FILE] [--device cuda] [--threads 2] [--json FILE]
 
 *cold* is a process of its own, from its start to the first output: Python, imports, weights, the first call. *warm* is
 a call in a process that has answered before; the median of several. The real-time factor is seconds of work for one
-second of speech: below 1 it is faster than it is listened to. Processor time is printed beside it, because on a machine
-that does other work the clock counts that too.
+second of speech: below 1 it is generated faster than it is played. Processor time is printed beside it, because on a
+machine that does other work the clock counts that too.
 """
 
 import argparse
@@ -20,7 +20,7 @@ QUESTION, SENTENCE = "What colour is the circle?", "There is a big red circle on
 
 
 def first(omni: Any, what: str) -> tuple[float, float]:
-    """Seconds to the first output, and by the processor: of a question, a spoken question, or a sentence to say."""
+    """Seconds to the first output, by the clock and by the processor: of a question, a spoken one, or a sentence."""
     from tinyomni.apps.chat import speak_sentences
     from tinyomni.dry_run import AUDIO, IMAGE
 
@@ -33,7 +33,7 @@ def first(omni: Any, what: str) -> tuple[float, float]:
 
 
 def load(weights: str | None, device: str, threads: int) -> Any:
-    """The model, and the threads that it may use."""
+    """The model on its device, with the number of threads set."""
     import torch
 
     from tinyomni import Omni
@@ -55,8 +55,8 @@ def cold(what: str, args: argparse.Namespace) -> float:
     return seconds
 
 
-def real_time(omni: Any, times: int) -> tuple[float, float, float]:
-    """Seconds of work for a second of speech, by the clock and by the processor; and the seconds of speech."""
+def real_time_factor(omni: Any, times: int) -> tuple[float, float, float]:
+    """The RTF by the clock and by the processor, and the seconds of speech."""
     omni.speak(SENTENCE)
     start, work, samples = time.perf_counter(), time.process_time(), 0
     for _ in range(times):
@@ -88,7 +88,7 @@ def main() -> None:
         found[what] = {"cold": cold(what, args), "warm": statistics.median(clock), "processor": statistics.median(work)}
         row = found[what]
         print(f"{what:30}{row['cold']:9.2f}{row['warm']:9.3f}{row['processor']:18.3f}")
-    clock, work, seconds = real_time(omni, args.times)
+    clock, work, seconds = real_time_factor(omni, args.times)
     found["real time"] = {"factor": clock, "processor": work, "seconds": seconds}
     print(f"\nreal-time factor of {seconds:.2f} s of speech: {clock:.2f} by the clock, {work:.2f} by the processor")
     if args.json:

@@ -2,8 +2,8 @@
 
     python benchmarks/training.py [--device cuda]
 
-One step is forward, backward and the optimiser's step, on random data of the sizes that the stage has with its
-`laptop` preset, and with that preset's optimiser; the reference has AdamW. It gets the same data where it can: Hugging
+One step is forward, backward and the optimizer's step, on random data of the sizes that the stage has with its
+`laptop` preset, and with that preset's optimizer; the reference has AdamW. It gets the same data where it can: Hugging
 Face's Llama of the Thinker's, or the Talker's, sizes on as many positions; `torch.nn.TransformerEncoder` of the
 encoder's sizes on as many tokens, behind the same convolutions. Memory is the peak that a process of its own reaches
 above what it holds before the first step (on a GPU, what torch counts). The codec's stage is left out: its step is one
@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -29,7 +28,8 @@ from tinyomni.audio import AudioEncoderTiny, CTCHead, MelFrontend
 from tinyomni.config import TINY
 from tinyomni.talker import TalkerTiny, previous
 from tinyomni.thinker import ThinkerLM
-from tinyomni.training.engine import Muon
+from tinyomni.training import stages
+from tinyomni.training.optim import Muon
 from tinyomni.training.stages.thinker import next_token_loss
 from tinyomni.vision import ViTTiny
 
@@ -37,7 +37,7 @@ Step = tuple[nn.Module, Callable[[], Tensor], int, int]  # model, loss, samples,
 
 
 def llama(vocab: int, width: int, layers: int, heads: int, hidden: int) -> nn.Module:
-    """The reference for what is causal."""
+    """The reference for causal models."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
@@ -47,7 +47,7 @@ def llama(vocab: int, width: int, layers: int, heads: int, hidden: int) -> nn.Mo
 
 
 def encoder(width: int, layers: int, heads: int, hidden: int) -> nn.Module:
-    """The reference for what looks everywhere."""
+    """The reference for encoders with full attention."""
     layer = nn.TransformerEncoderLayer(width, heads, hidden, dropout=0.0, activation="gelu", batch_first=True,
                                        norm_first=True)  # fmt: skip
     return nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
@@ -61,15 +61,15 @@ def thinker(ours: bool, device: str) -> Step:
 
 
 def vision(ours: bool, device: str) -> Step:
-    """16 pictures."""
-    cfg, pictures = TINY.vision, torch.rand(16, 3, 224, 224, device=device)
+    """16 images."""
+    cfg, images = TINY.vision, torch.rand(16, 3, 224, 224, device=device)
     model: nn.Module = ViTTiny() if ours else encoder(cfg.vision_dim, cfg.layers, cfg.heads, cfg.intermediate_size)
     if ours:
-        return model, lambda: model(pictures).square().mean(), 16, 16 * 197
+        return model, lambda: model(images).square().mean(), 16, 16 * 197
     model.patches = nn.Conv2d(3, cfg.vision_dim, cfg.patch, cfg.patch)
 
     def loss() -> Tensor:
-        tokens = model.patches(pictures).flatten(2).transpose(1, 2)
+        tokens = model.patches(images).flatten(2).transpose(1, 2)
         return model(F.pad(tokens, (0, 0, 1, 0)))[:, 0].square().mean()
 
     return model, loss, 16, 16 * 197
@@ -93,7 +93,7 @@ def audio(ours: bool, device: str) -> Step:
 
 
 def talker(ours: bool, device: str) -> Step:
-    """32 sayings of 12 text tokens and 25 frames."""
+    """32 texts of 12 text tokens and 25 frames."""
     cfg, text = TINY.talker, torch.randint(4, 1300, (32, 12), device=device)
     codes = torch.randint(0, cfg.codebook_size, (32, 25, 2), device=device)
     if ours:
@@ -110,23 +110,25 @@ def talker(ours: bool, device: str) -> Step:
     model.lm_head = nn.Linear(cfg.talker_dim, 2 * cfg.codebook_size, bias=False)
     ids = torch.cat([text, codes[..., 0]], dim=1)
 
-    def plain() -> Tensor:
+    def reference_loss() -> Tensor:
         logits = model(ids).logits[:, 12:].reshape(32 * 25 * 2, cfg.codebook_size)
         return F.cross_entropy(logits, codes.flatten())
 
-    return model, plain, 32, 32 * 37
+    return model, reference_loss, 32, 32 * 37
 
 
 def omni(ours: bool, device: str) -> Step:
-    """32 rows of a picture, 1.5 s of sound and 12 text tokens, as the frozen eye and ear give them."""
+    """32 examples of an image, 1.5 s of audio and 12 text tokens, as the frozen encoders' features."""
     cfg, ids = TINY.thinker, torch.randint(4, 1300, (32, 12), device=device)
-    senses = torch.randn(32, 39, TINY.audio.audio_dim, device=device)
+    features = torch.randn(32, 39, TINY.audio.audio_dim, device=device)
     proj = nn.Linear(TINY.audio.audio_dim, cfg.d_model)
-    body: nn.Module = ThinkerLM() if ours else llama(cfg.vocab, cfg.d_model, cfg.layers, cfg.heads, cfg.intermediate_size)
+    body: nn.Module = (
+        ThinkerLM() if ours else llama(cfg.vocab, cfg.d_model, cfg.layers, cfg.heads, cfg.intermediate_size)
+    )
     table = body.tok_emb if ours else body.get_input_embeddings()
 
     def loss() -> Tensor:
-        x = torch.cat([proj(senses), table(ids)], dim=1)
+        x = torch.cat([proj(features), table(ids)], dim=1)
         logits = body(embeddings=x) if ours else body(inputs_embeds=x).logits
         return next_token_loss(logits[:, 39:], ids)
 
@@ -144,9 +146,9 @@ def measure(stage: str, ours: bool, device: str, seconds: float) -> dict[str, fl
     torch.set_num_threads(1)
     model, loss, samples, tokens = STAGES[stage](ours, device)
     model.to(device)
-    settings = dataclasses.replace(import_module(f"tinyomni.training.stages.{stage}").SETTINGS["laptop"], lr=1e-4)
-    muon = ours and settings.optimiser == "muon"
-    optimiser = Muon(model, settings) if muon else torch.optim.AdamW(model.parameters(), lr=1e-4)
+    settings = dataclasses.replace(stages.get(stage).presets["laptop"], lr=1e-4)
+    muon = ours and settings.optimizer == "muon"
+    optimizer = Muon(model, settings) if muon else torch.optim.AdamW(model.parameters(), lr=1e-4)
     cuda = device.startswith("cuda")
 
     def peak() -> float:
@@ -157,9 +159,9 @@ def measure(stage: str, ours: bool, device: str, seconds: float) -> dict[str, fl
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 5:
         start = time.perf_counter() if cuda else time.thread_time()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss().backward()
-        optimiser.step()
+        optimizer.step()
         if cuda:
             torch.cuda.synchronize()
         times.append((time.perf_counter() if cuda else time.thread_time()) - start)

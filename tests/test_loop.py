@@ -505,7 +505,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path: Path, capfd: pytest.
     result, stage = run(tmp_path / "two", init_from=start, steps=1, lr=1e-12)
     assert result.initialized_from == {
         "run": start,
-        "steps": 4,
+        "steps": 12,
         "seconds": ANY,
         "samples": 12 * 32,
         "tokens": ANY,
