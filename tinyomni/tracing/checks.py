@@ -14,6 +14,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import inspect
+import pkgutil
 import reprlib
 import sys
 import types
@@ -34,6 +35,7 @@ from tinyomni.tracing.mismatch import Context, Mismatch
 CONF = BeartypeConf(is_pep484_tower=True)
 CHECKER = beartype(conf=CONF)
 OURS = __name__.rpartition(".")[0]  # the tracer itself is never checked
+NOTHING = "check_shapes({!r}): it has no function with jaxtyping annotations, so that nothing is checked"
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,30 +43,29 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     inner = jaxtyping.jaxtyped(function, typechecker=CHECKER)
     signature = inspect.signature(function)
 
-    if inspect.iscoroutinefunction(function):
+    @functools.wraps(function)
+    def with_checks(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return inner(*args, **kwargs)
+        except ShapeError:  # explained already, by a call further inside
+            raise
+        except TypeCheckError as error:
+            raise _explained(function, signature, args, kwargs, error) from error
 
-        @functools.wraps(function)
-        async def with_checks(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return await inner(*args, **kwargs)
-            except ShapeError:  # explained already, by a call further inside
-                raise
-            except TypeCheckError as error:
-                raise _explained(function, signature, args, kwargs, error) from error
+    @functools.wraps(function)
+    async def awaited_with_checks(*args: Any, **kwargs: Any) -> Any:
+        """jaxtyping would judge the coroutine, not what it returns."""
+        arguments = signature.bind(*args, **kwargs).arguments
+        if found := why(function, signature, arguments):
+            raise _refused(function, arguments, found)
+        result = await function(*args, **kwargs)
+        if found := why(function, signature, arguments, result):
+            raise ShapeError(str(found))
+        return result
 
-    else:
-
-        @functools.wraps(function)
-        def with_checks(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return inner(*args, **kwargs)
-            except ShapeError:  # explained already, by a call further inside
-                raise
-            except TypeCheckError as error:
-                raise _explained(function, signature, args, kwargs, error) from error
-
-    with_checks.__shapes_checked__ = True  # type: ignore[attr-defined]
-    return with_checks
+    wrapper: Any = awaited_with_checks if inspect.iscoroutinefunction(function) else with_checks
+    wrapper.__shapes_checked__ = True
+    return wrapper
 
 
 def _explained(
@@ -76,26 +77,36 @@ def _explained(
     if found is None:
         hint = annotations.hints_of(function).get("return")
         return ShapeError(f"{function.__qualname__}: expected the result {annotations.show(hint)}.\n\n{error}")
+    return _refused(function, arguments, found, f"\n\n{error}")
+
+
+def _refused(function: Any, arguments: Mapping[str, Any], found: Mismatch, more: str = "") -> ShapeError:
+    """The error of a call that does not begin; a trace that is running records it."""
     if recorder.current is not None:
         recorder.current.refused(function, arguments, found)
-    return ShapeError(f"{found}\n\n{error}")
+    return ShapeError(f"{found}{more}")
 
 
-def why(function: Callable[..., Any], signature: inspect.Signature, arguments: Mapping[str, Any]) -> Mismatch | None:
-    """Which argument does not fit; None if they all do, so that it must be the result."""
+NO_RESULT = object()
+
+
+def why(
+    function: Callable[..., Any], signature: inspect.Signature, arguments: Mapping[str, Any], result: Any = NO_RESULT
+) -> Mismatch | None:
+    """Which argument does not fit, or else the result if there is one; None if all do."""
     hints = annotations.hints_of(function)
     braces = annotations.brace_values(annotations.braces(hints), arguments)
     hints = {name: annotations.fill(hint, braces) for name, hint in hints.items()}
     call = function.__qualname__
-    name = annotations.mismatched(arguments, hints)
+    given = dict(arguments) if result is NO_RESULT else {**arguments, "return": result}
+    name = annotations.mismatched(given, hints)
     if name is not None:
-        bound = [
-            each for name in arguments for each in values.annotated_tensors(name, arguments[name], hints.get(name))
-        ]
+        bound = [each for other in given for each in values.annotated_tensors(other, given[other], hints.get(other))]
         context = Context(glossary=glossary_of(function.__module__))
-        return mismatch.explain(call, name, arguments[name], bound, hints, context)
-    for name, value in arguments.items():
-        one = signature.parameters[name].kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return mismatch.explain(call, name, given[name], bound, hints, context)
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for name, value in given.items():
+        one = name == "return" or signature.parameters[name].kind not in several
         if one and name in hints and not is_bearable(value, hints[name], conf=CONF):
             kind = hints[name].__name__ if isinstance(hints[name], type) else str(hints[name])
             return Mismatch(call, name, kind, f"{reprlib.repr(value)} ({type(value).__name__})")
@@ -179,7 +190,9 @@ class Finder(importlib.abc.MetaPathFinder):
         """Only for the package's own modules; the tracer's are left alone."""
         if not within(fullname, self.package) or within(fullname, OURS):
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        others = [each for each in sys.meta_path if not isinstance(each, Finder) and hasattr(each, "find_spec")]
+        found = (each.find_spec(fullname, path, target) for each in others)
+        spec = next((each for each in found if each is not None), None)
         if spec is None or spec.loader is None:
             return None
         loader, package = spec.loader, self.package
@@ -187,22 +200,30 @@ class Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: types.ModuleType) -> None:
             load(module)
-            wrap_module(module, package)
+            if not wrap_module(module, package) and not hasattr(module, "__path__") and module.__name__ == package:
+                warnings.warn(NOTHING.format(package), stacklevel=2)
 
         loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
 def check_shapes(package: str = __name__.partition(".")[0]) -> None:
-    """Check the shapes of every call into a package or module from now on. Call it first: names that were imported
-    into other packages stay plain. Warns if what is imported already has nothing to check."""
+    """Check the shapes of every call into a package or module from now on.
+
+    Call it first: copies that other packages have imported already stay plain. Functions that are defined inside
+    functions are left out. Raises ModuleNotFoundError for an unknown name, and warns if there is nothing to check.
+    """
     recorder.strict_by_default = True
     if any(isinstance(finder, Finder) and finder.package == package for finder in sys.meta_path):
         return
-    sys.meta_path.insert(0, Finder(package))
-    loaded = [module for name, module in list(sys.modules.items()) if within(name, package) and not within(name, OURS)]
-    found = sum([wrap_module(module, package) for module in loaded])
-    if loaded and not found and not any(hasattr(module, "__path__") for module in loaded):
-        warnings.warn(f"check_shapes({package!r}): no function of it has jaxtyping annotations", stacklevel=2)
-    elif not loaded and importlib.util.find_spec(package) is None:
+    loaded = {
+        name: each for name, each in list(sys.modules.items()) if within(name, package) and not within(name, OURS)
+    }
+    if not loaded and importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(f"check_shapes({package!r}): there is no module of this name", name=package)
+    sys.meta_path.insert(0, Finder(package))
+    found = sum([wrap_module(module, package) for module in loaded.values()])
+    root = getattr(sys.modules.get(package), "__path__", None)
+    lazy = root is not None and len(loaded) == 1 and any(pkgutil.iter_modules(root))  # its modules may come later
+    if loaded and not found and not lazy:
+        warnings.warn(NOTHING.format(package), stacklevel=2)

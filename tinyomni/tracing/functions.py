@@ -103,24 +103,32 @@ class Located:
         named = _by_name(code, frame.f_globals, owner)
         self._found: list[tuple[weakref.ref[Any], Function]] = []
         self._common: dict[tuple[int, ...], Function] = {}
-        self._searches = 0
+        self._searches, self._references = 0, 0
         self.only: Function | None = None
         self.shared = False  # may be several functions with different annotations
+        self._bare: Function | None = None  # without annotations, for when it was searched too often
         if named is not None or not _is_hidden(code, frame.f_globals):
             self.only = describe_function(frame, named, owner)
             return
         self._search(frame)
-        self.shared = self.only is not None and self.only.annotated and not _is_constant(code, frame.f_globals)
+        if self.only is not None and self.only.annotated and not _is_constant(code, frame.f_globals):
+            self.shared = True
+            self._bare = replace(self.only, hints={}, braces={})
 
     def at(self, frame: types.FrameType) -> Function | None:
         """The function of this frame; where that cannot be told, what all candidates have in common."""
         if not self.shared:
             return self.only
         code = frame.f_code
-        if self._searches < MOST_SEARCHES and (
-            sys.getrefcount(code) > self._references or any(function() is None for function, _ in self._found)
-        ):
+        if self._references == 0:
+            self._references = sys.getrefcount(code)
+        gone = any(function() is None for function, _ in self._found)
+        # each function of this code refers to it; the count is always taken here, where as much else does
+        if gone or sys.getrefcount(code) > self._references:
+            if self._searches >= MOST_SEARCHES:
+                return self._bare
             self._search(frame)
+            self._references = sys.getrefcount(code)
         running = [place for place, (function, _) in enumerate(self._found) if _may_be(function(), frame)]
         places = tuple(running or range(len(self._found)))
         if places not in self._common:
@@ -133,7 +141,8 @@ class Located:
         self._searches += 1
         self._common.clear()
         self._found.clear()
-        for each in gc.get_referrers(code):
+        referrers = gc.get_referrers(code)
+        for each in referrers:
             # a wrapper has the annotations of the function that it wraps, which is recorded itself
             if inspect.isfunction(each) and each.__code__ is code and not hasattr(each, "__wrapped__"):
                 found = describe_function(frame, each, owner)
@@ -143,7 +152,6 @@ class Located:
         self.only = (
             common([found for _, found in self._found]) if self._found else describe_function(frame, None, owner)
         )
-        self._references = sys.getrefcount(code)
 
 
 def _is_hidden(code: types.CodeType, names: Mapping[str, Any]) -> bool:
@@ -245,6 +253,6 @@ def file_of(code: types.CodeType, names: Mapping[str, Any]) -> str:
 
 
 def is_library(code: types.CodeType) -> bool:
-    """Code that the reader did not write: torch's own, and other installed packages."""
+    """Code that the reader did not write: Python's own, torch's, and that of other installed packages."""
     name = code.co_filename
-    return "site-packages" in name or "dist-packages" in name or name.startswith("<frozen")
+    return "site-packages" in name or "dist-packages" in name or name.startswith(("<frozen", *LIBRARIES))

@@ -7,7 +7,7 @@ _registered: dict[str, Mapping[str, str]] = {}
 
 
 def register_glossary(package: str, axes: Mapping[str, str]) -> None:
-    """Explain the axis names of all functions in `package`: `register_glossary("mine", {"genes": "measured genes"})`."""
+    """Explain the axis names of a package's functions: `register_glossary("mine", {"genes": "measured genes"})`."""
     _registered[package] = axes
 
 

@@ -36,7 +36,6 @@ from tinyomni.tracing.values import annotated_tensors, describe, key_of, tensors
 
 MOST_SIGNATURES = 512  # of one function, that are remembered
 RETURNS = frozenset(dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in dis.opmap)
-NO_TORCH_FUNCTION = torch._C.DisableTorchFunction  # so that nobody's tensor class or mode sees what the hook reads
 
 strict_by_default = False
 """Do traces raise at their end if a value did not fit? `check_shapes()` says so: the checks would have raised, too."""
@@ -140,6 +139,7 @@ class Recorder:
         self._dynamo = "torch._dynamo" in sys.modules
         self._stance = torch.compiler.set_stance("force_eager") if self._dynamo else nullcontext()
         self._thread = threading.get_ident()
+        self._threads = running_threads()
         threading.setprofile(self._other_thread)
         sys.setprofile(self._hook())
 
@@ -161,27 +161,36 @@ class Recorder:
 
     def _hook(self) -> Callable[[types.FrameType, str, Any], None]:
         """The profile function; its names are local because it is called for every call of the run."""
-        codes, stack, enter, leave, fault = self._codes, self._open, self._enter, self._leave, self._fault
+        codes, stack, quietly, enter, leave = self._codes, self._open, self._quietly, self._enter, self._leave
 
         def hook(frame: types.FrameType, event: str, arg: Any) -> None:
             if event == "call":
                 code = frame.f_code
                 known = codes.get(id(code))
-                try:
-                    if known is None:
-                        known = codes[id(code)] = (code, None)  # if locating it fails, it is not tried again
-                        known = codes[id(code)] = (code, locate(frame))
-                    if known[1] is not None:
-                        enter(frame, known[1])
-                except Exception as error:  # of ours, or of the program's objects that were looked at
-                    fault(code, error)
+                if known is None:
+                    known = codes[id(code)] = (code, quietly(locate, frame))
+                if known[1] is not None:
+                    quietly(enter, frame, known[1])
             elif event == "return" and stack and stack[-1].frame is frame:
-                try:
-                    leave(frame, arg)
-                except Exception as error:
-                    fault(frame.f_code, error)
+                quietly(leave, frame, arg)
 
         return hook
+
+    def _quietly(self, action: Callable[..., Any], frame: types.FrameType, *rest: Any) -> Any:
+        """Act so that the program does not notice: neither its tensor classes and modes, nor torch.jit.trace, see what
+        is read; an exception, be it ours or that of an object that was looked at, is said at the end."""
+        tracing = torch._C._get_tracing_state()
+        if tracing is not None:
+            torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+        try:
+            with torch._C.DisableTorchFunction():
+                return action(frame, *rest)
+        except Exception as error:
+            self._fault(frame.f_code, error)
+            return None
+        finally:
+            if tracing is not None:
+                torch._C._set_tracing_state(tracing)  # type: ignore[attr-defined]
 
     def _fault(self, code: types.CodeType, error: Exception) -> None:
         """What the hook could not do is said at the end."""
@@ -189,12 +198,9 @@ class Recorder:
 
     def _other_thread(self, frame: types.FrameType, event: str, arg: Any) -> None:
         """Runs in threads that are started meanwhile: notes that there was something to see, and steps aside."""
-        try:
-            if event == "call" and locate(frame) is not None:
-                self._threads.add(threading.current_thread().name)
-                sys.setprofile(None)
-        except Exception as error:
-            self._fault(frame.f_code, error)
+        if event == "call" and self._quietly(locate, frame) is not None:
+            self._threads.add(threading.current_thread().name)
+            sys.setprofile(None)
 
     # ---- calls
 
@@ -210,27 +216,26 @@ class Recorder:
         local = frame.f_locals
         values = {name: local[name] for name in function.parameters if name in local}
         above = self._open[-1] if self._open else None
-        with NO_TORCH_FUNCTION():
-            signature = self._signature(calls, values)
-            record = Record(
-                id=len(self.trace.steps),
-                parent=above.record.id if above else None,
-                depth=len(self._open),
-                call=function.call,
-                number=calls.count,
-                title=function.title,
-                declared=function.declared,
-                inputs=signature.inputs,
-                file=function.file,
-                line=function.line,
-                sources=tuple(dict.fromkeys(self._sources(values.values()))),
-            )
-            owner = next(iter(values.values()), None)
-            training = above.training if above else False
-            if isinstance(owner, nn.Module):
-                record.path, training = self._path(owner), owner.training
-            call = OpenCall(frame, record, function, signature, training)
-            self._phase(call, values, owner, above)
+        signature = self._signature(calls, values)
+        record = Record(
+            id=len(self.trace.steps),
+            parent=above.record.id if above else None,
+            depth=len(self._open),
+            call=function.call,
+            number=calls.count,
+            title=function.title,
+            declared=function.declared,
+            inputs=signature.inputs,
+            file=function.file,
+            line=function.line,
+            sources=tuple(dict.fromkeys(self._sources(values.values()))),
+        )
+        owner = next(iter(values.values()), None)
+        training = above.training if above else False
+        if isinstance(owner, nn.Module):
+            record.path, training = self._path(owner), owner.training
+        call = OpenCall(frame, record, function, signature, training)
+        self._phase(call, values, owner, above)
         calls.count += 1
         self.trace.steps.append(record)
         self._open.append(call)
@@ -273,16 +278,15 @@ class Recorder:
             if record.status == "open":
                 record.status = STOPPED if record.phase == "recompute" else "raised"
             return
-        with NO_TORCH_FUNCTION():
-            key = key_of(result)
-            if key not in signature.outputs:
-                fits = signature.wrong is not None or annotations.result_fits(
-                    [each[1:] for each in signature.bound], result, signature.hints.get("return")
-                )
-                outputs = tuple(describe("out", result, call.function.hints.get("return")))
-                signature.outputs[key] = (outputs, fits)
-            record.outputs, fits = signature.outputs[key]
-            self._remember(result, record.id)
+        key = key_of(result)
+        if key not in signature.outputs:
+            fits = signature.wrong is not None or annotations.result_fits(
+                [each[1:] for each in signature.bound], result, signature.hints.get("return")
+            )
+            outputs = tuple(describe("out", result, call.function.hints.get("return")))
+            signature.outputs[key] = (outputs, fits)
+        record.outputs, fits = signature.outputs[key]
+        self._remember(result, record.id)
         if record.status == "open":
             record.status = "ok"
             if not fits:
@@ -373,16 +377,15 @@ class Recorder:
         """Mark the record; the first problem of a run is explained in full."""
         record = call.record
         record.status = f"{name}: does not fit its annotation"
-        with NO_TORCH_FUNCTION():
-            context = self._context(call.function.module)
-            found = mismatch.explain(record.call, name, values[name], bound, call.signature.hints, context)
-            record.status = _status(found)
-            self.trace.mismatches.append(found)
-            if self._problem_at is not None:
-                return
-            self._problem_at = record.id
-            name = found.argument.partition(".")[0]
-            self.trace.problem = f"{found}{self._where(call, name, values.get(name))}"
+        context = self._context(call.function.module)
+        found = mismatch.explain(record.call, name, values[name], bound, call.signature.hints, context)
+        record.status = _status(found)
+        self.trace.mismatches.append(found)
+        if self._problem_at is not None:
+            return
+        self._problem_at = record.id
+        name = found.argument.partition(".")[0]
+        self.trace.problem = f"{found}{self._where(call, name, values.get(name))}"
 
     def _where(self, call: OpenCall, name: str, value: Any) -> str:
         """The line of the call or of the result, and the call that made the tensor."""
@@ -415,7 +418,7 @@ class Recorder:
         notes = self.trace.notes
         notes += [f"{text}{f' ({count} times)' if count > 1 else ''}" for text, count in self._faults.items()]
         if self._threads:
-            notes.append(f"calls in other threads were not traced: {', '.join(sorted(self._threads))}")
+            notes.append(f"calls in other threads are not traced: {', '.join(sorted(self._threads))}")
         compiled = sys.modules.get("torch._dynamo.utils")
         if not self._dynamo and compiled is not None and compiled.counters["frames"]["total"]:
             notes.append("torch.compile was first used inside the trace: what it compiled could not be seen")
@@ -461,6 +464,24 @@ def _status(found: Mismatch) -> str:
     return f"{found.argument}: expected {found.annotation}, got {found.value}"
 
 
+def running_threads() -> set[str]:
+    """The names of other threads that may be at work: Python lets nobody watch a thread that has begun. Left out are
+    daemons that run libraries' code only, such as those of Jupyter and progress bars, and the main thread."""
+    frames = sys._current_frames()
+    del frames[threading.get_ident()]  # it would hold this very frame, in a cycle
+    found = set()
+    for thread in threading.enumerate():
+        frame, names = frames.get(thread.ident or 0), []
+        while frame is not None:
+            names.append(frame.f_code)
+            frame = frame.f_back
+        if thread not in (threading.current_thread(), threading.main_thread()) and (
+            not thread.daemon or any(not is_library(code) for code in names)
+        ):
+            found.add(thread.name)
+    return found
+
+
 def _is_recomputed(frame: types.FrameType, above: OpenCall | None) -> bool:
     """Is activation checkpointing between this call and the one above it?"""
     if "torch.utils.checkpoint" not in sys.modules:
@@ -482,6 +503,8 @@ def cache_length(cache: Any) -> int | None:
         return None
     for name in ("size", "length"):
         length = getattr(cache, name, None) if length is None else length
+    if isinstance(length, Tensor) and length.device.type == "cpu" and not torch._C._len_torch_dispatch_stack():
+        return int(length)
     return length if type(length) is int else None
 
 
