@@ -144,7 +144,10 @@ class Session:
             if len(codes) == self.omni.frame_limit(self.omni.speech_ids(sentence, self.voice).shape[1]):
                 self.write(f"(reached the longest duration without an end of speech: {sentence})\n")
         wave = join_with_pauses(waves)
-        soundfile.write(file, wave.numpy(), SAMPLE_RATE, subtype="PCM_16")
+        try:
+            soundfile.write(file, wave.numpy(), SAMPLE_RATE, subtype="PCM_16")
+        except soundfile.LibsndfileError as error:
+            raise InputError(f"speech: cannot write {file} ({error.error_string})") from error
         self.write(f"{file}: {len(wave) / SAMPLE_RATE:.2f} s\n")
 
     # -- a conversation

@@ -183,7 +183,7 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
         import gradio as gr
     except ImportError as error:
         raise InputError(
-            'demo: gradio is not installed. `python3 course.py demo` installs it, or: pip install "tinyomni[demo]"'
+            'gradio is not installed. `python3 course.py demo` installs it, or: pip install "tinyomni[demo]"'
         ) from error
     model = PageModel(omni)
 
@@ -277,6 +277,6 @@ def main(weights: str | Path | None, port: int, browser: bool, say: Callable[[st
     try:
         page.launch(server_port=port, inbrowser=browser, prevent_thread_lock=True, **launch)
     except OSError as error:  # gradio's own message: the port is in use
-        raise InputError(f"demo: {error}. Another one: --port {port + 1}") from error
+        raise InputError(f"{error} Another one: --port {port + 1}") from error
     say(f"http://{HOST}:{port}  (Ctrl+C ends it)")
     page.block_thread()

@@ -60,6 +60,15 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def input_problem(error: Exception, args: argparse.Namespace) -> str:
+    """What is wrong with the input, if that is what the error says; "" for a fault of the program."""
+    if isinstance(error, InputError):
+        return "\n".join([str(error), *getattr(error, "__notes__", [])])
+    if isinstance(error, OSError) and named_by_user(error, args):
+        return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    return ""
+
+
 def named_by_user(error: OSError, args: argparse.Namespace) -> bool:
     """Whether the operating system refused a path that stands on the command line, or the disk is full."""
     if error.errno == errno.ENOSPC:
@@ -85,9 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        if isinstance(error, InputError) or (isinstance(error, OSError) and named_by_user(error, args)):
-            notes = getattr(error, "__notes__", [])
-            say("\n".join([f"tinyomni {args.command}: {error}", *notes]), sys.stderr)
+        if problem := input_problem(error, args):
+            say(f"tinyomni {args.command}: {problem}", sys.stderr)
             return USAGE
         say(traceback.format_exc() + REPORT, sys.stderr)
         return FAULT

@@ -36,7 +36,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run_world(args: argparse.Namespace) -> int:
     """Show a part of the closed world, or its sizes."""
     from tinyomni.data.datasets import Scenes
-    from tinyomni.data.preview import contact_sheet
+    from tinyomni.data.preview import preview
     from tinyomni.data.tts import HELD_OUT_VOICE, TTS_VOICES
     from tinyomni.data.world import SPLITS, entropy, language, lines_of, loss_floor
     from tinyomni.tokenizer import BPETokenizer
@@ -44,7 +44,7 @@ def run_world(args: argparse.Namespace) -> int:
     if args.show:
         voices = (HELD_OUT_VOICE,) if args.voice == "held-out" else TTS_VOICES
         scenes = Scenes(args.split, args.count, args.seed, not args.easy, not args.silent, voices)
-        contact_sheet([scenes[index] for index in range(args.count)]).savefig(args.out, dpi=110)
+        preview([scenes[index] for index in range(args.count)]).savefig(args.out, dpi=110)
         say(f"{args.out}: {args.count} scenes of the split {args.split}")
         return 0
     encode = BPETokenizer().encode

@@ -11,9 +11,9 @@ from tinyomni.errors import InputError
 
 def parts() -> Iterable[str]:
     """The parts of the report."""
-    from tinyomni.evaluation.report import MEASURES
+    from tinyomni.evaluation.registry import PARTS
 
-    return MEASURES
+    return PARTS
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -54,18 +54,22 @@ def run_report(args: argparse.Namespace) -> int:
     from tinyomni.training.recipe import RunDir
 
     folder = Path(args.folder or ("runs/shipped" if args.weights else f"runs/{args.preset}"))
+    model = None
     if args.weights:
         from tinyomni.evaluation.export import unpack
+        from tinyomni.omni import Omni
 
-        unpack(None if args.weights == "shipped" else Path(args.weights), folder, args.preset)
+        weights = None if args.weights == "shipped" else Path(args.weights)
+        unpack(weights, folder, args.preset)
+        model = Omni.from_pretrained(weights)
     check_trained(folder, args.preset)
-    found = report(RunDir(folder, args.preset), args.n, args.only)
+    found = report(RunDir(folder, args.preset), args.n, args.only, model)
     say(str(found))
     if args.json:
         found.save(Path(args.json))
     if args.plot:
-        found.draw(Path(args.plot))
-    return 0 if found.good else 1
+        found.plot(Path(args.plot))
+    return 0 if found.passed else 1
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -79,4 +83,4 @@ def run_export(args: argparse.Namespace) -> int:
     measured = Path(args.report) if args.report else None
     found = export(RunDir(folder, args.preset), out, args.n, args.hardware, args.commit, measured)
     say(f"{found}\n\n{out}: {out.stat().st_size / 1e6:.1f} MB; {out.parent / CARD}")
-    return 0 if found.good else 1
+    return 0 if found.passed else 1

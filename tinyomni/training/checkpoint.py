@@ -24,7 +24,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as bytes_from_tensors
 from torch import Tensor, nn
 
-from tinyomni.errors import InputError
+from tinyomni.errors import InputError, MissingFileError
 
 Tensors = dict[str, Shaped[Tensor, "..."]]
 TENSORS, METADATA, CORRUPT = "tensors.safetensors", "checkpoint.json", ".corrupt"
@@ -187,12 +187,12 @@ def read_pointer(folder: Path, name: str) -> Path | None:
 def load_weights(stage: nn.Module, folder: Path, which: str = "best") -> dict[str, Any]:
     """Put the weights of a run's `best` (or `last`) checkpoint into the stage; returns the checkpoint's metadata.
 
-    A run without validation has no `best`: then it is the last. Raises FileNotFoundError, CorruptCheckpoint, and
+    A run without validation has no `best`: then it is the last. Raises MissingFileError, CorruptCheckpoint, and
     InputError where the weights are another model's.
     """
     path = read_pointer(Path(folder), which) or read_pointer(Path(folder), "last")
     if path is None:
-        raise FileNotFoundError(f"Checkpoint: none found in {folder}. Was this stage trained?")
+        raise MissingFileError(f"Checkpoint: none found in {folder}. Was this stage trained?")
     tensors, metadata = load(path)
     restore_model(stage, tensors)
     return metadata

@@ -35,6 +35,10 @@ from tinyomni.training.settings import Settings
 from tinyomni.training.stage import Stage
 
 
+class TrainingDiverged(InputError, RuntimeError):
+    """Too many bad batches in a row: the data or the settings do not work, and going on would not help."""
+
+
 class SkipBatch(RuntimeError):
     """This batch is bad: continue with the next."""
 
@@ -207,7 +211,7 @@ def fit(
             log.progress(f"loss {entry.get('loss', math.nan):.4f}, lr {rate:.1e}, {speed:,.0f} tokens/s")
 
             if result.skipped_in_a_row >= settings.max_skips:
-                raise RuntimeError(
+                raise TrainingDiverged(
                     f"Training: {result.skipped_in_a_row} bad batches in a row, up to step {result.steps}. "
                     f"The last: {entry['skipped']} {folder / 'log.jsonl'} lists their samples. "
                     f"Is there something wrong with them, or is lr={settings.lr:g} too high?"
