@@ -9,23 +9,22 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tinyomni.evaluation.conversation import Turn
 
 from tinyomni import TINY, Omni, cli
 from tinyomni.apps import chat
 from tinyomni.apps.chat import Session, join_with_pauses, split_sentences
-from tinyomni.data.datasets import Scenes, pixels
-from tinyomni.data.tts import FIXED_PROSODY, TALKER_VOICES, SpeechCache
+from tinyomni.data.datasets import pixels
+from tinyomni.data.tts import TALKER_VOICES
 from tinyomni.dry_run import AUDIO, IMAGE, build
-from tinyomni.evaluation import conversation, export
-from tinyomni.evaluation.asr_judge import words
 from tinyomni.io.audio import load_audio, load_speech
 from tinyomni.io.images import open_image
 from tinyomni.omni import DESCRIBE, split_audio
 from tinyomni.tokenizer import BOS, EOS
-from tinyomni.training.stages import omni as stage
+from tinyomni.evaluation.questions import generate_replies
+from tinyomni.training import omni_mixture
+from tinyomni.training.omni_examples import OmniExample
 from tinyomni.training.stages.audio import AudioStage
-from tinyomni.training.stages.omni import OmniStage, Row
+from tinyomni.training.stages.omni import OmniStage
 
 
 def answering(text: str = "Is it? Yes.") -> Omni:
@@ -71,15 +70,15 @@ def test_it_is_asked_as_it_was_trained() -> None:
     taught.eval()
     picture, sound = pixels(open_image(IMAGE).convert("RGB")), load_audio(AUDIO)
     question = [BOS, *omni.tokenizer.encode("What colour is the circle?")]
-    rows = [Row(question, [], picture), Row([BOS], [], picture, sound), Row([BOS], [], None, sound)]
+    rows = [OmniExample(question, [], picture), OmniExample([BOS], [], picture, sound), OmniExample([BOS], [], None, sound)]
     asked = [omni.generate("What colour is the circle?", IMAGE, max_new_tokens=6),
              omni.generate(image=IMAGE, audio=AUDIO, max_new_tokens=6),
              omni.generate(audio=AUDIO, max_new_tokens=6)]  # fmt: skip
-    assert asked == stage.say(taught, rows, omni.tokenizer, most=6)
+    assert asked == generate_replies(taught, rows, omni.tokenizer, max_new_tokens=6)
 
 
 def test_the_words_that_are_shared_are_the_same() -> None:
-    assert DESCRIBE in stage.DESCRIBE and len(TALKER_VOICES) == TINY.talker.voices
+    assert DESCRIBE in omni_mixture.DESCRIBE and len(TALKER_VOICES) == TINY.talker.voices
 
 
 def test_a_reply_streams_and_parts_question_from_answer(omni: Omni) -> None:
@@ -171,7 +170,7 @@ def test_voices_and_sentences(omni: Omni) -> None:
     assert len(join_with_pauses([one, two])) == 30 + chat.PAUSE and torch.equal(join_with_pauses([one]), one)
     first, second = omni.speech_ids("Yes."), omni.speech_ids("Yes.", voice=1)
     assert second.shape[1] == first.shape[1] + 1 and torch.equal(second[:, 1:], first)
-    with pytest.raises(ValueError, match=r"voices are 0 … 1, got 2"):
+    with pytest.raises(ValueError, match="expected a voice in 0 … 1, got 2"):
         omni.speak("Yes.", voice=2)
 
 
@@ -188,9 +187,9 @@ def test_ask_by_text_and_by_voice(capsys: pytest.CaptureFixture[str], weights: s
     more = ["--image", str(IMAGE), "--weights", weights]
     assert run(capsys, "ask", "What is it?", *more) == (0, "Yes.\n", "")
     status, out, _ = run(capsys, "ask", "--audio", str(AUDIO), "--speak", str(tmp_path / "a.wav"), *more)
-    assert status == 0 and out.splitlines() == ["Is it? Yes.", f"{tmp_path / 'a.wav'}: 0.08 s"]
+    assert status == 0 and out.splitlines() == ["Is it? Yes.", f"{tmp_path / 'a.wav'}: 0.36 s"]
     wave, rate = soundfile.read(tmp_path / "a.wav")
-    assert (len(wave), rate) == (1280, 16_000)
+    assert (len(wave), rate) == (2 * 1280 + chat.PAUSE, 16_000)  # two sentences
     assert run(capsys, "caption", str(IMAGE), "--weights", weights)[0] == 0
     assert run(capsys, "transcribe", str(AUDIO), "--weights", weights)[0] == 0
 
@@ -254,8 +253,8 @@ def test_a_conversation(
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     status, out, err = run(capsys, "chat", "--weights", weights)
     assert status == 0 and not err
-    order = ["/speak: there is no answer yet", "there is no file", "image: ", "Yes.\n", "Is it? Yes.\n",
-             "a.wav: 0.08 s", "shape tables: on", "ViTTiny.forward", "tokens: image 1", "shape tables: off",
+    order = ["/speak: there is no answer yet", "no such file", "\nimage: ", "Yes.\n", "Is it? Yes.\n",
+             "a.wav: 0.36 s", "shape tables: on", "ViTTiny.forward", "tokens: image 1", "shape tables: off",
              "/sing: no such command; /help lists them", "image: none", "caption: there is no image",
              "/image FILE"]  # fmt: skip
     places = [out.index(words) for words in order]
@@ -272,49 +271,3 @@ def test_text_is_written_as_it_comes(omni: Omni) -> None:
     written: list[str] = []
     Session(omni, written.append).ask("What is it?")
     assert written == ["Yes", ".", "\n"]
-
-
-# ---- from spoken question to spoken answer --------------------------------------------------------------------------
-
-
-def test_parts_and_whole_of_a_conversation(omni: Omni) -> None:
-    reply = conversation.asked(omni, (load_audio(AUDIO), 16_000), IMAGE)
-    found = [Turn("Is it?", "yes.", reply, "Yes.", ["yes"]), Turn("Is he?", "no.", reply, "yes", ["no"])]
-    assert {name: rate.parts for name, rate in conversation.rates(found).items()} == {
-        "right, own ear": (1, 0), "heard right": (1, 0), "answered right": (1, 0), "spoken right, own ear": (1, 1),
-        "answers exchanged": (0, 1), "right, other ears": (1, 1)}  # fmt: skip
-    deaf = [replace(each, other=None) for each in found]
-    assert "right, other ears" not in conversation.rates(deaf)
-
-
-def test_other_ears_tell_answers_apart() -> None:
-    listen = conversation.other_ears()
-    if listen is None:
-        pytest.skip("independent ears need pocketsphinx")
-    for text in ("Red.", "Three.", "On the left.", "A triangle.", "Yes."):
-        assert listen(SpeechCache(None).utter(text, TALKER_VOICES[0], *FIXED_PROSODY)) == words(text)
-
-
-def test_questions_go_through_to_the_end(omni: Omni, tmp_path: Path) -> None:
-    (turn,) = conversation.turns(omni, 1, str(tmp_path))
-    assert turn.reply.text == "Is it? Yes." and not turn.heard and isinstance(turn.own, str)
-
-
-def test_what_lies_outside_is_asked_and_counted() -> None:
-    knows, does_not = answering(), answering("Is it? I do not know.")
-    knows.thresholds, does_not.thresholds = {"typed": 0.0, "spoken": 0.0}, {}  # for the first nothing is certain enough
-    for omni, says in ((knows, 0.0), (does_not, 1.0)):
-        rates = {kind: (one.rate, either.rate) for kind, one, either in conversation.outside(omni, 1)}
-        assert set(rates.values()) == {(says, 1.0)} and len(rates) == 6
-    right, wrong = conversation.unsure(knows, 4)
-    assert right.n + wrong.n == 4 and set((*right.parts, *wrong.parts)) == {1}
-
-
-def test_limits_are_what_right_answers_reach(tmp_path: Path) -> None:
-    samples = [Scenes("validation", 6, speech=False)[index] for index in range(6)]
-    common = max(samples, key=lambda each: [other.answer for other in samples].count(each.answer)).answer
-    omni = answering(f"Is it? {common}")
-    right = [conversation.asked(omni, each.question, each.picture).certainty for each in samples
-             if each.answer == common]  # fmt: skip
-    limits = export.limits(omni, 6, str(tmp_path))
-    assert limits["typed"] == pytest.approx(np.quantile(right, 0.02), abs=1e-6) and "asr" not in limits

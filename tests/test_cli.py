@@ -64,7 +64,7 @@ def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch, capsys
 def test_choices_are_those_of_the_registries() -> None:
     from tinyomni.data.world import SPLITS
     from tinyomni.dry_run import PIPELINES
-    from tinyomni.evaluation.report import MEASURES
+    from tinyomni.evaluation.registry import PARTS
     from tinyomni.training import stages
     from tinyomni.training.settings import PRESETS
 
@@ -74,7 +74,7 @@ def test_choices_are_those_of_the_registries() -> None:
     assert found["train", "stage"] == ["all", *stages.names()]
     for name in ("train", "report", "export"):
         assert found[name, "preset"] == [*PRESETS]
-    assert found["report", "only"] == [*MEASURES]
+    assert found["report", "only"] == [*PARTS]
     assert found["dry-run", "pipeline"] == [*PIPELINES]
     assert found["world", "split"] == [*SPLITS]
     assert found["ask", "voice"] == found["chat", "voice"] == ["1", "2"]

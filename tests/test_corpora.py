@@ -1,4 +1,4 @@
-"""Public data sets in their true formats, made small; batches of like lengths; what `data inspect` says."""
+"""Public data sets in their real formats, in small; bucketed batches; the train/validation split; `data inspect`."""
 
 import json
 import random
@@ -16,16 +16,11 @@ from PIL import Image
 from torchaudio.datasets import LJSPEECH
 
 from tinyomni.cli import main
-from tinyomni.data.corpora import (
-    BucketSampler,
-    CocoCaptions,
-    LibriSpeech,
-    LJSpeech,
-    bucketed,
-    inspect,
-    open_data,
-)
-from tinyomni.data.manifests import LeftOut, Manifest, ManifestError, TextFiles
+from tinyomni.data.bucketing import bucketed_batches
+from tinyomni.data.corpora import CocoCaptions, LibriSpeech, LJSpeech
+from tinyomni.data.custom import inspect, open_data, train_validation_split
+from tinyomni.data.manifests import Manifest, ManifestError, SkippedRows, TextFiles
+from tinyomni.errors import InputError
 from tinyomni.tokenizer import BPETokenizer
 
 
@@ -67,11 +62,11 @@ def test_ljspeech(ljspeech: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("LJ001-0004|only written", "3 parts .* 2 came"),
+        ("LJ001-0004|only written", "expected 3 cells .* got 2"),
         ("LJ001-0001|written|", "text is empty"),
-        ("LJ001-0004|no|sound", "there is no file"),
-        ("../../x|out|side", "leaves the folder"),
-        ("LJ001-0001|a|b|c", "3 parts .* 4 came"),
+        ("LJ001-0004|no|sound", "no such file"),
+        ("../../x|out|side", "is outside the folder"),
+        ("LJ001-0001|a|b|c", "expected 3 cells .* got 4"),
     ],
 )
 def test_ljspeech_with_a_bad_row(ljspeech: Path, line: str, why: str) -> None:
@@ -79,7 +74,7 @@ def test_ljspeech_with_a_bad_row(ljspeech: Path, line: str, why: str) -> None:
         file.write(line + "\n")
     with pytest.raises(ManifestError, match=rf"1 of 4 rows (.|\n)*metadata.csv:4: .*{why}"):
         LJSpeech(ljspeech)
-    with pytest.warns(LeftOut, match="1 of 4"):
+    with pytest.warns(SkippedRows, match="1 of 4"):
         assert len(LJSpeech(ljspeech, skip_bad=True)) == 3
 
 
@@ -113,9 +108,9 @@ def test_librispeech(librispeech: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def damage_librispeech(part: Path, how: str) -> None:
     chapter = part / "84" / "121123"
     text = chapter / "84-121123.trans.txt"
-    if how == "text without sound":
+    if how == "text without audio":
         (chapter / "84-121123-0001.flac").unlink()
-    elif how == "sound without text":
+    elif how == "audio without text":
         text.write_text(text.read_text().splitlines()[0])
     elif how == "empty text":
         text.write_text(text.read_text().splitlines()[0] + "\n84-121123-0001\n")
@@ -127,28 +122,28 @@ def damage_librispeech(part: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "why"),
     [
-        ("text without sound", "a text and no recording"),
-        ("sound without text", "no text in the .trans.txt"),
-        ("empty text", "no text in the .trans.txt"),
-        ("cut off", "cut off|decoded"),
+        ("text without audio", "expected a recording beside the text"),
+        ("audio without text", "expected a text in the .trans.txt"),
+        ("empty text", "expected a text in the .trans.txt"),
+        ("cut off", "truncated|decode"),
     ],
 )
-def test_librispeech_that_is_not_whole(librispeech: Path, how: str, why: str) -> None:
+def test_incomplete_librispeech(librispeech: Path, how: str, why: str) -> None:
     damage_librispeech(librispeech, how)
     with pytest.raises(ManifestError, match=rf"1 of 3 rows (.|\n)*84-121123-0001: .*({why})"):
         LibriSpeech(librispeech)
-    with pytest.warns(LeftOut, match="1 of 3"):
+    with pytest.warns(SkippedRows, match="1 of 3"):
         assert len(LibriSpeech(librispeech, skip_bad=True)) == 2
 
 
-def test_librispeech_that_is_none(librispeech: Path) -> None:
+def test_a_folder_that_is_not_librispeech(librispeech: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         LibriSpeech(librispeech / "gone")
-    with pytest.raises(ValueError, match="none of its parts"):
+    with pytest.raises(ValueError, match="expected one of its parts"):
         LibriSpeech(librispeech.parent)
     empty = librispeech.parent / "test-clean"
     empty.mkdir()
-    with pytest.raises(ManifestError, match="no row"):
+    with pytest.raises(ManifestError, match="at least one usable row"):
         LibriSpeech(empty)
 
 
@@ -195,8 +190,8 @@ def test_coco(coco: Path) -> None:
     [
         (lambda whole: whole["annotations"][1].update(image_id=5), "annotation 49: image_id 5 is not among"),
         (lambda whole: whole["annotations"][1].update(caption=" "), "annotation 49: caption is empty"),
-        (lambda whole: whole["images"][0].update(file_name="gone.jpg"), "annotation 49: gone.jpg: there is no file"),
-        (lambda whole: whole["images"][0].update(file_name="../x.jpg"), "annotation 49: .*leaves the folder"),
+        (lambda whole: whole["images"][0].update(file_name="gone.jpg"), "annotation 49: gone.jpg: no such file"),
+        (lambda whole: whole["images"][0].update(file_name="../x.jpg"), "annotation 49: .*is outside the folder"),
     ],
 )
 def test_coco_with_a_bad_row(coco: Path, change: Callable[[dict], None], why: str) -> None:
@@ -205,17 +200,17 @@ def test_coco_with_a_bad_row(coco: Path, change: Callable[[dict], None], why: st
     coco.write_text(json.dumps(whole), encoding="utf-8")
     with pytest.raises(ManifestError, match=rf"1 of 3 rows (.|\n)*{why}"):
         CocoCaptions(coco)
-    with pytest.warns(LeftOut, match="1 of 3"):
+    with pytest.warns(SkippedRows, match="1 of 3"):
         assert len(CocoCaptions(coco, skip_bad=True)) == 2
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('{"images": [{"id": 1, "file_name": "a"}], "annot', "damaged or cut off"),
-        ('{"images": [{"id": 1, "file_name": "\\', "damaged or cut off"),
-        ("{}", "no row"),
-        ("[1, 2]", "no row"),
+        ('{"images": [{"id": 1, "file_name": "a"}], "annot', "damaged or truncated"),
+        ('{"images": [{"id": 1, "file_name": "\\', "damaged or truncated"),
+        ("{}", "at least one usable row"),
+        ("[1, 2]", "at least one usable row"),
         ('{"images": [], "annotations": [{"image_id": 1, "id": 2, "bbox": []}]}', "captions_.*KeyError: 'caption'"),
         ('{"images": [], "annotations": [{"image_id": "1", "id": 2, "caption": "x"}]}', "captions_.*TypeError"),
         ('{"images": [7], "annotations": []}', "captions_.*TypeError"),
@@ -223,91 +218,122 @@ def test_coco_with_a_bad_row(coco: Path, change: Callable[[dict], None], why: st
         ("", "is empty"),
     ],
 )
-def test_coco_that_is_none(coco: Path, text: str, why: str) -> None:
+def test_a_file_that_is_not_coco(coco: Path, text: str, why: str) -> None:
     coco.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=why):
         CocoCaptions(coco)
 
 
-def test_coco_without_pictures(coco: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no folder of pictures"):
+def test_coco_without_images(coco: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no image folder"):
         CocoCaptions(coco, "gone")
 
 
-# ---- batches of like lengths ----------------------------------------------------------------------------------------
+# ---- bucketed batches -----------------------------------------------------------------------------------------------
 
 LENGTHS = st.lists(st.floats(0, 100), max_size=200)
 
 
 @given(LENGTHS, st.integers(1, 20), st.integers(0, 5), st.integers(0, 5), st.integers(1, 10))
 @settings(deadline=None)
-def test_every_index_once_an_epoch(lengths: list[float], size: int, seed: int, epoch: int, window: int) -> None:
-    batches = bucketed(lengths, size, seed, epoch, window)
+def test_every_index_occurs_once_per_epoch(lengths: list[float], size: int, seed: int, epoch: int, window: int) -> None:
+    batches = bucketed_batches(lengths, size, seed, epoch, window)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     assert sorted(map(len, batches), reverse=True)[:-1] == [size] * (len(batches) - 1)
-    assert batches == bucketed(array("d", lengths), size, seed, epoch, window)
-    sampler = BucketSampler(lengths, size, seed, window=window)
-    sampler.set_epoch(epoch)
-    assert list(sampler) == batches and len(sampler) == len(batches)
-
-
-@given(LENGTHS, st.integers(1, 6), st.integers(0, 14))
-@settings(deadline=None)
-def test_processes_share_each_batch_and_take_equally_many_steps(lengths: list[float], world: int, more: int) -> None:
-    shares = [list(BucketSampler(lengths, world + more, rank=rank, world_size=world)) for rank in range(world)]
-    assert len({len(share) for share in shares}) == 1
-    for step, whole in enumerate(bucketed(lengths, world + more)):
-        parts = [share[step] for share in shares]
-        assert all(parts) and {i for part in parts for i in part} == set(whole)
-        assert sum(map(len, parts)) == max(len(whole), world)
+    assert batches == bucketed_batches(array("d", lengths), size, seed, epoch, window)
 
 
 def padding(batches: list[list[int]], lengths: list[float]) -> float:
     return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches) / sum(lengths) - 1
 
 
-def test_little_is_padded_and_the_order_changes() -> None:
+def test_bucketed_batches_have_little_padding_and_a_new_order_each_epoch() -> None:
     rng = random.Random(0)
     lengths = [rng.uniform(1, 15) for _ in range(5000)]
     order = rng.sample(range(5000), 5000)
     assert padding([order[at : at + 32] for at in range(0, 5000, 32)], lengths) > 0.7
-    assert padding(bucketed(lengths, 32), lengths) < 0.03
-    for other in (bucketed(lengths, 32, epoch=1), bucketed(lengths, 32, seed=1)):
-        assert not set(map(frozenset, bucketed(lengths, 32))) & set(map(frozenset, other))  # other company, too
-    means = [sum(lengths[i] for i in batch) / len(batch) for batch in bucketed(lengths, 32)]
-    assert means[:50] != sorted(means[:50])  # long and short ones come mixed
+    assert padding(bucketed_batches(lengths, 32), lengths) < 0.03
+    for other in (bucketed_batches(lengths, 32, epoch=1), bucketed_batches(lengths, 32, seed=1)):
+        assert not set(map(frozenset, bucketed_batches(lengths, 32))) & set(
+            map(frozenset, other)
+        )  # other neighbours, too
+    means = [sum(lengths[i] for i in batch) / len(batch) for batch in bucketed_batches(lengths, 32)]
+    assert means[:50] != sorted(means[:50])  # long and short batches are mixed
 
 
-@pytest.mark.parametrize(("size", "rank", "world"), [(0, 0, 1), (4, 2, 2), (4, -1, 2), (2, 0, 3)])
-def test_shares_that_cannot_be(size: int, rank: int, world: int) -> None:
-    with pytest.raises(ValueError, match="not possible"):
-        BucketSampler([1.0] * 9, size, rank=rank, world_size=world)
-
-
-def test_lengths_that_are_none() -> None:
+def test_lengths_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
-        bucketed([1.0, float("nan")], 2)
+        bucketed_batches([1.0, float("nan")], 2)
     with pytest.raises(ValueError, match="at least 1"):
-        bucketed([1.0], 2, window=0)
+        bucketed_batches([1.0], 2, window=0)
 
 
-# ---- what is in it? -------------------------------------------------------------------------------------------------
+# ---- training and validation ----------------------------------------------------------------------------------------
 
 
-def test_each_door_is_found(ljspeech: Path, librispeech: Path, coco: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [2, 3, 19, 20, 39, 40, 41, 4000, 9000])
+def test_no_row_is_on_both_sides_of_the_split(tmp_path: Path, count: int) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"line {number}\n" for number in range(count)), encoding="utf-8")
+    train, validation = train_validation_split(data := TextFiles(tmp_path))
+    assert sorted([*train.indices, *validation.indices]) == list(range(count))
+    assert len(validation) == max(1, min(200, count // 20)) and validation[0] == data[validation.indices[0]]
+    again, _ = train_validation_split(TextFiles(tmp_path))
+    assert again.indices == train.indices
+
+
+def test_adding_rows_hardly_changes_the_split(tmp_path: Path) -> None:
+    chosen = []
+    for count in (1000, 1100):
+        (tmp_path / "a.txt").write_text("".join(f"line {number}\n" for number in range(count)), encoding="utf-8")
+        chosen.append(set(train_validation_split(TextFiles(tmp_path))[1].indices))
+    assert len(chosen[0] & chosen[1]) >= 45
+
+
+def test_rows_about_one_file_stay_on_one_side(tmp_path: Path) -> None:
+    for number in range(12):
+        Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
+    rows = "".join(f"{number % 12}.png,text {number}\n" for number in range(60))  # five captions per image, as in COCO
+    (tmp_path / "rows.csv").write_text(f"image,caption\n{rows}", encoding="utf-8")
+    data = open_data(tmp_path / "rows.csv")
+    train, validation = train_validation_split(data)
+    sides = [{data.row(index)["image"] for index in part.indices} for part in (train, validation)]
+    assert not sides[0] & sides[1] and len(sides[1]) == 1 and len(validation) == 5
+    # where there is only one image, its rows are split all the same
+    (tmp_path / "rows.csv").write_text("image,caption\n" + "0.png,x\n0.png,y\n0.png,z\n", encoding="utf-8")
+    train, validation = train_validation_split(open_data(tmp_path / "rows.csv"))
+    assert (len(train), len(validation)) == (2, 1)
+    # a last group that reaches to the end is trained on
+    for number, names in enumerate((("0", "1", "1", "1"), ("1", "0", "0", "0"))):
+        (tmp_path / f"{number}.csv").write_text("image,caption\n" + "".join(f"{name}.png,x\n" for name in names))
+        train, validation = train_validation_split(data := open_data(tmp_path / f"{number}.csv"))
+        assert not {data.row(i)["image"] for i in train.indices} & {data.row(i)["image"] for i in validation.indices}
+
+
+def test_a_single_row_cannot_be_split(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one line\n", encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"a.txt: expected at least 2 rows, one to train on and one to validate on; got 1"
+    ):
+        train_validation_split(TextFiles(tmp_path / "a.txt"))
+
+
+# ---- inspection -----------------------------------------------------------------------------------------------------
+
+
+def test_each_loader_is_found_by_what_is_on_disk(ljspeech: Path, librispeech: Path, coco: Path, tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("Hello.", encoding="utf-8")
     (tmp_path / "rows.csv").write_text("audio,text\nLJSpeech-1.1/wavs/LJ001-0001.wav,x\n", encoding="utf-8")
-    for path, door in (
+    for path, loader in (
         (ljspeech, LJSpeech), (librispeech, LibriSpeech), (coco, CocoCaptions), (tmp_path / "rows.csv", Manifest),
         (tmp_path / "text", TextFiles), (tmp_path / "text" / "a.txt", TextFiles),
     ):  # fmt: skip
-        assert type(open_data(path)) is door and inspect(path).rows == len(open_data(path))
-    assert "0.00 hours (6.0 s), 2.0 s on average, 3.0 s at most" in str(inspect(ljspeech))
-    assert "characters that the ear cannot write: 'ü' (1 ×), '“' (1 ×), '”' (1 ×)" in str(inspect(ljspeech))
+        assert type(open_data(path)) is loader and inspect(path).rows == len(open_data(path))
+    assert "0.00 hours (6.0 s), mean 2.0 s, longest 3.0 s" in str(inspect(ljspeech))
+    assert "characters outside the recogniser's alphabet: 'ü' (1 ×), '“' (1 ×), '”' (1 ×)" in str(inspect(ljspeech))
 
 
-def test_inspect_says_what_would_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_lists_what_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile.write(tmp_path / "a.wav", tone(1, 16_000), 16_000)
     soundfile.write(tmp_path / "long.wav", tone(6, 16_000), 16_000)
     soundfile.write(tmp_path / "silent.wav", np.zeros(16_000), 16_000)
@@ -322,14 +348,14 @@ def test_inspect_says_what_would_not_fit(tmp_path: Path, capsys: pytest.CaptureF
     assert {remark.split(" ")[-1]: where for remark, where in found.notes.items()} == {
         "prompt": ["rows.csv:3", "rows.csv:9"],
         "silent": ["rows.csv:4"],
-        "one": ["rows.csv:7"],
+        "row": ["rows.csv:7"],
         "second)": ["rows.csv:8", "rows.csv:9"],
         "EOS": ["rows.csv:9"],
     }
     assert [row.where for row in found.bad] == ["rows.csv:5", "rows.csv:6"]
     assert main(["data", "inspect", str(path)]) == 1
     said = capsys.readouterr().out
-    assert said.startswith("rows.csv: 6 rows of audio, text, and 2 that cannot be used\n  sound: 0.00 hours (16.0 s)")
+    assert said.startswith("rows.csv: 6 rows of audio, text, and 2 that cannot be used\n  audio: 0.00 hours (16.0 s)")
     assert "cannot be used: 1 × file not readable, 1 × file missing\n  ✘ rows.csv:5: " in said
     path.write_text("audio,text\na.wav,one\n", encoding="utf-8")
     assert main(["data", "inspect", str(path)]) == 0
@@ -337,16 +363,16 @@ def test_inspect_says_what_would_not_fit(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["data", "inspect", str(path)]) == 1
     assert capsys.readouterr().out.endswith(
         "rows.csv: 0 rows, and 1 that cannot be used\n  cannot be used: 1 × file missing\n"
-        f"  ✘ rows.csv:2: gone.wav: there is no file {tmp_path / 'gone.wav'}. Is the path right?\n"
+        f"  ✘ rows.csv:2: gone.wav: no such file: {tmp_path / 'gone.wav'}. Is the path right?\n"
     )
     path.write_text("sound,text\na.wav,one\n", encoding="utf-8")
-    assert main(["data", "inspect", str(path)]) == 2 and "rows.csv:1: the columns are" in capsys.readouterr().err
+    assert main(["data", "inspect", str(path)]) == 2 and "rows.csv:1: expected the columns" in capsys.readouterr().err
 
 
-def test_inspect_counts_the_tokens_of_a_question_with_its_picture(tmp_path: Path) -> None:
+def test_inspect_counts_the_tokens_of_a_question_with_its_image(tmp_path: Path) -> None:
     Image.new("L", (1, 1)).save(tmp_path / "a.png")
     encode = BPETokenizer().encode
-    fits = 512 - 3 - len(encode("1"))  # BOS, EOS, picture
+    fits = 512 - 3 - len(encode("1"))  # BOS, EOS, image
     for count, remarks in ((fits, 0), (fits + 1, 1)):
         question = "0" * (count - len(encode("0")) + 1)  # each digit is a token
         (tmp_path / "rows.csv").write_text(f"image,question,answer\na.png,{question},1\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Rates with their uncertainty: what all figures of the report are.
+"""Rates with confidence intervals: accuracy, character error rate, word error rate.
 
 A rate is a sum over a sum: wrong characters over characters, right answers over questions, nats over nats.
 """
@@ -12,25 +12,25 @@ from torchaudio.functional import edit_distance
 
 @dataclass(frozen=True)
 class Rate:
-    """Of each sample, a part and the whole that it is a part of."""
+    """For each sample a part, and the whole that it is a part of: wrong characters, and all characters."""
 
     parts: tuple[float, ...]
     wholes: tuple[float, ...]
 
     @property
     def rate(self) -> float:
-        """All parts over all wholes."""
+        """The sum of the parts over the sum of the wholes."""
         return sum(self.parts) / sum(self.wholes)
 
     @property
     def n(self) -> int:
-        """Samples."""
+        """The number of samples."""
         return len(self.parts)
 
     def interval(self, rounds: int = 1000) -> tuple[float, float]:
-        """95% confidence, by drawing whole samples again and again: the errors of one sentence go together.
+        """The 95% confidence interval, by a bootstrap over whole samples: errors within one sentence are correlated.
 
-        Where all answers are right, or all wrong, drawing again shows no spread; then the other end is 3 / n away.
+        Where all answers are right, or all wrong, the bootstrap shows no spread; then the other end is 3 / n away.
         Efron (1979); Hanley & Lippman-Hand (1983) for the rule of three.
         """
         parts, wholes = np.array(self.parts, dtype=float), np.array(self.wholes, dtype=float)
@@ -41,17 +41,19 @@ class Rate:
         return float(low), float(high)
 
 
-def share(right: Sequence[bool | int]) -> Rate:
-    """How many of all."""
-    return Rate(tuple(map(int, right)), (1,) * len(right))
+def accuracy(correct: Sequence[bool | int]) -> Rate:
+    """How many of all are correct."""
+    return Rate(tuple(map(int, correct)), (1,) * len(correct))
 
 
-def edit_rate(heard: Sequence[Sequence[str]], said: Sequence[Sequence[str]]) -> Rate:
-    """Insertions, deletions and exchanges that make each text what it should be. Levenshtein (1966)."""
-    errors = [edit_distance(one, two) for one, two in zip(heard, said, strict=True)]
-    return Rate(tuple(errors), tuple(map(len, said)))
+def error_rate(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> Rate:
+    """Insertions, deletions and substitutions per unit of the reference: characters of a string, words of a list.
+    Levenshtein (1966).
+    """
+    errors = [edit_distance(one, two) for one, two in zip(hypotheses, references, strict=True)]
+    return Rate(tuple(errors), tuple(map(len, references)))
 
 
-def cer(heard: Sequence[str], said: Sequence[str]) -> Rate:
+def cer(hypotheses: Sequence[str], references: Sequence[str]) -> Rate:
     """Character error rate; capitals and punctuation count."""
-    return edit_rate(heard, said)
+    return error_rate(hypotheses, references)

@@ -1,16 +1,15 @@
-"""The closed world as data sets: text, whole scenes, speech. Any item by its number, the same on every machine.
+"""The closed world as map-style data sets: any item by its index, the same on every machine.
 
     Lines    one line of text                                          for the language model
-    Scenes   a picture, what is said of it, a question and its answer, both also as speech; all of one scene
+    Scenes   an image, captions, a question and its answer, both also as speech; all about one scene
     Speech   one utterance: a line, a reply, or words in random order  for recogniser, codec and Talker
 
-They are plain `torch.utils.data.Dataset`s, so DataLoader workers and a DistributedSampler work. `collate_*` pads them
-to batches that carry their lengths.
+They are `torch.utils.data.Dataset`s, so DataLoader workers and a DistributedSampler work.
 """
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,25 +20,26 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from tinyomni.data import unanswerable, world
-from tinyomni.data.rendering import picture
-from tinyomni.data.tts import STEADY, VOICES, SpeechCache
-from tinyomni.data.world import SPLITS, Thing
+from tinyomni.data.rendering import render
+from tinyomni.data.tts import FIXED_PROSODY, TTS_VOICES, SpeechCache
+from tinyomni.data.world import SPLITS, Question, Thing
+from tinyomni.errors import InputError
 from tinyomni.tokenizer import EOS, PAD
 
 Encode = Callable[[str], list[int]]
-WORDS_IN_RANDOM_ORDER = 0.25
-REPLIES = 0.2
+SHUFFLED = 0.25  # of the utterances are words in random order
+REPLIES = 0.2  # are replies; all others are lines
 
 
 def check_size(name: str, split: str, size: int) -> None:
-    """Raise ValueError for a split that there is not, or no items."""
+    """Raise InputError for an unknown split, or a size below 1."""
     world.check_split(split)
     if size < 1:
-        raise ValueError(f"{name}: size should be at least 1, got {size}")
+        raise InputError(f"{name}: size must be at least 1, got {size}")
 
 
 def check_index(name: str, index: int, size: int) -> int:
-    """Indices behind the end are an error, negative ones count from the end."""
+    """A negative index counts from the end. Raises IndexError behind the end."""
     if not -size <= index < size:
         raise IndexError(f"{name}: index {index} is outside 0 … {size - 1}")
     return index % size
@@ -61,41 +61,45 @@ class Lines(Dataset[str]):
 
 @dataclass(frozen=True)
 class Speaker:
-    """How something is said."""
+    """A synthesizer's voice, its rate in words per minute and its pitch."""
 
     voice: str
     rate: int
     pitch: int
 
 
-def speaker(rng: random.Random, voices: Sequence[str], steady: bool = False) -> Speaker:
-    """A voice, a rate and a pitch; `steady` is the same rate and pitch for all."""
+def draw_speaker(rng: random.Random, voices: Sequence[str], fixed_prosody: bool = False) -> Speaker:
+    """A voice with a random rate and pitch, or with those of FIXED_PROSODY."""
     voice, rate, pitch = rng.choice(voices), rng.randint(140, 190), rng.randint(35, 65)
-    return Speaker(voice, *STEADY) if steady else Speaker(voice, rate, pitch)
+    return Speaker(voice, *FIXED_PROSODY) if fixed_prosody else Speaker(voice, rate, pitch)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One record: everything in it is about one scene. Speech is None where it was not asked for."""
+    """One record: everything in it is about one scene. The waves are None where no speech was asked for."""
 
     index: int
     things: tuple[Thing, ...]
-    picture: Image.Image
-    caption: str  # names every object
-    statement: str  # says one thing
-    question: str
-    answer: str
+    image: Image.Image
+    caption: str  # names every thing
+    statement: str  # says one fact
+    question: Question
     speaker: Speaker
     question_wave: Float[Tensor, "question_samples"] | None = None
     answer_wave: Float[Tensor, "answer_samples"] | None = None
 
+    @property
+    def answer(self) -> str:
+        """The answer to the question."""
+        return self.question.answer
+
 
 class Scenes(Dataset[Sample]):
-    """Scenes of a split. `hard=False` draws the easy pictures; `speech=False` leaves the sound out, which is quicker.
+    """Scenes of a split. `hard=False` renders the easy images; `speech=False` leaves out the speech, which is quicker.
 
-    `voices` are those of training; `voices=[speech.HELD_OUT_VOICE]` is a speaker that nobody has trained on. `heard`
-    gives only questions that are spoken in training (True), or only those that never are (False); spoken training has
-    no others. `easy=7` makes every seventh picture an easy one. `cache` is a folder in which speech is kept.
+    `voices` are those of training by default; `voices=[tts.HELD_OUT_VOICE]` is a speaker that no training has heard.
+    `spoken_in_training` gives only questions that are spoken in training (True), or only those that never are (False);
+    spoken training data have no others. `easy=7` makes every seventh image an easy one. `cache` is a folder for speech.
     """
 
     def __init__(
@@ -105,23 +109,23 @@ class Scenes(Dataset[Sample]):
         seed: int = 0,
         hard: bool = True,
         speech: bool = True,
-        voices: Sequence[str] = VOICES,
-        heard: bool | None = None,
+        voices: Sequence[str] = TTS_VOICES,
+        spoken_in_training: bool | None = None,
         cache: str | None = None,
         easy: int | None = None,
     ) -> None:
         check_size("Scenes", split, size)
         if easy is not None and easy < 1:
-            raise ValueError(f"Scenes: easy should be 1 or more (every so many-th picture), got {easy}")
+            raise InputError(f"Scenes: easy must be at least 1 (every n-th image), got {easy}")
         if speech and split == "train":
-            if heard is False:
-                raise ValueError(
-                    "Scenes: questions that are never heard in training cannot be spoken there: speech=False"
+            if spoken_in_training is False:
+                raise InputError(
+                    "Scenes: expected speech=False for questions that are never spoken in training, got speech=True"
                 )
-            heard = True
-        self.split, self.size, self.seed, self.hard, self.heard = split, size, seed, hard, heard
+            spoken_in_training = True
+        self.split, self.size, self.seed, self.hard, self.easy = split, size, seed, hard, easy
+        self.spoken_in_training = spoken_in_training
         self.speech, self.voices, self.cache = speech, tuple(voices), SpeechCache(cache)
-        self.easy = easy
 
     def __len__(self) -> int:
         return self.size
@@ -131,39 +135,40 @@ class Scenes(Dataset[Sample]):
         return self.sample(index, self.things(index))
 
     def things(self, index: int) -> list[Thing]:
-        """A scene in which there is something to ask that is wanted."""
-        fit = (lambda things: True) if self.heard is None else (lambda things: bool(world.askable(things, self.wanted)))
-        return world.draw_scene(self.split, index, self.seed, self.hard, fit)
+        """A scene about which an accepted question can be asked."""
+        if self.spoken_in_training is None:
+            return world.draw_scene(self.split, index, self.seed, self.hard)
+        accept = lambda things: bool(world.questions_by_kind(things, self.accepts))  # noqa: E731
+        return world.draw_scene(self.split, index, self.seed, self.hard, accept)
 
-    def wanted(self, question: str) -> bool:
+    def accepts(self, question: Question) -> bool:
         """Whether a question is among those that are asked here."""
-        return self.heard is None or world.heard(question) == self.heard
+        return self.spoken_in_training in (None, world.spoken_in_training(question.text))
 
-    def sample(self, index: int, things: list[Thing]) -> Sample:
-        """The record of a scene that is already there."""
+    def sample(self, index: int, things: Sequence[Thing]) -> Sample:
+        """The record of a given scene."""
         rng = random.Random(f"{self.seed} {self.split} sample {index}")
-        question, answer = world.ask(things, rng, self.wanted)
-        said = Sample(
+        question = world.draw_question(things, rng, self.accepts)
+        sample = Sample(
             index=index,
             things=tuple(things),
-            picture=picture(things, rng.randrange(2**32), self.hard and not (self.easy and index % self.easy == 0)),
+            image=render(things, rng.randrange(2**32), self.hard and not (self.easy and index % self.easy == 0)),
             caption=world.description(things),
             statement=rng.choice(list(world.captions(things))),
             question=question,
-            answer=answer[0].upper() + answer[1:],
-            speaker=speaker(rng, self.voices),
+            speaker=draw_speaker(rng, self.voices),
         )
         if not self.speech:
-            return said
-        how = (said.speaker.voice, said.speaker.rate, said.speaker.pitch)
+            return sample
+        how = (sample.speaker.voice, sample.speaker.rate, sample.speaker.pitch)
         return replace(
-            said,
-            question_wave=self.cache.utter(said.question, *how),
-            answer_wave=self.cache.utter(said.answer, *how),
+            sample,
+            question_wave=self.cache.utter(question.text, *how),
+            answer_wave=self.cache.utter(question.answer, *how),
         )
 
     def with_negatives(self, index: int) -> list[Sample]:
-        """The scene, and every scene that differs from it by one swap: a batch in which colours alone say nothing.
+        """The scene, and every scene that differs from it by one swap: hard negatives for contrastive retrieval.
 
         In training, swaps that belong to another split are left out.
         """
@@ -177,7 +182,7 @@ class Scenes(Dataset[Sample]):
 
 @dataclass(frozen=True)
 class Utterance:
-    """Something said."""
+    """A recording, its transcript and its speaker."""
 
     wave: Float[Tensor, "samples"]
     text: str
@@ -186,20 +191,22 @@ class Utterance:
 
 
 def reply(split: str, index: int, seed: int = 0) -> str:
-    """What the model has to say itself: bare answers, which are very short; descriptions; that it does not know."""
+    """Something that the model has to say: bare answers, which are very short, descriptions, and that it does not
+    know.
+    """
     rng, things = random.Random(f"{seed} {split} reply {index}"), world.draw_scene(split, index, seed)
     kind = rng.random()
     if kind < 0.7:
-        return world.ask(things, rng)[1].capitalize()
-    return world.in_order(things) if kind < 0.85 else rng.choice(unanswerable.ANSWERS)
+        return world.draw_question(things, rng).answer
+    return world.ordered_description(things) if kind < 0.85 else rng.choice(unanswerable.ANSWERS)
 
 
 class Speech(Dataset[Utterance]):
-    """Utterances: a quarter (`shuffled`) words in random order, a fifth replies, the rest lines of the world.
+    """Utterances: a quarter (`shuffled`) words in random order, a fifth replies, the others lines of the world.
 
-    A recogniser that has only heard the grammar learns it by heart, and fails on the same words in another order. Every
-    figure of a recogniser is reported for both: `in_order` says which is which; `order` gives only lines (True), or
-    only words in random order. `steady` has all of them spoken at one rate and pitch, as the Talker learns to.
+    A recogniser that has only heard the grammar memorizes it, and fails on the same words in another order. So every
+    metric of a recogniser is reported for both: `in_order` tells them apart; `order` gives only lines (True), or only
+    words in random order (False). With `fixed_prosody` all have one rate and pitch, as the Talker learns it.
     """
 
     def __init__(
@@ -208,109 +215,60 @@ class Speech(Dataset[Utterance]):
         size: int = 10_000,
         seed: int = 0,
         order: bool | None = None,
-        voices: Sequence[str] = VOICES,
-        steady: bool = False,
+        voices: Sequence[str] = TTS_VOICES,
+        fixed_prosody: bool = False,
         cache: str | None = None,
-        shuffled: float = WORDS_IN_RANDOM_ORDER,
+        shuffled: float = SHUFFLED,
     ) -> None:
         check_size("Speech", split, size)
-        self.split, self.size, self.seed, self.order, self.steady = split, size, seed, order, steady
-        self.shuffled = shuffled
+        self.split, self.size, self.seed, self.order = split, size, seed, order
+        self.shuffled, self.fixed_prosody = shuffled, fixed_prosody
         self.voices, self.cache = tuple(voices), SpeechCache(cache)
 
     def __len__(self) -> int:
         return self.size
 
     def text(self, index: int) -> tuple[str, bool]:
-        """What is said, and whether its words are in order; without saying it."""
+        """The transcript, and whether its words are in order; nothing is synthesized."""
         index = check_index("Speech", index, self.size)
         kind = random.Random(f"{self.seed} {self.split} speech {index}").random()
         if self.order is False or (self.order is None and kind < self.shuffled):
             return world.shuffled_words(index, self.seed, self.split), False
         if self.order is None and kind >= 1 - REPLIES:
             return reply(self.split, index, self.seed), True
-        spoken = world.heard if self.split == "train" else lambda line: True
-        return world.draw_line(self.split, index, self.seed, spoken), True
+        accept = world.line_spoken_in_training if self.split == "train" else lambda line: True
+        return world.draw_line(self.split, index, self.seed, accept), True
 
     def __getitem__(self, index: int) -> Utterance:
         text, in_order = self.text(index)
-        who = speaker(random.Random(f"{self.seed} {self.split} voice {index % self.size}"), self.voices, self.steady)
-        return Utterance(self.cache.utter(text, who.voice, who.rate, who.pitch), text, who, in_order)
+        rng = random.Random(f"{self.seed} {self.split} voice {index % self.size}")
+        speaker = draw_speaker(rng, self.voices, self.fixed_prosody)
+        return Utterance(self.cache.utter(text, speaker.voice, speaker.rate, speaker.pitch), text, speaker, in_order)
 
 
 # ---- batches --------------------------------------------------------------------------------------------------------
 
 
 def pad(items: Sequence[Tensor], value: float = 0) -> tuple[Tensor, Int[Tensor, "batch"]]:
-    """Tensors of different lengths → one, filled up with `value`, and the lengths."""
+    """Tensors of different lengths → one, padded with `value`, and the lengths."""
     lengths = torch.tensor([len(item) for item in items])
     return pad_sequence(list(items), batch_first=True, padding_value=value), lengths
 
 
 def encode_all(encode: Encode, texts: Sequence[str]) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch"]]:
-    """Texts → ids, each with its end, filled up with PAD; and how many there are of each."""
+    """Texts → ids with EOS, padded with PAD, and their lengths."""
     ids, lengths = pad([torch.tensor([*encode(text), EOS]) for text in texts], PAD)
     return ids, lengths
 
 
-class Movable:
-    """A batch that can be sent to a device, or pinned, as one."""
-
-    def to(self, device: torch.device | str) -> "Movable":
-        """All tensors on another device."""
-        moved = {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
-        return replace(  # type: ignore[type-var]
-            self, **{name: value.to(device) if isinstance(value, Tensor) else value for name, value in moved.items()}
-        )
-
-    def pin_memory(self) -> "Movable":
-        """For DataLoader(pin_memory=True)."""
-        moved = {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
-        return replace(  # type: ignore[type-var]
-            self, **{name: value.pin_memory() if isinstance(value, Tensor) else value for name, value in moved.items()}
-        )
-
-
-@dataclass(frozen=True)
-class SceneBatch(Movable):
-    """Scenes side by side; texts end with EOS and are padded with PAD."""
-
-    pixels: Float[Tensor, "batch channels height width"]
-    caption: Int[Tensor, "batch caption_tokens"]
-    caption_lengths: Int[Tensor, "batch"]
-    question: Int[Tensor, "batch question_tokens"]
-    question_lengths: Int[Tensor, "batch"]
-    answer: Int[Tensor, "batch answer_tokens"]
-    answer_lengths: Int[Tensor, "batch"]
-    question_wave: Float[Tensor, "batch question_samples"] | None
-    question_samples: Int[Tensor, "batch"] | None
-    answer_wave: Float[Tensor, "batch answer_samples"] | None
-    answer_samples: Int[Tensor, "batch"] | None
-
-
 def pixels(image: Image.Image) -> Float[Tensor, "channels height width"]:
-    """A drawn picture → floats in 0…1."""
+    """A rendered image → floats in 0…1."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
-def collate_scenes(samples: Sequence[Sample], encode: Encode) -> SceneBatch:
-    """`DataLoader(Scenes(), collate_fn=functools.partial(collate_scenes, encode=tokenizer.encode))`."""
-    waves: list[Tensor | None] = [None] * 4
-    if all(sample.question_wave is not None for sample in samples):
-        waves = [*pad([s.question_wave for s in samples if s.question_wave is not None]),
-                 *pad([s.answer_wave for s in samples if s.answer_wave is not None])]  # fmt: skip
-    return SceneBatch(
-        torch.stack([pixels(sample.picture) for sample in samples]),
-        *encode_all(encode, [sample.caption for sample in samples]),
-        *encode_all(encode, [sample.question for sample in samples]),
-        *encode_all(encode, [sample.answer for sample in samples]),
-        *waves,
-    )
-
-
 @dataclass(frozen=True)
-class SpeechBatch(Movable):
-    """Utterances side by side, with their texts as they are."""
+class SpeechBatch:
+    """Padded recordings with their lengths and transcripts."""
 
     wave: Float[Tensor, "batch samples"]
     samples: Int[Tensor, "batch"]

@@ -1,16 +1,18 @@
-"""Data of your own: a CSV or JSONL file that names pictures, recordings and texts, or plain text.
+"""Custom data: a CSV or JSONL manifest that names images, recordings and texts, or plain text files.
 
-    image,caption                a picture and what it shows
-    image,question,answer        a picture, a question about it and the answer
-    audio,text                   a recording and what is said in it
+    image,caption                an image and a description of it
+    image,question,answer        an image, a question about it and the answer
+    audio,text                   a recording and its transcript
 
-Paths are relative to the manifest, texts are UTF-8, other columns are kept beside them. Every row is looked at before
-the first is used: what is wrong is listed with file and line. `skip_bad=True` goes on without those rows, says how many
-they are and why, and keeps them in `bad`. In memory are 24 bytes a row: where it begins, its line, its length.
+Paths are relative to the manifest, texts are UTF-8, further columns are kept. Every row is validated before the first
+one is used, and every error names its file and line. `skip_bad=True` continues without the rows that cannot be used,
+warns how many they are and why, and keeps them in `bad`. In memory a row takes 32 bytes: its offset in the file, its
+line, its length, and a hash of the file that it names.
 """
 
 import csv
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -27,46 +29,55 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tinyomni.config import SAMPLE_RATE
 from tinyomni.data.tts import SpeechCache
-from tinyomni.io.files import MOST_SECONDS, SAMPLE_RATE, existing_file, load_audio, load_image
+from tinyomni.errors import InputError, MissingFileError
+from tinyomni.io.audio import MAX_SECONDS, load_audio
+from tinyomni.io.images import load_image
+from tinyomni.io.sources import existing_file
 
-KINDS = {
+COLUMNS = {
     "caption": ("image", "caption"),
     "question": ("image", "question", "answer"),
     "speech": ("audio", "text"),
 }
+"""Kind of data → the columns that it needs. The first names a file."""
+TEXT = "text"
+"""The kind of data without columns: lines of text."""
 BOM = b"\xef\xbb\xbf"
-SHOWN = 20  # bad rows in an error
+MAX_LISTED = 20  # bad rows in one error message
 
 
-class Unusable(ValueError):
-    """Why a row cannot be used; `reason` is the short form, by which such rows are counted."""
+class RowError(InputError):
+    """A row that cannot be used; `reason` is the short form, by which such rows are counted."""
 
-    def __init__(self, reason: str, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
         self.reason = reason
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used: where it stands (`file:line`), and why."""
+    """A row that cannot be used: its `file:line`, and why."""
 
     where: str
     reason: str
-    why: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.why}"
+        return f"{self.where}: {self.message}"
 
 
 def bad_row(where: str, error: Exception) -> BadRow:
-    """What reading a row raised, as an entry of the list."""
-    known: dict[type[Exception], str] = {
-        FileNotFoundError: "file missing",
-        IsADirectoryError: "folder, no file",
-        PermissionError: "not permitted",
-    }
-    return BadRow(where, getattr(error, "reason", known.get(type(error), "file not readable")), str(error))
+    """The exception that reading a row raised, as an entry of the list."""
+    reasons = (
+        (RowError, getattr(error, "reason", "")),
+        (FileNotFoundError, "file missing"),
+        (IsADirectoryError, "not a file"),
+        (PermissionError, "permission denied"),
+        (Exception, "file not readable"),
+    )
+    return BadRow(where, next(reason for kind, reason in reasons if isinstance(error, kind)), str(error))
 
 
 def count_reasons(bad: Sequence[BadRow]) -> str:
@@ -74,36 +85,41 @@ def count_reasons(bad: Sequence[BadRow]) -> str:
     return ", ".join(f"{count} × {reason}" for reason, count in Counter(row.reason for row in bad).most_common())
 
 
-class ManifestError(ValueError):
+class ManifestError(InputError):
     """Data that cannot be used; `bad` holds the rows, of which the message lists the first 20."""
 
     def __init__(self, text: str, bad: Sequence[BadRow] = ()) -> None:
         self.bad = list(bad)
-        more = [f"… and {len(self.bad) - SHOWN} more"] if len(self.bad) > SHOWN else []
-        super().__init__("\n  ".join([text, *map(str, self.bad[:SHOWN]), *more]))
+        more = [f"… and {len(self.bad) - MAX_LISTED} more"] if len(self.bad) > MAX_LISTED else []
+        super().__init__("\n  ".join([text, *map(str, self.bad[:MAX_LISTED]), *more]))
 
 
-class LeftOut(UserWarning):
+class SkippedRows(UserWarning):
     """Rows were left out, because `skip_bad` asked for it."""
 
 
-def settle(name: str, good: int, bad: Sequence[BadRow], skip_bad: bool) -> None:
-    """What happens with bad rows: an error with the list, or a warning with the count."""
-    of_all = f"{len(bad)} of {len(bad) + good} rows"
+def check_rows(name: str, good: int, bad: Sequence[BadRow], skip_bad: bool) -> None:
+    """Raise ManifestError where no row is good, or where some are bad and may not be skipped; else warn about them."""
+    count = f"{len(bad)} of {len(bad) + good} rows"
     if not good:
-        raise ManifestError(f"{name}: there is no row in it that can be used", bad)
+        raise ManifestError(f"{name}: expected at least one usable row, got none", bad)
     if bad and not skip_bad:
-        text = f"{name}: {of_all} cannot be used ({count_reasons(bad)}). Mend them, or go on without: skip_bad=True."
-        raise ManifestError(text, bad)
+        fix = "Fix them, or continue without them: skip_bad=True."
+        raise ManifestError(f"{name}: {count} cannot be used ({count_reasons(bad)}). {fix}", bad)
     if bad:
-        warnings.warn(f"{name}: {of_all} were left out ({count_reasons(bad)})", LeftOut, stacklevel=3)
+        warnings.warn(f"{name}: {count} were skipped ({count_reasons(bad)})", SkippedRows, stacklevel=3)
+
+
+def group_of(name: str) -> int:
+    """A 64-bit hash of the file or text that a row is about; the train/validation split keeps equal ones together."""
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 # ---- lines on disk --------------------------------------------------------------------------------------------------
 
 
 class TextFile:
-    """A UTF-8 file, read from any place in it. Between opening and reading it has to stay the same."""
+    """A UTF-8 file that is read from any offset. It must not change between opening and reading."""
 
     def __init__(self, step: str, path: str | Path) -> None:
         self.path = existing_file(step, path)
@@ -112,49 +128,48 @@ class TextFile:
         with self.path.open("rb") as file:
             head = file.read(3)
         if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise ManifestError(f"{self.path.name} is written in UTF-16. Save it as UTF-8.")
+            raise ManifestError(f"{self.path.name}: expected UTF-8, got UTF-16. Save the file as UTF-8.")
         self.begin = len(BOM) if head == BOM else 0
 
-    def at(self, place: int) -> BinaryIO:
+    def at(self, offset: int) -> BinaryIO:
         """The file, opened at this byte."""
         file = self.path.open("rb")
         state = os.fstat(file.fileno())
         if (state.st_size, state.st_mtime_ns) != self.state:
             file.close()
-            raise ManifestError(f"{self.path.name} has changed since it was opened. Open it anew.")
-        file.seek(place)
+            raise ManifestError(f"{self.path.name} has changed since it was opened. Open the data set again.")
+        file.seek(offset)
         return file
 
     def lines(self) -> Iterator[tuple[int, int]]:
-        """(byte, line) of every line that is not blank."""
+        """(offset, line number) of every line that is not blank."""
         with self.at(self.begin) as file:
-            place = self.begin
+            offset = self.begin
             for number, raw in enumerate(file, 1):
                 if raw.strip():
-                    yield place, number
-                place += len(raw)
+                    yield offset, number
+                offset += len(raw)
 
-    def line(self, place: int) -> str:
-        """The line that begins at this byte. Raises Unusable if it is no UTF-8."""
-        with self.at(place) as file:
+    def line(self, offset: int) -> str:
+        """The line that begins at this byte. Raises RowError if it is not UTF-8."""
+        with self.at(offset) as file:
             return decode(file.readline()).rstrip("\r\n")
 
 
 def decode(raw: bytes) -> str:
-    """UTF-8 → text."""
+    """Bytes → text. Raises RowError that names the byte."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = raw[error.start]
-        raise Unusable(
-            "not UTF-8", f"byte {byte:#04x} is no UTF-8 ({error.reason}). Save the file as UTF-8."
-        ) from error
+        message = f"byte {byte:#04x} is not valid UTF-8 ({error.reason}). Save the file as UTF-8."
+        raise RowError("not UTF-8", message) from error
 
 
 def csv_record(file: BinaryIO) -> tuple[list[str], int]:
-    """The cells of the CSV record that begins here, and how many lines it takes; ([], 0) at the end.
+    """The cells of the CSV record that begins here, and how many lines it spans; ([], 0) at the end of the file.
 
-    Raises Unusable; the file then stands behind the first line, so that a quote that is never closed costs one row.
+    Raises RowError and leaves the file behind the first line, so that an unclosed quote costs one row only.
     """
     first = file.readline()
     after = file.tell()
@@ -162,45 +177,45 @@ def csv_record(file: BinaryIO) -> tuple[list[str], int]:
     rows = csv.reader(map(decode, itertools.chain([first], iter(file.readline, b""))), strict=True)
     try:
         return (next(rows), rows.line_num) if first else ([], 0)
-    except (Unusable, csv.Error) as error:
+    except (RowError, csv.Error) as error:
         file.seek(after)
-        if isinstance(error, Unusable):
+        if isinstance(error, RowError):
             raise
-        fix = 'A quote is opened and never closed, or a quote within a text is not doubled ("")'
-        raise Unusable("quotes", f"no CSV: {error}. {fix}.") from error
+        fix = 'Either a quote is never closed, or a quote inside a text is not doubled ("").'
+        raise RowError("invalid CSV", f"invalid CSV: {error}. {fix}") from error
 
 
 def json_object(line: str) -> dict[str, str]:
-    """A line of JSONL → its texts. Numbers and the like in further columns stay as they are written."""
-    example = '{"audio": "a.wav", "text": "Hello."}'
+    """A line of JSONL → its texts. Values of further columns stay as they are written."""
+    example = 'one object per line, such as {"audio": "a.wav", "text": "Hello."}'
 
-    def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        twins = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        if twins:
-            raise Unusable("no JSON", f"{twins[0]!r} stands twice")
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        if twice:
+            raise RowError("invalid JSON", f"duplicate key {twice[0]!r}")
         return dict(pairs)
 
     def no_constant(name: str) -> None:
-        raise Unusable("no JSON", f"no JSON: {name} is no value in it")
+        raise RowError("invalid JSON", f"invalid JSON: {name} is not a JSON value")
 
     try:
-        found = json.loads(line, object_pairs_hook=no_twins, parse_constant=no_constant)
+        found = json.loads(line, object_pairs_hook=unique_keys, parse_constant=no_constant)
     except json.JSONDecodeError as error:
         where = f"{error.msg} at column {error.colno}"
-        raise Unusable("no JSON", f"no JSON: {where}. One object on a line is expected, such as {example}") from error
+        raise RowError("invalid JSON", f"invalid JSON: {where}. Expected {example}") from error
     except RecursionError as error:
-        raise Unusable("no JSON", "the JSON is nested too deeply") from error
+        raise RowError("invalid JSON", "invalid JSON: nested too deeply") from error
     if not isinstance(found, dict):
-        raise Unusable("no JSON", f"one object on a line is expected, such as {example}")
-    needed = set(itertools.chain(*KINDS.values()))
+        raise RowError("invalid JSON", f"expected {example}; got {type(found).__name__}")
+    needed = set(itertools.chain(*COLUMNS.values()))
     for name, value in found.items():
         if isinstance(value, str):
             try:
                 value.encode("utf-8")
             except UnicodeEncodeError as error:
-                raise Unusable("not UTF-8", f"{name} holds half of a surrogate pair") from error
+                raise RowError("not UTF-8", f"{name} contains an unpaired surrogate") from error
         elif name in needed:
-            raise Unusable("no text", f"{name} should be a text in quotes, got {json.dumps(value)}")
+            raise RowError("not a string", f"{name} must be a string, got {json.dumps(value)}")
         else:
             found[name] = json.dumps(value, ensure_ascii=False)
     return found
@@ -211,7 +226,7 @@ def json_object(line: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Item:
-    """One row with what it names, loaded: `pixels` or `wave`, and all its texts by column."""
+    """One row with the file that it names, loaded: `pixels` or `wave`, and all its texts by column."""
 
     where: str
     texts: dict[str, str]
@@ -219,18 +234,18 @@ class Item:
     wave: Float[Tensor, "samples"] | None = None
 
 
-class Rows(Dataset[Item]):
-    """Rows that each name a picture or a recording: what all doors share.
+class RowDataset(Dataset[Item]):
+    """Rows that each name an image or a recording: the base of all loaders of custom data.
 
-    skip_bad: go on without rows that cannot be used, and warn (LeftOut). Else any of them raises a ManifestError.
-    check: "full" decodes every file once, so that a damaged one is met now and not in the third hour of training.
-        "heads" only asks whether files are there and sound has a head; for data that `inspect` has been through.
-        What is damaged then raises a ManifestError when it is read.
-    allow_outside: take files that lie outside the folder, by `..`, as absolute paths or behind links.
-    cache: a folder where sound that has to be resampled is kept, so that this is done once.
+    skip_bad: continue without rows that cannot be used, and warn (SkippedRows). Else any of them raises ManifestError.
+    check: "full" decodes every file once, so that a damaged one is found now and not in the third hour of training.
+        "headers" only asks whether the files exist and whether audio has a header; for data that was inspected before.
+        A damaged file then raises ManifestError when it is read.
+    allow_outside: accept files outside the folder, by `..`, as absolute paths or behind links.
+    cache: a folder for resampled audio, so that resampling is done once.
 
-    `kind` is caption, question or speech; `lengths` are the seconds of sound, or the characters of text with a picture:
-    batches of like lengths need them.
+    `kind` is caption, question or speech. `lengths` are seconds of audio, or characters of the texts beside an image:
+    for bucketed batches. `groups` are hashes of the files named: for the train/validation split.
     """
 
     kind = ""
@@ -244,58 +259,59 @@ class Rows(Dataset[Item]):
         allow_outside: bool = False,
         cache: str | Path | None = None,
     ) -> None:
-        if check not in ("full", "heads"):
-            raise ValueError(f"{name}: check should be 'full' or 'heads', got {check!r}")
+        if check not in ("full", "headers"):
+            raise InputError(f"{name}: check must be 'full' or 'headers', got {check!r}")
         self.name, self.root = name, Path(os.path.realpath(root))
         self.full, self.allow_outside, self.cache = check == "full", allow_outside, SpeechCache(cache)
         self.bad: list[BadRow] = []
-        self.lengths, self._places, self._lines = array("d"), array("Q"), array("Q")
+        self.lengths, self.groups, self._offsets, self._lines = array("d"), array("Q"), array("Q"), array("Q")
         seconds = functools.lru_cache(2**18)(self._seconds)  # many rows may name one file
-        for place, line in self._scan():
+        for offset, line in self._scan():
             try:
-                row = self._read(place)
-                self._look(row)
-                length = seconds(row[KINDS[self.kind][0]])
+                row = self._read(offset)
+                self._check_texts(row)
+                length = seconds(file := row[COLUMNS[self.kind][0]])
             except (ValueError, OSError) as error:
-                self.bad.append(bad_row(self._where(place, line), error))
+                self.bad.append(bad_row(self._where(offset, line), error))
                 continue
-            self._places.append(place)
+            self._offsets.append(offset)
             self._lines.append(line)
-            self.lengths.append(length or sum(len(row[column]) for column in KINDS[self.kind][1:]))
-        settle(name, len(self), self.bad, skip_bad)
+            self.lengths.append(length or sum(len(row[column]) for column in COLUMNS[self.kind][1:]))
+            self.groups.append(group_of(file))
+        check_rows(name, len(self), self.bad, skip_bad)
 
-    # what each door says for itself
+    # what each loader defines
 
     def _scan(self) -> Iterator[tuple[int, int]]:
-        """(place, line) of each row; by its place a row is found again."""
+        """(offset, line) of each row; `_read` finds the row again by its offset."""
         raise NotImplementedError
 
-    def _read(self, place: int) -> dict[str, str]:
-        """The row at a place: texts by column. Raises ValueError or OSError if it cannot be used."""
+    def _read(self, offset: int) -> dict[str, str]:
+        """The row at an offset: texts by column. Raises ValueError or OSError if it cannot be used."""
         raise NotImplementedError
 
-    def _where(self, place: int, line: int) -> str:
-        """What a person looks for to find the row."""
+    def _where(self, offset: int, line: int) -> str:
+        """How a message names the row."""
         return f"{self.name}:{line}"
 
     # what they share
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._offsets)
 
     def where(self, index: int) -> str:
         """`file:line` of a row."""
-        return self._where(self._places[index], self._lines[index])
+        return self._where(self._offsets[index], self._lines[index])
 
     def row(self, index: int) -> dict[str, str]:
-        """The texts of a row by column, the path as it is written."""
+        """The texts of a row by column; the path as it is written."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.name}: index {index} is outside 0 … {len(self) - 1}")
-        return self._read(self._places[index])
+        return self._read(self._offsets[index])
 
     def __getitem__(self, index: int) -> Item:
         row = self.row(index)
-        column = KINDS[self.kind][0]
+        column = COLUMNS[self.kind][0]
         texts = {name: text for name, text in row.items() if name != column}
         try:
             path = self._file(row[column])
@@ -303,83 +319,84 @@ class Rows(Dataset[Item]):
                 return Item(self.where(index), texts, wave=cached_audio(path, self.cache))
             return Item(self.where(index), texts, pixels=load_image(path))
         except (ValueError, OSError) as error:
-            raise ManifestError(f"{self.name}: a row cannot be read", [bad_row(self.where(index), error)]) from error
+            raise ManifestError(f"{self.name}: cannot read a row", [bad_row(self.where(index), error)]) from error
 
-    def _look(self, row: dict[str, str]) -> None:
-        """Raise Unusable if a text is missing."""
+    def _check_texts(self, row: dict[str, str]) -> None:
+        """Raise RowError if a column is missing or empty."""
         self.kind = self.kind or kind_of(tuple(row))
-        for column in KINDS[self.kind]:
+        for column in COLUMNS[self.kind]:
             if column not in row:
-                raise Unusable("text missing", f"{column} is missing; these are rows of {', '.join(KINDS[self.kind])}")
+                raise RowError("text missing", f"expected the columns {', '.join(COLUMNS[self.kind])}; got no {column}")
             if not row[column].strip():
-                raise Unusable("text missing", f"{column} is empty")
+                raise RowError("text missing", f"{column} is empty")
 
     def _file(self, name: str) -> Path:
         """The file that a row names."""
         path = Path(os.path.realpath(self.root / name))
         if not self.allow_outside and not path.is_relative_to(self.root):
-            raise Unusable("outside the folder", f"{name} leaves the folder {self.root}; allow_outside=True takes it")
+            message = f"{name} is outside the folder {self.root}; allow_outside=True accepts it"
+            raise RowError("outside the folder", message)
         if "\\" in name and not path.exists():
-            raise FileNotFoundError(f"there is no file {name}. The signs between folders should be /")
+            raise MissingFileError(f"no such file: {name}. Use / as path separator.")
         return existing_file(name, path)
 
     def _seconds(self, name: str) -> float:
-        """Seconds of a recording, 0 for a picture. Raises ValueError or OSError if the file cannot be used."""
+        """Seconds of a recording, 0 for an image. Raises ValueError or OSError if the file cannot be used."""
         path = self._file(name)
-        path.open("rb").close()  # libsndfile does not say whether reading is forbidden
+        path.open("rb").close()  # libsndfile does not say that permission was denied
         if self.kind != "speech":
             if self.full:
                 load_image(path)
             return 0.0
         if self.full:
             cached_audio(path, self.cache)
-        found = head_of(path)
-        if found.frames == 0:
-            raise ValueError(f"{name} holds no samples")
-        # the head of a stream says "as long as can be"
-        return min(found.frames / found.samplerate, float(MOST_SECONDS))
+        header = audio_header(path)
+        if header.frames == 0:
+            raise InputError(f"{name} has no samples")
+        # the header of a stream claims the greatest length that it can hold
+        return min(header.frames / header.samplerate, float(MAX_SECONDS))
 
 
 def kind_of(columns: Sequence[str]) -> str:
-    """Which kind of rows these columns make. Raises Unusable if none or two."""
-    found = [kind for kind, needed in KINDS.items() if set(needed) <= set(columns)]
-    have = ", ".join(map(repr, columns)) or "none"
+    """The kind of data that has these columns. Raises RowError if there is none, or two."""
+    found = [kind for kind, needed in COLUMNS.items() if set(needed) <= set(columns)]
+    got = ", ".join(map(repr, columns)) or "none"
     if not found:
-        wanted = "; or ".join(", ".join(needed) for needed in KINDS.values())
-        raise Unusable("columns", f"the columns are {have}; needed are {wanted}")
+        wanted = "; or ".join(", ".join(needed) for needed in COLUMNS.values())
+        raise RowError("columns", f"expected the columns {wanted}; got {got}")
     if "speech" in found and len(found) > 1:
-        raise Unusable("columns", f"the columns are {have}: pictures or recordings? Make two files of it.")
+        raise RowError("columns", f"expected either images or recordings, got the columns {got}. Use two manifests.")
     return found[-1]  # a question may have a caption beside it
 
 
-def head_of(path: Path) -> Any:
-    """What the head of a sound file says: frames, samplerate, channels."""
+def audio_header(path: Path) -> Any:
+    """What the header of an audio file says: frames, samplerate, channels."""
     try:
         return soundfile.info(path)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: raw samples, without a head
-        raise ValueError(f"{path.name} is no recording that can be decoded (WAV, FLAC, OGG expected)") from error
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: raw samples without a header
+        raise InputError(f"{path.name}: cannot decode audio (expected WAV, FLAC or OGG)") from error
 
 
 def cached_audio(path: Path, cache: SpeechCache) -> Float[Tensor, "samples"]:
-    """A recording at 16 kHz. What has to be resampled is kept in the cache, for as long as the file stays the same."""
-    if cache.folder is None or head_of(path).samplerate == SAMPLE_RATE:
+    """A recording at 16 kHz. What has to be resampled is cached for as long as the file does not change."""
+    if cache.folder is None or audio_header(path).samplerate == SAMPLE_RATE:
         return load_audio(path)
     state = os.stat(path)
     return cache.get(f"{path} {state.st_size} {state.st_mtime_ns}", lambda: load_audio(path))
 
 
-class Manifest(Rows):
-    """A CSV or JSONL file as a data set; the options are those of Rows.
+class Manifest(RowDataset):
+    """A CSV or JSONL file as a data set; the options are those of RowDataset.
 
-    Its kind comes from its columns: those of CSV stand in the first line, those of JSONL in each row. Blank lines are
-    passed over. Raises ManifestError for a file without rows, for CSV without the columns of a kind, and for bad rows.
+    Its kind follows from its columns: those of CSV are named in the first line, those of JSONL in each row. Blank lines
+    are skipped. Raises ManifestError for a file without rows, for CSV without the columns of a kind, and for bad rows.
     """
 
     def __init__(self, path: str | Path, **options: Any) -> None:
         self.file = TextFile("Manifest", path)
         self.csv = self.file.path.suffix.lower() == ".csv"
         if not self.csv and self.file.path.suffix.lower() != ".jsonl":
-            raise ManifestError(f"{self.file.path.name}: a manifest is a file .csv or .jsonl (one JSON object a line)")
+            raise ManifestError(f"{self.file.path.name}: expected a .csv or .jsonl file (one JSON object per line)")
         self.columns: tuple[str, ...] = ()
         super().__init__(self.file.path.name, self.file.path.parent, **options)
 
@@ -390,18 +407,18 @@ class Manifest(Rows):
         line = 1
         with self.file.at(self.file.begin) as file:
             while True:
-                place = file.tell()
+                offset = file.tell()
                 try:
                     cells, lines = csv_record(file)
-                except Unusable as error:
+                except RowError as error:
                     if not self.columns:
                         raise ManifestError(f"{self.name}:{line}: {error}") from error
-                    cells, lines = ["?"], 1  # _read will meet it again
+                    cells, lines = ["?"], 1  # _read raises it again, and then it is counted
                 if not lines:
                     return
                 if len(cells) > 1 or "".join(cells).strip():  # else a blank line
                     if self.columns:
-                        yield place, line
+                        yield offset, line
                     else:
                         self._header(cells, line)
                 line += lines
@@ -409,27 +426,25 @@ class Manifest(Rows):
     def _header(self, cells: list[str], line: int) -> None:
         """The names of the columns."""
         where = f"{self.name}:{line}"
-        twins = [name for name, count in Counter(cells).items() if count > 1]
-        if twins:
-            raise ManifestError(f"{where}: the column {twins[0]!r} stands twice")
+        twice = [name for name, count in Counter(cells).items() if count > 1]
+        if twice:
+            raise ManifestError(f"{where}: duplicate column {twice[0]!r}")
         try:
             self.kind, self.columns = kind_of(cells), tuple(cells)
-        except Unusable as error:
+        except RowError as error:
             other = next((sign for sign in (";", "\t", "|") if len(cells) == 1 and sign in cells[0]), "")
-            fix = "The first line should hold the names of the columns."
-            fix = f"They are separated by {other!r}: save the file with commas." if other else fix
+            fix = "The first line must name the columns."
+            fix = f"The columns are separated by {other!r}: use commas." if other else fix
             raise ManifestError(f"{where}: {error}. {fix}") from error
 
-    def _read(self, place: int) -> dict[str, str]:
+    def _read(self, offset: int) -> dict[str, str]:
         if not self.csv:
-            return json_object(self.file.line(place))
-        with self.file.at(place) as file:
+            return json_object(self.file.line(offset))
+        with self.file.at(offset) as file:
             cells, _ = csv_record(file)
         if len(cells) != len(self.columns):
-            fix = " A text with a comma needs quotes, right behind the comma before it." * (
-                len(cells) > len(self.columns)
-            )
-            raise Unusable("cells", f"{len(self.columns)} cells are expected, {len(cells)} came.{fix}")
+            fix = " Put a text that contains a comma in quotes." if len(cells) > len(self.columns) else ""
+            raise RowError("cells", f"expected {len(self.columns)} cells, got {len(cells)}.{fix}")
         return dict(zip(self.columns, cells, strict=True))
 
 
@@ -437,37 +452,39 @@ class Manifest(Rows):
 
 
 class TextFiles(Dataset[str]):
-    """The lines of a text file, or of every .txt file in a folder and its folders. Blank lines are passed over.
+    """The lines of a text file, or of every .txt file in a folder and its subfolders. Blank lines are skipped.
 
-    Raises ManifestError for no line at all and, unless `skip_bad`, for lines that are no UTF-8.
+    Raises ManifestError for no line at all and, unless `skip_bad`, for lines that are not UTF-8.
     """
 
-    kind = "lines of text"
+    kind = TEXT
 
     def __init__(self, path: str | Path, skip_bad: bool = False) -> None:
         path = Path(path)
-        # a folder's empty files hold no line; one that is named has to hold some
+        # empty files in a folder are ignored; a file that is named itself must not be empty
         names = sorted(name for name in path.rglob("*.txt") if name.stat().st_size) if path.is_dir() else [path]
         if not names:
-            raise ManifestError(f"{path} holds neither text (.txt) nor a data set that is known")
+            raise ManifestError(f"{path}: expected .txt files or a known data set, got a folder with neither")
         self.name, self.files = path.name, [TextFile("Text", name) for name in names]
         self.bad: list[BadRow] = []
-        self.lengths, self._files, self._places, self._lines = array("d"), array("L"), array("Q"), array("Q")
+        self.lengths, self.groups = array("d"), array("Q")
+        self._files, self._offsets, self._lines = array("L"), array("Q"), array("Q")
         for number, file in enumerate(self.files):
-            for place, line in file.lines():
+            for offset, line in file.lines():
                 try:
-                    text = file.line(place)
-                except Unusable as error:
+                    text = file.line(offset)
+                except RowError as error:
                     self.bad.append(bad_row(f"{file.path.name}:{line}", error))
                     continue
                 self._files.append(number)
-                self._places.append(place)
+                self._offsets.append(offset)
                 self._lines.append(line)
                 self.lengths.append(len(text))
-        settle(self.name, len(self), self.bad, skip_bad)
+                self.groups.append(group_of(text))
+        check_rows(self.name, len(self), self.bad, skip_bad)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._offsets)
 
     def where(self, index: int) -> str:
         """`file:line` of a line."""
@@ -476,4 +493,4 @@ class TextFiles(Dataset[str]):
     def __getitem__(self, index: int) -> str:
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.name}: index {index} is outside 0 … {len(self) - 1}")
-        return self.files[self._files[index]].line(self._places[index])
+        return self.files[self._files[index]].line(self._offsets[index])

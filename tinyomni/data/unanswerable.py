@@ -1,14 +1,16 @@
-"""What lies outside the closed world. The right answer is one of its own phrases: that one does not know.
+"""Unanswerable inputs, from outside the closed world. The right answer says that the model does not know.
 
-    a picture that shows no scene      "Describe the image."  I can see nothing.     a question  I do not know.
-    a question about what is not there, or about what the world has no word for                 I do not know.
-    sound that is no speech                                                                     I heard nothing.
-    a question about a picture, and no picture                                                  I cannot see that.
+    an image that shows no scene       "Describe the image."  I can see nothing.     a question  I do not know.
+    a question about a thing that is absent, or with a word that the world does not have        I do not know.
+    audio without speech                                                                        I heard nothing.
+    a question about an image, and no image                                                     I cannot see that.
 
-Test pictures, words and sounds are of other kinds than those of training: what counts is what was never met.
+Test images, words and audio are of other kinds than those of training: what counts is what was never seen or heard.
 """
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,13 +18,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from tinyomni.config import IMAGE_SIZE, SAMPLE_RATE
 from tinyomni.data import world
-from tinyomni.data.rendering import SIDE
+from tinyomni.data.world import QUESTION_KINDS, SHAPES, Question, Thing
 
 DO_NOT_KNOW, SEE_NOTHING, HEARD_NOTHING = "I do not know.", "I can see nothing.", "I heard nothing."
 CANNOT_SEE = "I cannot see that."
 ANSWERS = (DO_NOT_KNOW, SEE_NOTHING, HEARD_NOTHING, CANNOT_SEE)
-RATE = 16_000
+NOT_THERE = "not"  # what the scratchpad finds where nothing is there
+ABOUT = ("not there", "unknown word")  # what a question can be about
 
 NOUNS = (
     "dog", "cat", "horse", "cow", "bird", "fish", "mouse", "sheep", "tree", "flower", "grass", "leaf", "river",
@@ -41,48 +45,57 @@ OPEN = (
 )  # fmt: skip
 
 
-def question(things: list[world.Thing], rng: random.Random, split: str = "train", kind: str | None = None) -> str:
-    """A question to which the scene gives no answer: about what is `not there`, or with an `unknown word`."""
-    if (kind or rng.choice(("not there", "unknown word"))) == "not there":
-        shapes = [shape for shape in world.SHAPES if not world.count(things, shape)]
+def question(things: Sequence[Thing], rng: random.Random, split: str = "train", about: str | None = None) -> Question:
+    """A question that the scene does not answer: about a thing that is `not there`, or with an `unknown word`."""
+    if (about or rng.choice(ABOUT)) == "not there":
+        shapes = [shape for shape in SHAPES if not world.count_shape(things, shape)]
         colours = [colour for colour in world.COLOURS if all(thing.colour != colour for thing in things)]
-        missing = rng.choice((rng.choice(shapes), f"{rng.choice(colours)} thing"))
-        field = "shape" if missing.endswith("thing") else "colour"
-        return rng.choice((f"Where is the {missing}?", f"How big is the {missing}?", f"What {field} is the {missing}?"))
+        by, key = rng.choice((("shape", rng.choice(shapes)), ("colour", rng.choice(colours))))
+        kind = QUESTION_KINDS[rng.choice(("place", "size", "colour" if by == "shape" else "shape"))]
+        text = next(wording.text for wording in kind.wordings if wording.by == by).format(**{by: key})
+        return Question(kind.id, text, DO_NOT_KNOW, key, NOT_THERE)
     kept = ("train",) if split == "train" else tuple(each for each in world.SPLITS if each != "train")
-    return rng.choice(OPEN).format(noun=rng.choice([noun for noun in NOUNS if world.split_of(noun) in kept]))
+    template, nouns = rng.choice(OPEN), [noun for noun in NOUNS if world.split_of(noun) in kept]
+    return Question(None, template.format(noun=rng.choice(nouns)), DO_NOT_KNOW)
 
 
-def picture(rng: random.Random, split: str = "train") -> Image.Image:
-    """A picture of nothing: coloured clouds, grain or stripes; outside of training a patchwork."""
+def unanswered(question: Question) -> Question:
+    """The same question where nothing answers it, since the image shows no scene."""
+    return replace(question, answer=DO_NOT_KNOW, key=None, value=None)
+
+
+def image(rng: random.Random, split: str = "train") -> Image.Image:
+    """An image of nothing: coloured clouds, grain or stripes; outside of training a patchwork."""
     numbers = np.random.default_rng(rng.randrange(2**32))
     kind = rng.choice(("clouds", "clouds", "grain", "stripes")) if split == "train" else "patchwork"
-    field = np.zeros((SIDE, SIDE, 3))
+    field = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3))
     if kind == "patchwork":
         for _ in range(rng.randint(20, 60)):
-            left, top = (rng.randrange(-20, SIDE) for _ in "xy")
+            left, top = (rng.randrange(-20, IMAGE_SIZE) for _ in "xy")
             patch = slice(max(top, 0), top + rng.randint(20, 120)), slice(max(left, 0), left + rng.randint(20, 120))
             field[patch] = numbers.uniform(0, 255, 3)
     else:
         # octaves of noise, finer ones weaker, as in photographs (Field, 1987); grain is only the finest
         for octave in range(1, 8) if kind == "clouds" else (1, 7):
             coarse = numbers.normal(size=(2**octave, 2**octave, rng.choice((1, 3)))).repeat(3, axis=2)[..., :3]
-            layers = [Image.fromarray(layer.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-                      for layer in np.moveaxis(coarse, -1, 0)]  # fmt: skip
+            layers = [
+                Image.fromarray(layer.astype(np.float32)).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+                for layer in np.moveaxis(coarse, -1, 0)
+            ]
             weight = 0.7**octave if kind == "clouds" else 1.0
             field += weight * np.stack([np.asarray(layer) for layer in layers], axis=-1)
         if kind == "stripes":
             across, down = rng.uniform(-0.4, 0.4), rng.uniform(-0.4, 0.4)
-            waves = np.sin(across * np.arange(SIDE)[None, :] + down * np.arange(SIDE)[:, None])
+            waves = np.sin(across * np.arange(IMAGE_SIZE)[None, :] + down * np.arange(IMAGE_SIZE)[:, None])
             field = field * 0.3 + waves[..., None] * numbers.uniform(0.3, 1.5, 3)
         field = 128 + field / field.std() * rng.uniform(20, 70) + numbers.uniform(-60, 60, 3)
     return Image.fromarray(field.clip(0, 255).astype(np.uint8))
 
 
-def sound(rng: random.Random, split: str = "train") -> Float[Tensor, "samples"]:
+def audio(rng: random.Random, split: str = "train") -> Float[Tensor, "samples"]:
     """A second or two without speech: noise, a hum or almost silence; outside of training a sliding tone."""
     numbers = np.random.default_rng(rng.randrange(2**32))
-    time = np.arange(rng.randint(RATE // 2, 2 * RATE)) / RATE
+    time = np.arange(rng.randint(SAMPLE_RATE // 2, 2 * SAMPLE_RATE)) / SAMPLE_RATE
     kind = rng.choice(("noise", "hum", "hush")) if split == "train" else "slide"
     if kind in ("noise", "hush"):
         wave = numbers.normal(size=len(time)) * (rng.uniform(0.05, 0.3) if kind == "noise" else 1e-3)

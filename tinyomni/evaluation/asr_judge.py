@@ -1,12 +1,13 @@
-"""Ears that are not ours: pocketsphinx, a recogniser of another kind (hidden Markov models, trained on people).
+"""The independent ASR judge: pocketsphinx, a recogniser of another kind (hidden Markov models, trained on people).
 
-Our own recogniser and the voices that it judges come from the same course. These ears have never heard eSpeak, and
-know of the world only which word may follow which. They come with the extra `test`.
+Our own recogniser and the speech that it judges come from the same course. This one has never heard eSpeak, and all
+that it knows of the world is a grammar. It is part of the extra `test`.
 
 Source: Huggins-Daines et al., PocketSphinx (2006).
 """
 
 import functools
+import importlib.util
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,8 +17,12 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from tinyomni.data import world
-from tinyomni.metrics import Rate, edit_rate
+from tinyomni.config import SAMPLE_RATE
+from tinyomni.data import unanswerable, world
+from tinyomni.errors import InputError
+from tinyomni.metrics import Rate, error_rate
+
+GRAMMARS = ("lines", "answers")
 
 
 def words(text: str) -> list[str]:
@@ -25,32 +30,58 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z']+", text.lower())
 
 
+def available() -> bool:
+    """Whether pocketsphinx is installed."""
+    return importlib.util.find_spec("pocketsphinx") is not None
+
+
 def word_pairs() -> dict[tuple[str, str], float]:
-    """Which word follows which in the lines of the world, and how often; "" stands before the first and after the last.
+    """Which word follows which in the lines of the world, and how often; "" marks the beginning and the end of a line.
 
     Each family of lines counts by its weight.
     """
     pairs: dict[tuple[str, str], float] = defaultdict(float)
     for weight, lines in world.language().values():
-        for line, _ in lines:
-            for pair in pairwise(["", *words(line), ""]):
+        for line in lines:
+            for pair in pairwise(["", *words(line.text), ""]):
                 pairs[pair] += weight / len(lines)
     return pairs
 
 
 @functools.cache
-def decoder() -> Any:
-    """A recogniser of lines in which each word may follow the one before it: a finite-state grammar, a state a word."""
-    try:
-        import pocketsphinx
-    except ImportError as error:
-        raise ImportError('Independent ears need pocketsphinx: pip install "tinyomni[test]"') from error
-    ears = pocketsphinx.Decoder(samprate=16_000, lm=None, loglevel="FATAL", bestpath=False)
+def answers() -> tuple[str, ...]:
+    """Every answer that a scene can give, and the unanswerable ones."""
+    scenes = (world.draw_scene("train", index) for index in range(3000))
+    drawn = {question.answer for things in scenes for question in world.questions(things)}
+    return tuple(sorted({" ".join(words(each)) for each in (*drawn, *unanswerable.ANSWERS)}))
+
+
+@functools.cache
+def decoder(grammar: str) -> Any:
+    """A recogniser of `lines`, a finite-state grammar in which each word may follow its predecessor in some line; or of
+    `answers`, a list of all answers. It has to choose one, so words that are nearly right pass more easily.
+    """
+    if not available():
+        raise InputError('The independent ASR judge needs pocketsphinx: pip install "tinyomni[test]"')
+    import pocketsphinx
+
+    found = pocketsphinx.Decoder(samprate=SAMPLE_RATE, lm=None, loglevel="FATAL", bestpath=False)
+    if grammar == "answers":
+        rule = f"public <answer> = {' | '.join(answers())};"
+        found.add_jsgf_string("answers", f"#JSGF V1.0;\ngrammar answers;\n{rule}\n")
+    else:
+        add_word_pairs(found)
+    found.activate_search(grammar)
+    return found
+
+
+def add_word_pairs(found: Any) -> None:
+    """The grammar `lines`: a state for each word."""
     pairs = word_pairs()
     states = {word: number for number, word in enumerate(sorted({one for one, _ in pairs}))}
-    missing = [word for word in states if word and ears.lookup_word(word) is None]
+    missing = [word for word in states if word and found.lookup_word(word) is None]
     if missing:
-        raise ValueError(f"Independent ears: pocketsphinx does not know {', '.join(missing)}; teach it with add_word")
+        raise ValueError(f"Independent ASR: not in the dictionary of pocketsphinx: {', '.join(missing)}; use add_word")
     total: dict[str, float] = defaultdict(float)
     for (one, _), count in pairs.items():
         total[one] += count
@@ -58,21 +89,19 @@ def decoder() -> Any:
     # an arc without a word leads to the end
     arcs = [(states[one], states[two], count / total[one], two) if two else (states[one], end, count / total[one])
             for (one, two), count in pairs.items()]  # fmt: skip
-    ears.add_fsg("world", ears.create_fsg("world", begin, end, arcs))
-    ears.activate_search("world")
-    return ears
+    found.add_fsg("lines", found.create_fsg("lines", begin, end, arcs))
 
 
-def hear(wave: Float[Tensor, "samples"]) -> list[str]:
+def transcribe(wave: Float[Tensor, "samples"], grammar: str = "lines") -> list[str]:
     """The words in a recording at 16 kHz."""
-    ears = decoder()
-    ears.start_utt()
-    ears.process_raw((wave.clamp(-1, 1) * 32767).short().numpy().tobytes(), full_utt=True)
-    ears.end_utt()
-    found = ears.hyp()
+    judge = decoder(grammar)
+    judge.start_utt()
+    judge.process_raw((wave.clamp(-1, 1) * 32767).short().numpy().tobytes(), full_utt=True)
+    judge.end_utt()
+    found = judge.hyp()
     return words(found.hypstr) if found else []
 
 
-def word_error(waves: Sequence[Float[Tensor, "_"]], texts: Sequence[str]) -> Rate:
-    """Word error rate: words too many, missing or wrong."""
-    return edit_rate([hear(wave) for wave in waves], [words(text) for text in texts])
+def wer(waves: Sequence[Float[Tensor, "_"]], texts: Sequence[str]) -> Rate:
+    """Word error rate of recordings of lines of the world."""
+    return error_rate([transcribe(wave) for wave in waves], [words(text) for text in texts])

@@ -1,156 +1,152 @@
-"""From trained stages to one file, and from that file to stages again.
+"""From trained stages to one weights file with its model card, and from that file to stages again.
 
-    assemble   a run folder → Omni, and what taught its eye
-    limits     how certain right answers are: validation questions decide when the interface says that it is unsure
-    export     both → weights and a model card
-    unpack     weights → a run folder, so that `report` measures what ships, and training can go on from it
+    assemble     run folder → Omni, and the tensors that only the report needs
+    thresholds   how certain right answers are: validation questions decide below which certainty an answer is unsure
+    export       both → weights file and model card
+    unpack       weights file → run folder, so that `report` measures what ships, and training can go on from it
 
-The Thinker is that of the omni stage; the stage thinker is not in the file. Eye and ear must be those that the omni
-stage was trained with.
+Which tensors a stage gives to the file is stated by the stage itself (`Stage.weights_file`). The Thinker in the file is
+that of the stage omni. The encoders must be those that the stage omni was trained with.
 """
 
 import base64
 import json
 import subprocess
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
-from torch import Tensor
 
+from tinyomni.config import SAMPLE_RATE
 from tinyomni.data.datasets import Scenes, Speech
-from tinyomni.evaluation.conversation import asked, outside, rates, turns, unsure
-from tinyomni.evaluation.report import Figure, Report, figure, report
-from tinyomni.io import weights as weights_file
-from tinyomni.omni import VOICES, Omni
-from tinyomni.training import checkpoint
-from tinyomni.training.engine import Stage
-from tinyomni.training.recipe import Place
-from tinyomni.training.stages.audio import AudioStage
-from tinyomni.training.stages.codec import CodecStage
-from tinyomni.training.stages.omni import OmniStage
-from tinyomni.training.stages.talker import TalkerStage
-from tinyomni.training.stages.vision import VisionStage
+from tinyomni.errors import InputError
+from tinyomni.evaluation.dialogue import ask
+from tinyomni.evaluation.model_card import CARD, model_card
+from tinyomni.evaluation.registry import WHOLE_MODEL
+from tinyomni.evaluation.report import Report, report
+from tinyomni.io import weights as weights_io
+from tinyomni.io.weights import Tensors
+from tinyomni.omni import Omni
+from tinyomni.training import checkpoint, stages
+from tinyomni.training.recipe import RunDir
+from tinyomni.training.run import shipped_state
+from tinyomni.training.stage import Stage
 
-LOW = 0.02  # share of right answers that may be called unsure
-MOST_BYTES = 30_000_000
-CARD = "MODEL_CARD.md"
-STEPS = " steps"
-PARTS = {
-    "vision": {"vision": "vision"},
-    "audio": {"audio": "encoder", "ctc": "head"},
-    "codec": {"codec": "codec"},
-    "talker": {"talker": "talker"},
-    "omni": {name: name for name in ("thinker", "vision", "audio", "proj_v", "proj_a")},
-}
-"""Of each stage, what in `Omni` is what in the stage."""
-TEACHERS = ("text", "picture_out", "text_out", "slots", "patch_slot", "text_slots")  # of the eye: for the report
-
-Tensors = dict[str, Shaped[Tensor, "..."]]
+UNSURE_QUANTILE = 0.02  # of the right answers to validation questions, so many are called unsure
+MAX_BYTES = 30_000_000
+TEACHER = "eye."  # tensors of the file that are not in Omni: what taught the image encoder
 
 
-def stage_of(name: str) -> Stage:
-    """An untrained stage."""
-    kinds: list[Callable[[], Stage]] = [VisionStage, AudioStage, CodecStage, TalkerStage, OmniStage]
-    return dict(zip(PARTS, kinds, strict=True))[name]()
+def exported_stages() -> dict[str, Stage]:
+    """Untrained stages, by name, of those that a weights file holds something of."""
+    fresh = {spec.name: spec.untrained() for spec in stages.in_order() if spec.untrained is not None}
+    return {name: stage for name, stage in fresh.items() if stage.weights_file}
 
 
 # ---- one model ------------------------------------------------------------------------------------------------------
 
 
-def assemble(place: Place) -> tuple[Omni, Tensors]:
-    """The model, and the tensors of what taught its eye. Raises FileNotFoundError for a stage that is not trained, and
-    ValueError for stages that were not trained together.
+def in_file(stage: Stage) -> Tensors:
+    """The tensors that a stage gives to the weights file, by their names there."""
+    found: Tensors = {}
+    prefixes = sorted(stage.weights_file, key=lambda pair: -len(pair[1]))  # the longest prefix that fits decides
+    for name, tensor in stage.state_dict().items():
+        there, here = next((pair for pair in prefixes if name.startswith(pair[1])), (None, ""))
+        if there is not None:
+            found[there + name.removeprefix(here)] = tensor
+    return found
+
+
+def assemble(run_dir: RunDir) -> tuple[Omni, Tensors]:
+    """The model, and the tensors that only the report needs. Raises InputError for a stage that is not trained, and for
+    stages that were not trained together.
     """
-    omni = Omni(tokenizer=place.tokenizer())
-    stages = {name: place.trained(stage_of(name)) for name in PARTS}
-    for name, parts in PARTS.items():
-        for here, there in parts.items():
-            weights = getattr(stages[name], there).state_dict()
-            if name == "omni" and here in ("vision", "audio") and not same(getattr(omni, here).state_dict(), weights):
-                raise ValueError(
-                    f"Export: the stage omni was trained with another {here} than the one in {place.of(here)}. "
-                    "Train it again: tinyomni train omni"
+    found: Tensors = {}
+    for name, stage in exported_stages().items():
+        tensors = in_file(run_dir.trained(stage))
+        for key in tensors.keys() & found.keys():
+            if not torch.equal(tensors[key], found[key]):
+                part = key.split(".")[0]
+                raise InputError(
+                    f"Export: the stage {name} was trained with another {part} encoder than the one in "
+                    f"{run_dir.of(part)}. Train it again: tinyomni train {name}"
                 )
-            getattr(omni, here).load_state_dict(weights)
-    teachers = {f"eye.{name}": tensor for name, tensor in stages["vision"].state_dict().items()
-                if name.split(".")[0] in TEACHERS or name == "log_scale"}  # fmt: skip
-    return omni, teachers
-
-
-def same(one: Tensors, other: Tensors) -> bool:
-    """Equal weights."""
-    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+        found |= tensors
+    omni = Omni(tokenizer=run_dir.tokenizer())
+    parts = {name: tensor for name, tensor in found.items() if not name.startswith(TEACHER)}
+    omni.load_state_dict(omni.state_dict() | parts)
+    return omni, {name: tensor for name, tensor in found.items() if name.startswith(TEACHER)}
 
 
 # ---- how certain is certain? ----------------------------------------------------------------------------------------
 
 
-def limits(omni: Omni, n: int = 200, cache: str | None = None) -> dict[str, float]:
-    """Limits for typed questions, spoken ones, and the ear, from the validation split."""
-    silent, spoken = Scenes("validation", n, speech=False), Scenes("validation", n, cache=cache)
-    said = Speech("validation", n, cache=cache)
-    found: dict[str, list[tuple[float, bool]]] = {"read": [], "heard": [], "ear": []}
+def thresholds(omni: Omni, n: int = 200, cache: str | None = None) -> dict[str, float]:
+    """Certainty below which typed answers, spoken ones and transcripts are unsure, from the validation split."""
+    silent, aloud = Scenes("validation", n, speech=False), Scenes("validation", n, cache=cache)
+    utterances = Speech("validation", n, cache=cache)
+    certainties: dict[str, list[float]] = {"typed": [], "spoken": [], "asr": []}
     for index in range(n):
-        for name, sample in (("read", silent[index]), ("heard", spoken[index])):
-            question = sample.question if name == "read" else (sample.question_wave, 16_000)
-            reply = asked(omni, question, sample.picture)
-            found[name].append((reply.certainty, reply.answer.lower() == sample.answer.lower()))
-        transcript = omni.transcribe((said[index].wave, 16_000))
-        text = "".join(transcript)
-        found["ear"].append((transcript.certainty, text == said[index].text))
-    right = {name: [certain for certain, good in pairs if good] for name, pairs in found.items()}
-    return {name: float(np.quantile(kept, LOW)) for name, kept in right.items() if kept}
+        typed, spoken, utterance = silent[index], aloud[index], utterances[index]
+        assert spoken.question_wave is not None
+        for name, sample, reply in (
+            ("typed", typed, ask(omni, typed.question.text, typed.image)),
+            ("spoken", spoken, ask(omni, (spoken.question_wave, SAMPLE_RATE), spoken.image)),
+        ):
+            if reply.answer.lower() == sample.answer.lower():
+                certainties[name].append(reply.certainty)
+        transcript = omni.transcribe((utterance.wave, SAMPLE_RATE))
+        if "".join(transcript) == utterance.text:
+            certainties["asr"].append(transcript.certainty)
+    return {name: float(np.quantile(found, UNSURE_QUANTILE)) for name, found in certainties.items() if found}
 
 
 # ---- out ------------------------------------------------------------------------------------------------------------
 
 
 def export(
-    place: Place, out: Path, n: int = 300, hardware: str = "", commit: str = "", measured: Path | None = None
+    run_dir: RunDir, out: Path, n: int = 300, hardware: str = "", commit: str = "", measured: Path | None = None
 ) -> Report:
-    """Write the weights to `out` and the card beside them. `measured` is the JSON of a report that was made of these
-    very weights, of the stages or with `--weights`; without it everything is measured here, from the file.
+    """Write the weights to `out` and the card beside them. `measured` is the JSON of a report on these very weights, of
+    the stages or with `--weights`; what it does not hold is measured here, from the file.
     """
-    omni, teachers = assemble(place)
-    weights = {name: tensor[: omni.tokenizer.n_pieces] if name in weights_file.TABLES else tensor
+    omni, teachers = assemble(run_dir)
+    tensors = {name: tensor[: omni.tokenizer.n_pieces] if name in weights_io.TABLES else tensor
                for name, tensor in {**omni.state_dict(), **teachers}.items()}  # fmt: skip
-    omni.limits = limits(omni, n, str(place.folder / "speech"))
-    results = {name: result_of(place.of(name)) for name in PARTS}
-    made = {"preset": place.preset, "commit": commit or head(), "hardware": hardware or "not said",
-            "date": datetime.now(UTC).date().isoformat(), "stages": results}  # fmt: skip
+    omni.thresholds = thresholds(omni, n, str(run_dir.folder / "speech"))
+    made = {
+        "preset": run_dir.preset,
+        "commit": commit or checkout(),
+        "hardware": hardware or "not given",
+        "date": datetime.now(UTC).date().isoformat(),
+        "stages": {name: read_result(run_dir.of(name)) for name in exported_stages()},
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
-    weights_file.write(out, weights, asdict(omni.cfg), omni.tokenizer, limits=omni.limits, made=made)
-    if (size := out.stat().st_size) > MOST_BYTES:
+    weights_io.write(out, tensors, asdict(omni.cfg), omni.tokenizer, thresholds=omni.thresholds, made=made)
+    if (size := out.stat().st_size) > MAX_BYTES:
         out.unlink()
-        raise ValueError(f"Export: {out} would have {size:,} bytes, more than {MOST_BYTES:,}")
-    again = unpack(out, place.folder / "shipped", place.preset)
-    found = load_report(measured) if measured else report(again, n)
-    found = replace(found, figures=(*found.figures, *more_figures(Omni.from_pretrained(out), again, n)))
-    (out.parent / CARD).write_text(card(out, found, made, omni.limits), encoding="utf-8")
+        raise InputError(f"Export: {out} must have at most {MAX_BYTES:,} bytes, got {size:,}")
+    unpacked, model = unpack(out, run_dir.folder / "shipped", run_dir.preset), Omni.from_pretrained(out)
+    found = Report.load(measured) if measured else report(unpacked, n, model=model)
+    if not any(each.metric.part in WHOLE_MODEL for each in found.results):
+        more = report(unpacked, n, WHOLE_MODEL, model)
+        found = replace(found, results=(*found.results, *more.results))
+    card = model_card(out, found, made, omni.thresholds, 1 - UNSURE_QUANTILE)
+    (out.parent / CARD).write_text(card, encoding="utf-8")
     return found
 
 
-def result_of(run: Path) -> dict[str, Any]:
-    """What a run did, together with what was done before in the run from whose weights it started."""
+def read_result(run: Path) -> dict[str, Any]:
+    """What a run did."""
     result: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    start = result["settings"].get("start")
-    if start is not None and not start.endswith(STEPS):  # what came out of a weights file is added up already
-        before = result_of(Path(start))
-        for name in ("steps", "seconds", "samples", "tokens", "skipped"):
-            result[name] += before[name]
-        result["settings"]["start"] = f"{before['steps']}{STEPS}"
     return result
 
 
-def head() -> str:
-    """The commit of the checkout that this code lies in."""
+def checkout() -> str:
+    """The commit of the checkout that holds this code."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
@@ -158,162 +154,34 @@ def head() -> str:
             [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
         ).stdout
     except (OSError, subprocess.CalledProcessError):
-        return "not known"
+        return "unknown"
     return commit + " with changes" * bool(dirty)
-
-
-def load_report(path: Path) -> Report:
-    """What `tinyomni report --json` wrote."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return Report(data["preset"], tuple(Figure(**each) for each in data["figures"]), data["costs"],
-                      tuple(data["missing"]))  # fmt: skip
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"Export: {path} is no report of `tinyomni report --json` ({error!r})") from error
-
-
-def more_figures(omni: Omni, place: Place, n: int) -> Iterator[Figure]:
-    """The conversation, and what lies outside of the world."""
-    found = rates(turns(omni, n, str(place.folder / "speech")))
-    control = found.pop("answers exchanged")
-    for name, rate in found.items():
-        yield figure(f"conversation: {name}", rate, place.preset, control if name.startswith("right") else None)
-    for kind, says, either in outside(omni, n):
-        yield figure(f"outside: {kind}, says so", says, place.preset)
-        yield figure(f"outside: {kind}, says so or is unsure", either, place.preset)
-    for name, rate in zip(("right", "wrong"), unsure(omni, n), strict=True):
-        if rate.n:
-            yield figure(f"unsure: of {name} answers", rate, place.preset)
 
 
 # ---- and back -------------------------------------------------------------------------------------------------------
 
 
-def unpack(weights: Path | None, folder: Path, preset: str = "gpu") -> Place:
+def unpack(weights: Path | None, folder: Path, preset: str = "gpu") -> RunDir:
     """The stages that a weights file was made of, each with one checkpoint, in float32; the tokenizer too.
 
-    What is in the folder from an earlier file is replaced.
+    What the folder holds of an earlier file is replaced.
     """
-    tensors, about = weights_file.read(weights)
-    made = json.loads(about.get("made", "{}"))
-    if not made:
-        raise ValueError("Export: these weights do not say how they were made. `tinyomni export` writes such a file.")
+    tensors, metadata = weights_io.read(weights)
+    made = json.loads(metadata.get("made", "{}"))
+    if "stages" not in made:
+        raise InputError(
+            "Export: expected weights that say how they were made, as `tinyomni export` writes them; got others"
+        )
     tokenizer = folder / "tokenizer" / "tokenizer.model"
     tokenizer.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.write_bytes(base64.b64decode(about["tokenizer"]))
-    place = Place(folder, preset)
-    for name, parts in PARTS.items():
-        stage = stage_of(name)
-        weights_of = stage.state_dict()
-        for here, there in parts.items():
-            weights_of |= shipped(f"{here}.", f"{there}.", tensors, weights_of)
-        if name == "vision":
-            weights_of |= shipped("eye.", "", tensors, weights_of)
-        stage.load_state_dict(weights_of)
-        result = made["stages"][name]
-        for old in checkpoint.steps(place.of(name)):
-            checkpoint.discard(old)
-        model = {f"model.{key}": each for key, each in weights_of.items()}
-        path = checkpoint.save(place.of(name), result["best_step"] or result["steps"], model, {"result": result})
-        checkpoint.point(place.of(name), "best", path)
-        (place.of(name) / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    return place
-
-
-def shipped(here: str, there: str, tensors: Tensors, weights: Tensors) -> Tensors:
-    """What the file calls `here…`, by the names that it has in a stage, in the sizes of the stage's weights."""
-    found = {there + key.removeprefix(here): (key, each) for key, each in tensors.items() if key.startswith(here)}
-    return {name: weights_file.fill(key, each, weights[name]) for name, (key, each) in found.items()}
-
-
-# ---- the card -------------------------------------------------------------------------------------------------------
-
-
-CAN_NOT = """## What it can not do
-
-- It knows twelve colours, eight shapes, two sizes, five places, numbers up to three, and about 30 everyday phrases. It
-  has no other words, and knows nothing of the world.
-- Pictures are drawn scenes of one to three things, as `tinyomni world --show` draws them. A photograph means nothing to
-  it; the rows "outside" say how often it admits that.
-- It understands English as eSpeak NG speaks it. No human voice was in its training. Speech in one piece is 5 s at most.
-- It speaks in {voices} voices, both made from eSpeak NG. Sentences unlike those of its world come out garbled.
-- "Unsure" is no probability of being wrong. It says that the answer was less certain, by the mean log-probability of
-  its tokens, than {low:.0%} of the right answers to validation questions were.
-- It can be confidently wrong: the row "unsure: of wrong answers" says how often it noticed, if there were any.
-"""
-
-
-def card(out: Path, found: Report, made: dict[str, Any], limits: dict[str, float]) -> str:
-    """The model card, in Markdown."""
-    stages = made["stages"]
-    lines = [
-        "# Model card",
-        "",
-        f"`{out.name}`: {out.stat().st_size / 1e6:.1f} MB, float16, safetensors; tokenizer, sizes and a SHA-256 lie "
-        "inside. It sees one picture, reads, hears and speaks, in a closed world of coloured shapes.",
-        "",
-        "## How it was made",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| command | `{command(made)}` |",
-        f"| commit | {made['commit']} |",
-        f"| date of export | {made['date']} |",
-        "| data | the closed world: pictures, sentences and questions drawn from a seed, spoken by eSpeak NG "
-        "(`tinyomni/data/`); no other data |",
-        f"| hardware | {made['hardware']} |",
-        f"| time | {sum(each['seconds'] for each in stages.values()) / 60:.0f} minutes for all stages |",
-        "",
-        "| stage | steps | minutes | samples | skipped | MB | device | changed settings |",
-        "|---|--:|--:|--:|--:|--:|---|---|",
-    ]
-    for name, each in stages.items():
-        lines.append(
-            f"| {name} | {each['steps']} | {each['seconds'] / 60:.1f} | {each['samples']} | {each['skipped']} "
-            f"| {each['peak_memory'] / 2**20:.0f} | {each['device']} {each['precision']} | {changed(name, made)} |"
-        )
-    lines += [
-        "",
-        "## What it reaches",
-        "",
-        "Measured from this file, on the test split. A control knows nothing of the matter; a limit is what the preset "
-        f"`{found.preset}` has to reach. `tinyomni report --weights` measures again all rows but *conversation*, "
-        "*outside* and *unsure*.",
-        "",
-        "| figure | reached | 95% | limit | control | n |",
-        "|---|--:|---|---|--:|--:|",
-        *map(row, found.figures),
-        "",
-        *([f"Not in this file, so not measured: {', '.join(found.missing)}.", ""] if found.missing else []),
-        "Limits of certainty (mean log-probability): "
-        + (", ".join(f"{name} {value:.3f}" for name, value in limits.items()) or "none, nothing was answered right")
-        + ".",
-        "",
-        CAN_NOT.format(voices=VOICES, low=1 - LOW).rstrip(),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def row(each: Figure) -> str:
-    """A line of the table."""
-    limit = "" if each.limit is None else f"{'≥' if each.higher_is_better else '≤'} {each.limit:.1%}"
-    met = {True: " met", False: " **missed**", None: ""}[each.good]
-    control = "" if each.control is None else f"{each.control:.1%}"
-    return (
-        f"| {each.name} | {each.value:.2%} | {each.low:.2%} … {each.high:.2%} | {limit}{met} | {control} | {each.n} |"
-    )
-
-
-def command(made: dict[str, Any]) -> str:
-    """What trains it."""
-    one = all(changed(name, made) == "" for name in made["stages"])
-    return f"tinyomni train {'all' if one else 'STAGE'} --preset {made['preset']}" + (
-        "" if one else " --set …, see below"
-    )
-
-
-def changed(stage: str, made: dict[str, Any]) -> str:
-    """Settings that are not those of the preset."""
-    preset = asdict(import_module(f"tinyomni.training.stages.{stage}").SETTINGS[made["preset"]])
-    used = made["stages"][stage]["settings"]
-    return " ".join(f"{name}={value}" for name, value in used.items() if name in preset and preset[name] != value)
+    tokenizer.write_bytes(base64.b64decode(metadata["tokenizer"]))
+    run_dir = RunDir(folder, preset)
+    for name, stage in exported_stages().items():
+        run, result = run_dir.of(name), made["stages"][name]
+        for old in checkpoint.list_checkpoints(run):
+            checkpoint.delete(old)
+        model = {f"model.{key}": tensor for key, tensor in shipped_state(stage, tensors).items()}
+        path = checkpoint.save(run, result["best_step"] or result["steps"], model, {"result": result})
+        checkpoint.set_pointer(run, "best", path)
+        (run / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return run_dir

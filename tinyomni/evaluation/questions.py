@@ -7,77 +7,87 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from tinyomni.config import IMAGE_SIZE
 from tinyomni.data import unanswerable, world
 from tinyomni.data.datasets import Scenes, pixels
-from tinyomni.data.rendering import SIDE
-from tinyomni.data.rendering import picture as draw
-from tinyomni.data.tts import HELD_OUT_VOICE, VOICES
+from tinyomni.data.rendering import render
+from tinyomni.data.tts import HELD_OUT_VOICE, TTS_VOICES
+from tinyomni.data.world import Question, Thing
+from tinyomni.evaluation.registry import UNANSWERABLE
 from tinyomni.generation import generate
-from tinyomni.metrics import Rate, share
-from tinyomni.omni import take_apart
+from tinyomni.metrics import Rate, accuracy
+from tinyomni.reply import parse_reply
 from tinyomni.tokenizer import BOS, EOS, BPETokenizer
 from tinyomni.training.distributed import to_device
-from tinyomni.training.stages.omni import OmniStage, Row, side_by_side
+from tinyomni.training.omni_examples import OmniExample, side_by_side
+from tinyomni.training.stages.omni import OmniStage
+
+SPOKEN = {"spoken in training": (True, TTS_VOICES), "held-out voice": (True, (HELD_OUT_VOICE,)),
+          "never spoken": (False, TTS_VOICES)}  # fmt: skip
+"""Kinds of spoken questions: whether training speaks them, and who asks."""
 
 
 @torch.no_grad()
-def say(stage: OmniStage, rows: Sequence[Row], tokenizer: BPETokenizer, most: int = 64) -> list[str]:
-    """What is written in reply to each row. Prompts of one length go together, without padding."""
-    rows = [replace(stage.features(row), answer=[EOS]) for row in rows]
+def generate_replies(
+    stage: OmniStage, examples: Sequence[OmniExample], tokenizer: BPETokenizer, max_new_tokens: int = 64
+) -> list[str]:
+    """The reply to each example. Prompts of one length are a batch, so there is no padding."""
+    examples = [replace(stage.featurize(each), answer=[EOS]) for each in examples]
     by_length: dict[int, list[int]] = {}
-    for number, row in enumerate(rows):
-        by_length.setdefault(len(row.prompt) + (0 if row.sound is None else len(row.sound)), []).append(number)
-    said = [""] * len(rows)
+    for number, each in enumerate(examples):
+        by_length.setdefault(len(each.prompt) + (0 if each.audio is None else len(each.audio)), []).append(number)
+    replies = [""] * len(examples)
     for numbers in by_length.values():
-        x, _ = stage.sequences(to_device(side_by_side([rows[i] for i in numbers]), stage.proj_v.weight.device))
-        new = generate(stage.thinker, embeddings=x, max_new_tokens=most, vocab_limit=tokenizer.n_pieces)
+        x, _ = stage.sequences(to_device(side_by_side([examples[i] for i in numbers]), stage.proj_v.weight.device))
+        new = generate(stage.thinker, embeddings=x, max_new_tokens=max_new_tokens, vocab_limit=tokenizer.n_pieces)
         for number, ids in zip(numbers, new.tolist(), strict=True):
-            said[number] = tokenizer.decode(ids[: ids.index(EOS)] if EOS in ids else ids)
-    return said
+            replies[number] = tokenizer.decode(ids[: ids.index(EOS)] if EOS in ids else ids)
+    return replies
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A question, the right answer, and what was said; and where a scene is known, how it looks, and what was seen."""
+    """A question with its right answer, and the model's; where a scene is known, its description, and the model's."""
 
-    question: str
-    due: str
-    said: str
-    scene: str | None = None
-    seen: str | None = None
-
-    @property
-    def kind(self) -> str:
-        """What colour, How many, …: the first two words."""
-        return " ".join(self.question.split()[:2])
+    question: Question
+    output: str
+    expected_description: str | None = None
+    description: str | None = None
 
     @property
-    def right(self) -> bool:
-        """The same words; a capital letter does not matter."""
-        return self.said.lower() == self.due.lower()
+    def correct(self) -> bool:
+        """The same words; capital letters do not matter."""
+        return self.output.lower() == self.question.answer.lower()
 
 
-def by_kind(answers: Sequence[Answer]) -> dict[str, Rate]:
-    """How many are right of each kind of question."""
-    return {kind: share([each.right for each in answers if each.kind == kind])
-            for kind in sorted({each.kind for each in answers})}  # fmt: skip
+def accuracy_of(answers: Sequence[Answer]) -> Rate:
+    """How many answers are correct."""
+    return accuracy([answer.correct for answer in answers])
 
 
-def one_of_each_kind(things: list[world.Thing], seed: str) -> list[tuple[str, str]]:
-    """A question of every kind that can be asked of the scene, with its answer; no as often as yes.
+def accuracy_by_kind(answers: Sequence[Answer]) -> dict[str, Rate]:
+    """The accuracy of each kind of question, by its id."""
+    kinds: dict[str, list[Answer]] = {}
+    for answer in answers:
+        kinds.setdefault(str(answer.question.kind), []).append(answer)
+    return {kind: accuracy_of(kinds[kind]) for kind in sorted(kinds)}
 
-    Where the scene has a held-out pair, only questions that name its colour or its shape.
+
+def one_of_each_kind(things: Sequence[Thing], seed: str) -> list[Question]:
+    """A question of every kind that can be asked of the scene; no is as likely as yes.
+
+    Where the scene has a held-out pair, only questions about its colour or its shape.
     """
-    rng, unseen = random.Random(seed), world.pairs_of(things) & world.HELD_OUT
-    words = {word for colour, shape in unseen for word in (colour, shape, world.PLURALS[shape])}
+    rng, held_out = random.Random(seed), world.colour_shape_pairs(things) & world.HELD_OUT
+    words = {word for colour, shape in held_out for word in (colour, shape, world.PLURALS[shape])}
 
-    def among(question: str) -> bool:
-        return not unseen or not words.isdisjoint(question.strip("?").split())
+    def accept(question: Question) -> bool:
+        return not held_out or not words.isdisjoint((question.key or "").split())
 
-    return [rng.choice(rng.choice(halves)) for _, halves in sorted(world.askable(things, among).items())]
+    return [rng.choice(rng.choice(halves)) for halves in world.questions_by_kind(things, accept).values()]
 
 
-def typed(
+def typed_answers(
     stage: OmniStage,
     tokenizer: BPETokenizer,
     split: str = "test",
@@ -87,68 +97,66 @@ def typed(
 ) -> list[Answer]:
     """One typed question of each kind about each scene; in `compositional`, only about its held-out pair.
 
-    `blank` shows grey instead of the pictures: what the model makes of the question alone. `easy=1` shows easy ones.
+    `blank` shows grey images: what the model makes of the question alone. `easy=1` shows easy ones.
     """
-    data, asked, rows = Scenes(split, scenes, speech=False, easy=easy), [], []
+    data = Scenes(split, scenes, speech=False, easy=easy)
+    asked: list[tuple[Question, str]] = []
+    examples = []
     for index in range(scenes):
         sample = data[index]
-        image = torch.full((3, SIDE, SIDE), 0.5) if blank else pixels(sample.picture)
-        picture = stage.features(Row([], [], image)).picture
-        for question, answer in one_of_each_kind(list(sample.things), f"{split} {index}"):
-            asked.append((question, answer, world.in_order(sample.things).removesuffix(".")))
-            rows.append(Row([BOS, *tokenizer.encode(question)], [], picture))
-    parts = [take_apart(text, spoken=False) for text in say(stage, rows, tokenizer)]
-    return [Answer(question, answer, said.answer, scene, said.seen)
-            for (question, answer, scene), said in zip(asked, parts, strict=True)]  # fmt: skip
+        image = torch.full((3, IMAGE_SIZE, IMAGE_SIZE), 0.5) if blank else pixels(sample.image)
+        features = stage.featurize(OmniExample([], [], image)).image
+        for question in one_of_each_kind(sample.things, f"{split} {index}"):
+            asked.append((question, world.ordered_description(sample.things).removesuffix(".")))
+            examples.append(OmniExample([BOS, *tokenizer.encode(question.text)], [], features))
+    replies = [parse_reply(text, spoken=False) for text in generate_replies(stage, examples, tokenizer)]
+    return [Answer(question, reply.answer, expected, reply.description)
+            for (question, expected), reply in zip(asked, replies, strict=True)]  # fmt: skip
 
 
-def best_guess(asked: Sequence[Answer], seen: int = 5000) -> list[Answer]:
-    """The control: to each question the answer that it had most often in training, without a look at the picture."""
+def most_frequent_answers(answers: Sequence[Answer], scenes: int = 5000) -> list[Answer]:
+    """The baseline: to each question the answer that it has most often in training, whatever the image."""
     counts: dict[str, Counter[str]] = {}
-    for index in range(seen):
-        for question, answer in one_of_each_kind(world.draw_scene("train", index), f"train {index}"):
-            counts.setdefault(question, Counter())[answer] += 1
-    return [replace(each, said=counts[each.question].most_common(1)[0][0] if each.question in counts else "")
-            for each in asked]  # fmt: skip
+    for index in range(scenes):
+        for question in one_of_each_kind(world.draw_scene("train", index), f"train {index}"):
+            counts.setdefault(question.text, Counter())[question.answer] += 1
+    guesses = {text: count.most_common(1)[0][0] for text, count in counts.items()}
+    return [replace(each, output=guesses.get(each.question.text, "")) for each in answers]
 
 
-def unknowable(stage: OmniStage, tokenizer: BPETokenizer, n: int = 200) -> dict[str, list[Answer]]:
-    """What cannot be known, by kind, each with what was said: pictures, words and sounds that training had none of."""
+def spoken_answers(
+    stage: OmniStage, tokenizer: BPETokenizer, which: str = "spoken in training", n: int = 200, cache: str | None = None
+) -> tuple[list[Answer], Rate]:
+    """Spoken questions about images of the test split, and how many transcripts are exact. `which`: see SPOKEN."""
+    spoken_in_training, voices = SPOKEN[which]
+    data = Scenes("test", n, spoken_in_training=spoken_in_training, voices=voices, cache=cache)
+    samples = [data[index] for index in range(n)]
+    examples = [OmniExample([BOS], [], pixels(each.image), each.question_wave) for each in samples]
+    replies = [parse_reply(text, spoken=True) for text in generate_replies(stage, examples, tokenizer)]
+    answers = [Answer(each.question, reply.answer) for each, reply in zip(samples, replies, strict=True)]
+    exact = [reply.transcript == each.question.text for each, reply in zip(samples, replies, strict=True)]
+    return answers, accuracy(exact)
+
+
+def unanswerable_answers(stage: OmniStage, tokenizer: BPETokenizer, n: int = 200) -> dict[str, list[Answer]]:
+    """Unanswerable inputs by kind, of which training had none: images, words and audio."""
     found: dict[str, list[Answer]] = {}
-    for kind in ("not there", "unknown word", "no scene", "no speech"):
-        asked, rows = [], []
+    for kind in UNANSWERABLE:
+        asked, examples = [], []
         for index in range(n):
             rng, things = random.Random(f"test {kind} {index}"), world.draw_scene("test", index)
-            question, picture, sound = world.ask(things, rng)[0], None, None
-            due = unanswerable.HEARD_NOTHING if kind == "no speech" else unanswerable.DO_NOT_KNOW
+            question, image, audio = unanswerable.unanswered(world.draw_question(things, rng)), None, None
             if kind == "no speech":
-                question, sound = "", unanswerable.sound(rng, "test")
+                question = Question(None, "", unanswerable.HEARD_NOTHING)
+                audio = unanswerable.audio(rng, "test")
             elif kind == "no scene":
-                picture = pixels(unanswerable.picture(rng, "test"))
+                image = pixels(unanswerable.image(rng, "test"))
             else:
                 question = unanswerable.question(things, rng, "test", kind)
-                picture = pixels(draw(things, index))
-            asked.append((question, due))
-            rows.append(stage.features(Row([BOS, *tokenizer.encode(question)], [], picture, sound)))
-        found[kind] = [Answer(*pair, take_apart(said, kind == "no speech").answer)
-                       for pair, said in zip(asked, say(stage, rows, tokenizer), strict=True)]  # fmt: skip
+                image = pixels(render(things, index))
+            asked.append(question)
+            examples.append(stage.featurize(OmniExample([BOS, *tokenizer.encode(question.text)], [], image, audio)))
+        replies = generate_replies(stage, examples, tokenizer)
+        found[kind] = [Answer(question, parse_reply(text, kind == "no speech").answer)
+                       for question, text in zip(asked, replies, strict=True)]  # fmt: skip
     return found
-
-
-ASKED = {"heard": (True, VOICES), "new voice": (True, [HELD_OUT_VOICE]), "never heard": (False, VOICES)}
-
-
-def spoken(
-    stage: OmniStage, tokenizer: BPETokenizer, which: str = "heard", n: int = 200, cache: str | None = None
-) -> tuple[list[Answer], Rate]:
-    """Spoken questions about pictures of the test split, and how many of them were written down without a fault.
-
-    heard: questions that are spoken in training. new voice: the same, by who is not. never heard: all others.
-    """
-    heard, voices = ASKED[which]
-    data = Scenes("test", n, heard=heard, voices=voices, cache=cache)
-    samples = [data[index] for index in range(n)]
-    rows = [Row([BOS], [], pixels(each.picture), each.question_wave) for each in samples]
-    parts = [take_apart(text, spoken=True) for text in say(stage, rows, tokenizer)]
-    answers = [Answer(each.question, each.answer, said.answer) for each, said in zip(samples, parts, strict=True)]
-    return answers, share([said.heard == each.question for each, said in zip(samples, parts, strict=True)])

@@ -1,8 +1,10 @@
-"""The report: what a trained model reaches, each figure beside its control, its limit and its uncertainty.
+"""The report: what a trained model reaches, each metric with its confidence interval, threshold and baseline.
 
-All figures are of the test split, of scenes, lines and utterances that no stage has seen. A *control* is what knowing
-nothing of the matter gives: the texts exchanged, a grey picture, the mean frame, how often each token occurs. A *limit*
-is what this preset has to reach. The interval is that of 95%, by the bootstrap over whole samples (Efron, 1979).
+    run folder → one function for each part of `registry.PARTS` → MetricResult → Report: text, JSON, plot
+
+All metrics are of the test split, of scenes, lines and utterances that no stage has seen. A *baseline* knows nothing of
+the matter: transcripts of other recordings, a grey image, the mean frame, token frequencies. A *threshold* is what this
+preset has to reach. The 95% CI is that of a bootstrap over whole samples (Efron, 1979).
 """
 
 import json
@@ -14,207 +16,197 @@ from pathlib import Path
 from typing import Any
 
 from tinyomni.data import unanswerable, world
-from tinyomni.evaluation import questions as measured_questions
-from tinyomni.evaluation import speech
-from tinyomni.evaluation import vision as measured_vision
-from tinyomni.metrics import Rate, share
+from tinyomni.errors import InputError
+from tinyomni.evaluation import asr_judge, dialogue, questions, speech
+from tinyomni.evaluation import vision as vision_evaluation
+from tinyomni.evaluation.questions import accuracy_by_kind, accuracy_of, most_frequent_answers, typed_answers
+from tinyomni.evaluation.registry import METRICS, PARTS, WHOLE_MODEL, Metric
+from tinyomni.metrics import Rate, accuracy
+from tinyomni.omni import Omni
 from tinyomni.tokenizer import EOS
-from tinyomni.training.recipe import Place
+from tinyomni.training.recipe import RunDir
 from tinyomni.training.stages import codec, omni, thinker, vision
 
-LIMITS = {
-    "text: loss above the grammar's": (0.01, 0.003),
-    "ear: characters wrong, grammar": (0.02, 0.005),
-    "ear: characters wrong, shuffled words": (0.06, 0.03),
-    "ear: characters wrong, unseen voice": (0.10, 0.04),
-    "eye: caption found among 64": (0.90, 0.97),
-    "codec: characters wrong, grammar": (0.05, 0.015),
-    "codec: characters wrong, shuffled words": (0.20, 0.12),
-    "voice: characters wrong": (0.08, 0.03),
-    "voice: ends within 20%": (0.95, 0.99),
-    "voice: seconds of work for one of speech": (1.0, 1.0),
-    "typed questions: all": (0.97, 0.995),
-    "typed questions: worst kind": (0.95, 0.99),
-    "typed questions: unseen pairs": (0.65, 0.90),
-    "spoken questions: heard": (0.95, 0.98),
-    "spoken questions: new voice": (0.90, 0.96),
-    "spoken questions: never heard": (None, 0.90),
-}
-"""For `laptop` and for `gpu`."""
-HIGHER_IS_BETTER = ("eye", "typed", "spoken", "codec: entries", "voice: ends", "says")
+COLUMNS = ("value", "95% CI", "threshold", "baseline", "n")
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One line of the report. All but `n` are shares: 0.01 is 1%."""
+class MetricResult:
+    """A measured metric: its value with the 95% CI, the threshold of the preset, and the value of the baseline."""
 
-    name: str
+    id: str
     value: float
     low: float
     high: float
     n: int
-    control: float | None = None
-    limit: float | None = None
+    baseline: float | None = None
+    threshold: float | None = None
 
     @property
-    def higher_is_better(self) -> bool:
-        """Which way is good."""
-        return self.name.startswith(HIGHER_IS_BETTER)
+    def metric(self) -> Metric:
+        """What was measured."""
+        return METRICS[self.id]
 
     @property
-    def good(self) -> bool | None:
-        """Whether the limit is met; None without one."""
-        if self.limit is None:
-            return None
-        return self.value >= self.limit if self.higher_is_better else self.value <= self.limit
+    def passed(self) -> bool | None:
+        """Whether the threshold is met; None without one."""
+        return None if self.threshold is None else self.metric.meets(self.value, self.threshold)
+
+    def cells(self) -> tuple[str, ...]:
+        """The cells of COLUMNS."""
+        show = self.metric.format
+        sign = "≥" if self.metric.higher_is_better else "≤"
+        threshold = "" if self.threshold is None else f"{sign} {show(self.threshold, 1)}"
+        baseline = "" if self.baseline is None else show(self.baseline, 1)
+        return show(self.value), f"{show(self.low)} … {show(self.high)}", threshold, baseline, str(self.n)
 
     def __str__(self) -> str:
-        sign = {True: "✔", False: "✘", None: " "}[self.good]
-        least = "≥" if self.higher_is_better else "≤"
-        limit = "" if self.limit is None else f"{least} {self.limit:.1%}"
-        control = "" if self.control is None else f"{self.control:.1%}"
-        span = f"{self.low:.2%} … {self.high:.2%}"
-        return f"{sign} {self.name:44} {self.value:8.2%}   {span:20} {limit:>8} {control:>9} {self.n:6}"
+        sign = {True: "✔", False: "✘", None: " "}[self.passed]
+        value, interval, threshold, baseline, n = self.cells()
+        return f"{sign} {self.metric.label:62} {value:>8}   {interval:20} {threshold:>9} {baseline:>9} {n:>6}"
 
 
-def figure(name: str, rate: Rate, preset: str, control: Rate | float | None = None) -> Figure:
-    """A measured rate as a line of the report."""
-    limits = dict(zip(("laptop", "gpu"), LIMITS.get(name, (None, None)), strict=True))
-    low, high = rate.interval()
-    other = control.rate if isinstance(control, Rate) else control
-    return Figure(name, rate.rate, low, high, rate.n, other, limits.get(preset))
+Measured = tuple[str, Rate | float, Rate | float | None]
+"""The id of a metric, what was measured, and the same for the baseline."""
 
 
-# ---- what is measured, stage by stage -------------------------------------------------------------------------------
+def result(id: str, measured: Rate | float, n: int, preset: str, baseline: Rate | float | None = None) -> MetricResult:
+    """A line of the report. A float instead of a rate has no confidence interval; then `n` is its number of samples."""
+    low, high = measured.interval() if isinstance(measured, Rate) else (measured, measured)
+    value = measured.rate if isinstance(measured, Rate) else measured
+    count = measured.n if isinstance(measured, Rate) else n
+    base = baseline.rate if isinstance(baseline, Rate) else baseline
+    return MetricResult(id, value, low, high, count, base, METRICS[id].thresholds.get(preset))
 
 
-def text(place: Place, n: int) -> Iterator[Figure]:
-    """How far the Thinker's loss lies above that of who knows the grammar. The control knows how often tokens come.
+# ---- what is measured, part by part ---------------------------------------------------------------------------------
 
-    Eight combinations of colour and shape never occur. Who does not know that, but all else, loses a little more.
+
+def measure_lm(run_dir: RunDir, n: int) -> Iterator[Measured]:
+    """How far the Thinker's loss lies above the entropy of the grammar. The baseline knows the frequencies of tokens.
+
+    Eight combinations of colour and shape never occur. Whoever knows all but that loses a little more.
     """
-    encode = place.tokenizer().encode
-    stage = place.trained(thinker.ThinkerStage(encode))
+    encode = run_dir.tokenizer().encode
+    stage = run_dir.trained(thinker.ThinkerStage(encode))
     lines = [world.draw_line("test", index) for index in range(n)]
-    nats, floors, _ = thinker.surprises(stage.thinker, encode, lines, "test")
+    nats, _ = thinker.line_nats(stage.thinker, encode, lines)
     counts = Counter(token for index in range(20_000) for token in (*encode(world.draw_line("train", index)), EOS))
-    plain = [-sum(math.log(max(1, counts[token]) / counts.total()) for token in (*encode(line), EOS)) for line in lines]
+    unigram = [-sum(math.log(max(1, counts[id]) / counts.total()) for id in (*encode(line), EOS)) for line in lines]
 
-    def above(found: Sequence[float], floors: Sequence[float]) -> Rate:
-        return Rate(tuple(nat - due for nat, due in zip(found, floors, strict=True)), tuple(floors))
+    def excess(found: Sequence[float], floors: Sequence[float]) -> Rate:
+        return Rate(tuple(nat - floor for nat, floor in zip(found, floors, strict=True)), tuple(floors))
 
-    knows, thinks_all_possible = floors.tolist(), [world.surprise("test", exceptions=False)[line] for line in lines]
-    yield figure("text: loss above the grammar's", above(nats.tolist(), knows), place.preset, above(plain, knows))
-    yield figure("text: the same, eight exceptions unknown", above(nats.tolist(), thinks_all_possible),
-                 place.preset, above(plain, thinks_all_possible))  # fmt: skip
+    for id, knows in (("lm.excess_loss", True), ("lm.excess_loss_all_pairs", False)):
+        floors = [world.surprisal("test", knows_held_out=knows)[line] for line in lines]
+        yield id, excess(nats.tolist(), floors), excess(unigram, floors)
 
 
-def eye(place: Place, n: int) -> Iterator[Figure]:
-    """Pictures and captions find each other; what the CLS says of each thing. The controls see a grey picture."""
-    stage = place.trained(vision.VisionStage())
-    for swaps, more in ((True, ""), (False, ", no swaps")):
+def measure_vision(run_dir: RunDir, n: int) -> Iterator[Measured]:
+    """Image-text retrieval, and what the slots read from the CLS token. The baselines see grey images."""
+    stage = run_dir.trained(vision.VisionStage())
+    for swaps, end in ((True, ""), (False, "_random")):
         found, grey = (
-            measured_vision.image_text_retrieval(stage, groups=max(1, n // 64), swaps=swaps, blank=blank) for blank in (False, True)
+            vision_evaluation.image_text_retrieval(stage, groups=max(1, n // 64), swaps=swaps, blank=blank)
+            for blank in (False, True)
         )
-        yield figure(f"eye: caption found among 64{more}", found["picture → caption"], place.preset,
-                     grey["picture → caption"])  # fmt: skip
-        yield figure(f"eye: picture found among 64{more}", found["caption → picture"], place.preset,
-                     grey["caption → picture"])  # fmt: skip
-    read, grey = (measured_vision.slot_accuracy(stage, scenes=n, blank=blank) for blank in (False, True))
-    for field, rate in read.items():
-        yield figure(f"eye: {field} read off the CLS", rate, place.preset, grey[field])
+        yield f"vision.image_to_text{end}", found["image → text"], grey["image → text"]
+        yield f"vision.text_to_image{end}", found["text → image"], grey["text → image"]
+    found, grey = (vision_evaluation.slot_accuracy(stage, scenes=n, blank=blank) for blank in (False, True))
+    for field, rate in found.items():
+        yield f"vision.cls_{field}", rate, grey[field]
 
 
-def ear(place: Place, n: int) -> Iterator[Figure]:
-    """Speech → characters. The control has the texts exchanged."""
-    rates = speech.asr_cer(place, n)
-    for name in speech.TEST_SETS:
-        yield figure(f"ear: characters wrong, {name}", rates[name], place.preset, rates["texts exchanged"])
+def measure_asr(run_dir: RunDir, n: int) -> Iterator[Measured]:
+    """Speech → characters. The baseline compares with the transcripts of other recordings."""
+    rates = speech.asr_cer(run_dir, n)
+    for id, name in (("grammar", "grammar"), ("shuffled", "shuffled words"), ("held_out_voice", "held-out voice")):
+        yield f"asr.cer_{id}", rates[name], rates["baseline"]
 
 
-def speech_codec(place: Place, n: int) -> Iterator[Figure]:
-    """Sound → codes → sound → our ear, and the same without codes. The control hears the mean frame."""
-    rates = speech.codec_cer(place, n)
-    for name in ("grammar", "shuffled words"):
-        yield figure(f"codec: characters wrong, {name}", rates[f"{name}, codes"], place.preset,
-                     rates[f"{name}, mean frame"])  # fmt: skip
-        yield figure(f"codec: the same without codes, {name}", rates[f"{name}, unquantised"], place.preset)
-    facts = speech.codec_statistics(place, n)
-    lost = facts.pop("loss")
-    yield Figure("codec: variance of the frames lost", lost, lost, lost, n, control=1.0)
-    for book, used in facts.items():
-        yield Figure(f"codec: entries {book}", used, used, used, n, limit=None if place.preset == "smoke" else 0.9)
+def measure_codec(run_dir: RunDir, n: int) -> Iterator[Measured]:
+    """Audio → codes → audio → our ASR, and the same without quantization. The baseline has the mean frame."""
+    rates = speech.codec_cer(run_dir, n)
+    for id, name in (("grammar", "grammar"), ("shuffled", "shuffled words")):
+        yield f"codec.cer_{id}", rates[f"{name}, codes"], rates[f"{name}, baseline"]
+        yield f"codec.cer_{id}_unquantized", rates[f"{name}, unquantized"], None
+    unexplained, utilization = speech.codec_statistics(run_dir, n)
+    yield "codec.unexplained_variance", unexplained, 1.0
+    for book, used in enumerate(utilization):
+        yield f"codec.utilization_{book}", used, None
 
 
-def voice(place: Place, n: int) -> Iterator[Figure]:
-    """Text → codes → sound → our ear, and where it ends. Without the Talker its codec's codes are the ceiling."""
-    for what, order in ((", shuffled words", False), ("", True)):
-        spoken = speech.synthesize(place, n, order=order)
-        rates = speech.tts_cer(place, spoken, order)
-        yield figure(f"voice: characters wrong{what}", rates["talker"], place.preset, rates["texts exchanged"])
-        yield figure(f"voice: the same by its codec alone{what}", rates["its codec"], place.preset)
-    yield figure("voice: ends within 20%", share(spoken.right_length), place.preset)
-    yield figure("voice: seconds of work for one of speech", speech.real_time_factor(place), place.preset)
+def measure_tts(run_dir: RunDir, n: int) -> Iterator[Measured]:
+    """Text → codes → audio → our ASR, and the duration. The codec alone, with the true codes, is the ceiling."""
+    for end, order in (("_shuffled", False), ("", True)):
+        spoken = speech.synthesize(run_dir, n, order=order)
+        rates = speech.tts_cer(run_dir, spoken, order)
+        yield f"tts.cer{end}", rates["talker"], rates["baseline"]
+        yield f"tts.cer{end}_codec", rates["codec"], None
+    yield "tts.duration", accuracy(spoken.duration_right), None
+    yield "tts.rtf", speech.real_time_factor(run_dir), None
 
 
-def other_ears(place: Place, n: int) -> Iterator[Figure]:
-    """Words wrong in the ears of pocketsphinx: recordings, the codec's round trip, the Talker."""
-    from tinyomni.evaluation import asr_judge
-
-    said = speech.test_set(place, "grammar", n, **codec.SPEAKERS)
-    waves, texts = [each.wave for each in said], [each.text for each in said]
-    trips = speech.round_trips(place.trained(codec.CodecStage()).codec, waves)["codes"]
-    spoken = speech.synthesize(place, n)
-    for name, heard, due in (
-        ("recordings", waves, texts),
-        ("codec", trips, texts),
-        ("voice", spoken.waves, spoken.texts),
-    ):
-        yield figure(f"other ears: words wrong, {name}", asr_judge.word_error(heard, due), place.preset)
+def measure_asr_judge(run_dir: RunDir, n: int) -> Iterator[Measured]:
+    """WER by the independent ASR judge: of recordings, of the codec's round trips, and of the Talker."""
+    recordings = speech.test_set(run_dir, "grammar", n, **codec.SPEAKERS)
+    waves, texts = [each.wave for each in recordings], [each.text for each in recordings]
+    yield "asr_judge.wer_recordings", asr_judge.wer(waves, texts), None
+    trips = speech.round_trips(run_dir.trained(codec.CodecStage()).codec, waves)["codes"]
+    yield "asr_judge.wer_codec", asr_judge.wer(trips, texts), None
+    spoken = speech.synthesize(run_dir, n)
+    yield "asr_judge.wer_tts", asr_judge.wer(spoken.waves, spoken.texts), None
 
 
-def questions(place: Place, n: int) -> Iterator[Figure]:
-    """Questions about pictures never seen, typed and spoken. The control gives each question its commonest answer."""
-    stage, tokenizer = place.trained(omni.OmniStage()), place.tokenizer()
-
-    def right(answers: Sequence[measured_questions.Answer]) -> Rate:
-        return share([answer.right for answer in answers])
-
-    answers = measured_questions.typed(stage, tokenizer, "test", n)
-    guesses = measured_questions.best_guess(answers)
-    yield figure("typed questions: all", right(answers), place.preset, right(guesses))
-    kinds = measured_questions.by_kind(answers)
+def measure_questions(run_dir: RunDir, n: int) -> Iterator[Measured]:
+    """Questions about images never seen, typed and spoken. The baseline is the most frequent answer to each."""
+    stage, tokenizer = run_dir.trained(omni.OmniStage()), run_dir.tokenizer()
+    answers = typed_answers(stage, tokenizer, "test", n)
+    guesses = most_frequent_answers(answers)
+    yield "questions.typed", accuracy_of(answers), accuracy_of(guesses)
+    kinds = accuracy_by_kind(answers)
     worst = min(kinds, key=lambda kind: kinds[kind].rate)
-    yield figure("typed questions: worst kind", kinds[worst], place.preset, measured_questions.by_kind(guesses)[worst])
-    yield figure("typed questions: scene noted", share([each.seen == each.scene for each in answers]), place.preset)
-    easy = measured_questions.typed(stage, tokenizer, "test", n, easy=1)
-    yield figure("typed questions: easy pictures", right(easy), place.preset, right(measured_questions.best_guess(easy)))
-    unseen = measured_questions.typed(stage, tokenizer, "compositional", n)
-    yield figure("typed questions: unseen pairs", right(unseen), place.preset, right(measured_questions.best_guess(unseen)))
-    for which in measured_questions.ASKED:
-        answers, written = measured_questions.spoken(stage, tokenizer, which, n, str(place.folder / "speech"))
-        yield figure(f"spoken questions: {which}", right(answers), place.preset, right(measured_questions.best_guess(answers)))
-        yield figure(f"spoken questions: {which}, written down", written, place.preset)
+    yield "questions.typed_worst_kind", kinds[worst], accuracy_by_kind(guesses)[worst]
+    exact = accuracy([answer.description == answer.expected_description for answer in answers])
+    yield "questions.description", exact, None
+    easy = typed_answers(stage, tokenizer, "test", n, easy=1)
+    yield "questions.typed_easy", accuracy_of(easy), accuracy_of(most_frequent_answers(easy))
+    held_out = typed_answers(stage, tokenizer, "compositional", n)
+    yield "questions.typed_held_out_pairs", accuracy_of(held_out), accuracy_of(most_frequent_answers(held_out))
+    for kind in questions.SPOKEN:
+        answers, transcripts = questions.spoken_answers(stage, tokenizer, kind, n, str(run_dir.folder / "speech"))
+        yield f"questions.{kind}", accuracy_of(answers), accuracy_of(most_frequent_answers(answers))
+        yield f"questions.{kind}.transcript", transcripts, None
 
 
-def unknowable(place: Place, n: int) -> Iterator[Figure]:
-    """What nobody can know: how often that is said. The control is how often it is said where an answer is there."""
-    stage, tokenizer = place.trained(omni.OmniStage()), place.tokenizer()
-    known = measured_questions.typed(stage, tokenizer, "test", n)
-    false_alarms = share([answer.said == unanswerable.DO_NOT_KNOW for answer in known])
-    for kind, answers in measured_questions.unknowable(stage, tokenizer, n).items():
-        control = None if kind == "no speech" else false_alarms
-        yield figure(
-            f"says it does not know: {kind}", share([answer.right for answer in answers]), place.preset, control
-        )
+def measure_unanswerable(run_dir: RunDir, n: int) -> Iterator[Measured]:
+    """Inputs without an answer: how often the model says so. The baseline is how often it does where there is one."""
+    stage, tokenizer = run_dir.trained(omni.OmniStage()), run_dir.tokenizer()
+    answerable = typed_answers(stage, tokenizer, "test", n)
+    false_alarms = accuracy([answer.output == unanswerable.DO_NOT_KNOW for answer in answerable])
+    for kind, answers in questions.unanswerable_answers(stage, tokenizer, n).items():
+        yield f"unanswerable.{kind}", accuracy_of(answers), None if kind == "no speech" else false_alarms
 
 
-MEASURES: dict[str, tuple[str, Callable[[Place, int], Iterator[Figure]]]] = {
-    "text": ("thinker", text), "eye": ("vision", eye), "ear": ("audio", ear), "codec": ("codec", speech_codec),
-    "voice": ("talker", voice), "ears": ("talker", other_ears), "questions": ("omni", questions),
-    "unknowable": ("omni", unknowable),
+def measure_end_to_end(model: Omni, cache: str, n: int) -> Iterator[Measured]:
+    """The whole model: spoken dialogue, inputs from outside the world, and what it is unsure of."""
+    rates = dialogue.dialogue_rates(dialogue.dialogue(model, n, cache))
+    baseline = rates.pop("baseline")
+    for name, rate in rates.items():
+        yield f"dialogue.{name}", rate, baseline if name.startswith("accuracy") else None
+    for kind, says, either in dialogue.outside(model, n):
+        yield f"outside.{kind}", says, None
+        yield f"outside.{kind}.or_unsure", either, None
+    for name, rate in zip(("right", "wrong"), dialogue.unsure(model, n), strict=True):
+        if rate.n:
+            yield f"unsure.{name}", rate, None
+
+
+MEASURE: dict[str, Callable[[RunDir, int], Iterator[Measured]]] = {
+    "lm": measure_lm, "vision": measure_vision, "asr": measure_asr, "codec": measure_codec, "tts": measure_tts,
+    "asr-judge": measure_asr_judge, "questions": measure_questions, "unanswerable": measure_unanswerable,
 }  # fmt: skip
-"""By name: the stage that has to be trained, and what measures it."""
+"""What measures each part of a run; `measure_end_to_end` measures the whole model."""
 
 
 # ---- the whole report -----------------------------------------------------------------------------------------------
@@ -222,21 +214,22 @@ MEASURES: dict[str, tuple[str, Callable[[Place, int], Iterator[Figure]]]] = {
 
 @dataclass(frozen=True)
 class Report:
-    """All figures, and what each stage has cost."""
+    """All results, and the cost of each stage."""
 
     preset: str
-    figures: tuple[Figure, ...]
+    results: tuple[MetricResult, ...]
     costs: dict[str, dict[str, Any]]
     missing: tuple[str, ...]  # stages that are not trained here
 
     @property
-    def good(self) -> bool:
-        """Every stage is there and every limit is met."""
-        return not self.missing and all(each.good is not False for each in self.figures)
+    def passed(self) -> bool:
+        """Every stage is there and every threshold is met."""
+        return not self.missing and all(each.passed is not False for each in self.results)
 
     def __str__(self) -> str:
-        lines = [f"  {'':44} {'reached':>8}   {'95%':20} {'limit':>8} {'control':>9} {'n':>6}"]
-        lines += map(str, self.figures)
+        value, interval, threshold, baseline, n = COLUMNS
+        lines = [f"  {'metric':62} {value:>8}   {interval:20} {threshold:>9} {baseline:>9} {n:>6}"]
+        lines += map(str, self.results)
         if self.costs:
             lines += ["", f"  {'stage':10} {'steps':>7} {'minutes':>8} {'samples':>9} {'MB':>7}  device"]
         for stage, cost in self.costs.items():
@@ -247,44 +240,73 @@ class Report:
         return "\n".join([*lines, *[f"  not trained here: {', '.join(self.missing)}"] * bool(self.missing)])
 
     def save(self, path: Path) -> None:
-        """As JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        """As JSON; label and unit are beside each value, for readers without this library."""
+        data = asdict(self)
+        for each, row in zip(self.results, data["results"], strict=True):
+            row |= {"label": each.metric.label, "unit": each.metric.unit}
+        path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def draw(self, path: Path) -> None:
-        """As a picture: each figure with its interval, its limit (|) and its control (×)."""
-        from matplotlib.figure import Figure as Picture
+    @classmethod
+    def load(cls, path: Path) -> "Report":
+        """What `save` wrote. Raises InputError for another file, and for a metric that there is not."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            rows = [
+                {key: value for key, value in row.items() if key not in ("label", "unit")} for row in data["results"]
+            ]
+            if unknown := [row["id"] for row in rows if row["id"] not in METRICS]:
+                raise InputError(f"{path}: unknown metric {unknown[0]!r}. Measure again with this version.")
+            results = tuple(MetricResult(**row) for row in rows)
+            return cls(data["preset"], results, data["costs"], tuple(data["missing"]))
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: expected the output of `tinyomni report --json` ({error!r})") from error
 
-        picture = Picture(figsize=(9, 0.28 * len(self.figures) + 1.2), layout="constrained")
-        axes = picture.subplots()
-        for row, each in enumerate(self.figures):
+    def plot(self, path: Path) -> None:
+        """Each value with its interval, its threshold (|) and its baseline (×)."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 0.28 * len(self.results) + 1.2), layout="constrained")
+        axes = figure.subplots()
+        for row, each in enumerate(self.results):
             axes.plot([each.low, each.high], [row, row], color="0.3", linewidth=2)
-            axes.plot(each.value, row, "o", color="black", fillstyle="none" if each.good is False else "full")
-            if each.limit is not None:
-                axes.plot(each.limit, row, "|", color="#b2182b", markersize=14, markeredgewidth=2)
-            if each.control is not None:
-                axes.plot(min(each.control, 1.0), row, "x", color="0.5")
-        axes.set_yticks(range(len(self.figures)), [each.name for each in self.figures], fontsize=8)
+            axes.plot(each.value, row, "o", color="black", fillstyle="none" if each.passed is False else "full")
+            if each.threshold is not None:
+                axes.plot(each.threshold, row, "|", color="#b2182b", markersize=14, markeredgewidth=2)
+            if each.baseline is not None:
+                axes.plot(min(each.baseline, 1.0), row, "x", color="0.5")
+        arrows = ["↑" if each.metric.higher_is_better else "↓" for each in self.results]
+        labels = [f"{each.metric.label} {arrow}" for each, arrow in zip(self.results, arrows, strict=True)]
+        axes.set_yticks(range(len(self.results)), labels, fontsize=8)
         axes.invert_yaxis()
         axes.set_xlim(-0.02, 1.02)
-        axes.set_xlabel("share: ● limit met, or none; ○ limit missed; | limit; × control (at most 1); line: 95%")
+        axes.set_xlabel("value: ● threshold met, or none; ○ missed; | threshold; × baseline (at most 1); line: 95% CI")
         axes.grid(axis="x", alpha=0.3)
-        picture.savefig(path, dpi=130)
+        figure.savefig(path, dpi=130)
 
 
-def report(place: Place, n: int = 300, only: Sequence[str] = ()) -> Report:
-    """Measure what is trained in a place; `only` names some of MEASURES, else all of them."""
-    unknown = [name for name in only if name not in MEASURES]
-    if unknown or n < 1:
-        raise ValueError(f"Report: n should be 1 or more, and parts among {', '.join(MEASURES)}; got {n}, {unknown}")
-    figures: list[Figure] = []
+def report(run_dir: RunDir, n: int = 300, only: Sequence[str] = (), model: Omni | None = None) -> Report:
+    """Measure a run; `only` names some of PARTS. The end-to-end part needs the whole `model` of a weights file."""
+    if unknown := [name for name in only if name not in PARTS]:
+        raise InputError(f"Report: expected parts among {', '.join(PARTS)}; got {', '.join(unknown)}")
+    if n < 1:
+        raise InputError(f"Report: n must be at least 1, got {n}")
+    if model is None and (whole := [name for name in only if name in WHOLE_MODEL]):
+        raise InputError(f"Report: the part {whole[0]} needs a weights file: tinyomni report --weights")
+    results: list[MetricResult] = []
     costs: dict[str, dict[str, Any]] = {}
     missing: dict[str, None] = {}
-    for name in only or MEASURES:
-        stage, measure = MEASURES[name]
-        result = place.of(stage) / "result.json"
-        if result.is_file():
-            costs[stage] = json.loads(result.read_text(encoding="utf-8"))
-            figures += measure(place, n)
-        else:
+    for part in only or PARTS:
+        stage = PARTS[part]
+        record = run_dir.of(stage) / "result.json"
+        if not record.is_file():
             missing[stage] = None
-    return Report(place.preset, tuple(figures), costs, tuple(missing))
+            continue
+        costs[stage] = json.loads(record.read_text(encoding="utf-8"))
+        if part not in WHOLE_MODEL:
+            measured = MEASURE[part](run_dir, n)
+        elif model is not None:
+            measured = measure_end_to_end(model, str(run_dir.folder / "speech"), n)
+        else:
+            continue
+        results += [result(id, value, n, run_dir.preset, baseline) for id, value, baseline in measured]
+    return Report(run_dir.preset, tuple(results), costs, tuple(missing))

@@ -1,0 +1,72 @@
+"""The whole model end to end: spoken dialogue, inputs from outside the world, and thresholds of certainty."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_ask import answering
+
+from tinyomni import Omni
+from tinyomni.config import SAMPLE_RATE
+from tinyomni.data.datasets import Scenes
+from tinyomni.data.tts import FIXED_PROSODY, TALKER_VOICES, SpeechCache
+from tinyomni.data.world import Question
+from tinyomni.dry_run import AUDIO, IMAGE
+from tinyomni.evaluation import asr_judge, dialogue, export
+from tinyomni.evaluation.dialogue import Turn
+from tinyomni.evaluation.registry import OUTSIDE
+from tinyomni.io.audio import load_audio
+
+
+@pytest.fixture(scope="module")
+def omni() -> Omni:
+    return answering()
+
+
+def test_a_dialogue_is_measured_as_a_whole_and_in_parts(omni: Omni) -> None:
+    reply = dialogue.ask(omni, (load_audio(AUDIO), SAMPLE_RATE), IMAGE)
+    yes, no = Question(None, "Is it?", reply.answer), Question(None, "Is he?", "No.")
+    turns = [Turn(yes, reply, reply.answer, asr_judge.words(reply.answer)), Turn(no, reply, reply.answer, ["no"])]
+    assert {name: rate.parts for name, rate in dialogue.dialogue_rates(turns).items()} == {
+        "accuracy": (1, 0), "transcript": (0, 0), "answer": (1, 0), "speech": (1, 1), "baseline": (0, 1),
+        "accuracy_judge": (1, 1)}  # fmt: skip
+    without_judge = [replace(each, judge=None) for each in turns]
+    assert "accuracy_judge" not in dialogue.dialogue_rates(without_judge)
+
+
+def test_the_independent_asr_tells_answers_apart() -> None:
+    if not asr_judge.available():
+        pytest.skip("the independent ASR judge needs pocketsphinx")
+    for text in ("Red.", "Three.", "On the left.", "A triangle.", "Yes."):
+        wave = SpeechCache(None).utter(text, TALKER_VOICES[0], *FIXED_PROSODY)
+        assert asr_judge.transcribe(wave, "answers") == asr_judge.words(text)
+
+
+def test_a_spoken_question_gets_a_spoken_answer(omni: Omni, tmp_path: Path) -> None:
+    (turn,) = dialogue.dialogue(omni, 1, str(tmp_path))
+    assert turn.reply.text == "Is it? Yes." and not turn.understood and isinstance(turn.transcript, str)
+
+
+def test_inputs_from_outside_the_world_are_counted() -> None:
+    knows, does_not = answering(), answering("Is it? I do not know.")
+    knows.thresholds, does_not.thresholds = {"typed": 0.0, "spoken": 0.0}, {}  # nothing is certain enough for the first
+    for omni, says in ((knows, 0.0), (does_not, None)):
+        rates = {kind: (one.rate, either.rate) for kind, one, either in dialogue.outside(omni, 1)}
+        assert list(rates) == list(OUTSIDE)
+        if says is None:  # typed questions are answered so; in a reply to audio the question is repeated
+            assert rates["not there"] == rates["photograph"] == (1.0, 1.0)
+        else:
+            assert set(rates.values()) == {(says, 1.0)}
+    right, wrong = dialogue.unsure(knows, 4)
+    assert right.n + wrong.n == 4 and set((*right.parts, *wrong.parts)) == {1}
+
+
+def test_thresholds_are_what_right_answers_reach(tmp_path: Path) -> None:
+    samples = [Scenes("validation", 6, speech=False)[index] for index in range(6)]
+    common = max(samples, key=lambda each: [other.answer for other in samples].count(each.answer)).answer
+    omni = answering(f"Is it? {common}")
+    right = [dialogue.ask(omni, each.question.text, each.image).certainty for each in samples
+             if each.answer == common]  # fmt: skip
+    found = export.thresholds(omni, 6, str(tmp_path))
+    assert found["typed"] == pytest.approx(np.quantile(right, 0.02), abs=1e-6) and "asr" not in found

@@ -1,0 +1,143 @@
+"""From stages to one weights file with its model card, and back to stages."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tinyomni import Omni
+from tinyomni.dry_run import build
+from tinyomni.errors import InputError
+from tinyomni.evaluation import export
+from tinyomni.evaluation.model_card import CANNOT, CARD, changed, command, origin, row
+from tinyomni.evaluation.registry import METRICS
+from tinyomni.evaluation.report import Report, result
+from tinyomni.io import weights as weights_io
+from tinyomni.metrics import accuracy
+from tinyomni.training import checkpoint
+from tinyomni.training.recipe import RunDir
+
+RATE = accuracy([1, 1, 0, 1])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run folder with untrained stages: the encoders of the stage omni are those of their own stages."""
+    run_dir = RunDir(tmp_path_factory.mktemp("runs"), "smoke")
+    torch.manual_seed(0)
+    stages = export.exported_stages()
+    stages["omni"].vision.load_state_dict(stages["vision"].vision.state_dict())  # type: ignore[union-attr, operator, arg-type]
+    stages["omni"].audio.load_state_dict(stages["audio"].encoder.state_dict())  # type: ignore[union-attr, operator, arg-type]
+    for name, stage in stages.items():
+        save(run_dir, name, stage, {"run": "x", "steps": 7, "seconds": 30.0, "samples": 1, "tokens": 2, "skipped": 1})
+    return run_dir
+
+
+def save(run_dir: RunDir, name: str, stage: torch.nn.Module, source: dict[str, Any] | None = None) -> None:
+    settings = {"steps": 3, "batch_size": 2, "lr": 0.5}
+    record = {"stage": name, "steps": 3, "best_step": 3, "seconds": 90.0, "samples": 6, "tokens": 9, "skipped": 0,
+              "peak_memory": 2**20, "device": "cpu", "precision": "fp32", "settings": settings,
+              "initialized_from": source}  # fmt: skip
+    state = {f"model.{key}": each for key, each in stage.state_dict().items()}
+    checkpoint.set_pointer(run_dir.of(name), "best", checkpoint.save(run_dir.of(name), 3, state, {}))
+    (run_dir.of(name) / "result.json").write_text(json.dumps(record))
+
+
+def test_a_run_becomes_one_model_and_that_model_a_run(
+    runs: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = (result("questions.typed", RATE, 4, "laptop", 0.25), result("outside.photograph", RATE, 4, "smoke"))
+    Report("smoke", metrics, {}, ()).save(tmp_path / "report.json")
+    monkeypatch.setattr(export, "thresholds", lambda *_: {"typed": -0.125})
+    out = tmp_path / "w" / "omni.safetensors"
+    export.export(runs, out, 4, hardware="one abacus", commit="c0ffee", measured=tmp_path / "report.json")
+    assert out.stat().st_size < 30_000_000
+    assert Omni.from_pretrained(out).thresholds == {"typed": -0.125}
+    unpacked = export.unpack(out, tmp_path / "unpacked", "smoke")
+    for name in export.exported_stages():
+        one, other = (place.trained(export.exported_stages()[name]).state_dict() for place in (runs, unpacked))
+        expected = {key: each.half().float() for key, each in one.items() if key != "usage"}
+        pieces = unpacked.tokenizer().n_pieces
+        for key, tensor in expected.items():
+            if key.endswith("tok_emb.weight"):  # rows of no piece; those of the Talker are voices
+                assert not other[key][pieces:].any()
+                tensor = torch.cat([tensor[:pieces], other[key][pieces:]])
+            assert torch.equal(other[key], tensor), f"{name} {key}"
+    card = (out.parent / CARD).read_text(encoding="utf-8")
+    for words in ("| commit | c0ffee |", "| hardware | one abacus |", "time | 10 minutes", "lr=0.5",
+                  "| typed questions: accuracy | 75.00% |", "≥ 97.0% **missed** | 25.0% | 4 |",
+                  "outside the world: says so, photograph", "tinyomni train STAGE --preset smoke",
+                  "| vision | 10 | a run of 7 steps | 2.0 | 7 | 1 | 1 | cpu fp32 |", "cannot do"):  # fmt: skip
+        assert words in card, words
+
+
+def test_what_the_report_does_not_hold_is_measured(
+    runs: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def end_to_end(run_dir: RunDir, n: int, only: Any, model: Omni) -> Report:
+        measured.append((run_dir.folder.name, n, only, model.thresholds))
+        return Report("smoke", (result("dialogue.accuracy", RATE, 4, "smoke"),), {}, ())
+
+    Report("smoke", (result("questions.typed", RATE, 4, "laptop"),), {}, ()).save(tmp_path / "report.json")
+    monkeypatch.setattr(export, "thresholds", lambda *_: {"typed": -0.125})
+    monkeypatch.setattr(export, "report", end_to_end)
+    found = export.export(runs, tmp_path / "w" / "o.safetensors", 4, measured=tmp_path / "report.json")
+    assert measured == [("shipped", 4, ("end-to-end",), {"typed": -0.125})]
+    assert [each.id for each in found.results] == ["questions.typed", "dialogue.accuracy"]
+
+
+def test_stages_that_were_not_trained_together_are_refused(runs: RunDir, tmp_path: Path) -> None:
+    other = RunDir(tmp_path, "smoke")
+    for name in export.exported_stages():
+        (tmp_path / name).symlink_to(runs.of(name))
+    (tmp_path / "audio").unlink()
+    with pytest.raises(InputError, match="tinyomni train audio"):
+        export.assemble(other)
+    save(other, "audio", export.exported_stages()["audio"])
+    with pytest.raises(InputError, match=r"omni was trained with another audio encoder than .*: tinyomni train omni"):
+        export.assemble(other)
+
+
+def test_weights_that_do_not_say_how_they_were_made_cannot_be_unpacked(tmp_path: Path) -> None:
+    build(seed=1).save(tmp_path / "x")
+    with pytest.raises(InputError, match="expected weights that say how they were made"):
+        export.unpack(tmp_path / "x", tmp_path / "runs")
+
+
+def test_the_shipped_weights_say_what_each_stage_was_initialized_from() -> None:
+    """Their metadata are of the first format: totals, old names of settings, and the steps before in `start`."""
+    made = json.loads(weights_io.read()[1]["made"])
+    vision = made["stages"]["vision"]
+    assert vision["steps"] == vision["settings"]["steps"] == 700 and vision["initialized_from"]["steps"] == 5000
+    assert origin(vision) == "a run of 5000 steps" and origin(made["stages"]["codec"]) == "random"
+    assert changed("vision", made) == "steps=700 lr=0.0004 optimizer=adamw seed=3"
+    assert changed("audio", made) == "steps=3200 lr=0.0015 min_lr_ratio=0.05 seed=2 eval_every=200"
+    assert command(made) == "tinyomni train STAGE --preset laptop --set …, see below"
+
+
+def test_the_shipped_card_has_the_rows_of_today() -> None:
+    """Every metric is there, by the label that the registry has now, with the threshold of the preset."""
+    card = (weights_io.SHIPPED.parent / CARD).read_text(encoding="utf-8")
+    made, labels = json.loads(weights_io.read()[1]["made"]), {metric.label: metric for metric in METRICS.values()}
+    table = [line.split(" | ") for line in card.splitlines() if line.startswith("| ") and line.count(" | ") == 5]
+    assert table[0] == ["| metric", "value", "95% CI", "threshold", "baseline", "n |"]
+    shown = {cells[0].removeprefix("| "): cells for cells in table[1:]}
+    not_measured = {"lm.excess_loss", "lm.excess_loss_all_pairs", "unsure.wrong"}
+    assert list(shown) == [label for label, metric in labels.items() if metric.id not in not_measured]
+    for label, cells in shown.items():
+        threshold = labels[label].thresholds.get(made["preset"])
+        sign = "≥" if labels[label].higher_is_better else "≤"
+        assert cells[3] == ("" if threshold is None else f"{sign} {labels[label].format(threshold, 1)} met"), label
+    for name, each in made["stages"].items():
+        assert f"| {name} | {each['steps'] + (each.get('initialized_from') or {'steps': 0})['steps']} |" in card
+        assert f"| {changed(name, made)} |" in card and origin(each) in card
+    assert CANNOT.format(voices=2, sure=0.98).rstrip() in card
+
+
+def test_a_row_of_the_card_says_whether_the_threshold_is_met() -> None:
+    found = result("tts.rtf", 0.076, 20, "laptop")
+    assert row(found) == "| TTS: real-time factor (RTF) | 0.076 | 0.076 … 0.076 | ≤ 1.00 met |  | 20 |"

@@ -1,0 +1,106 @@
+"""The model card: how a weights file was made, what it reaches, what it cannot do."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tinyomni.config import TINY
+from tinyomni.evaluation.report import COLUMNS, MetricResult, Report
+from tinyomni.training import stages
+from tinyomni.training.run import total_costs
+
+CARD = "MODEL_CARD.md"
+CANNOT = """## What it cannot do
+
+- It knows twelve colours, eight shapes, two sizes, five places, numbers up to three, and about 30 everyday phrases. It
+  has no other words, and knows nothing else about the world.
+- Images are rendered scenes of one to three things, as `tinyomni world --show` draws them. A photograph means nothing
+  to it; the metrics "outside the world" say how often it admits that.
+- It understands English as eSpeak NG speaks it. No human voice was in its training. A spoken question can last 5 s.
+- It speaks in {voices} voices, learned from eSpeak NG. Sentences unlike those of its world are garbled.
+- "Unsure" is not a probability of being wrong. It says that the answer was less certain, by the mean log-probability of
+  its tokens, than {sure:.0%} of the right answers to validation questions.
+- It can be wrong with confidence: the metric "unsure: of wrong answers" says how often it noticed, if there were any.
+"""
+
+
+def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict[str, float], sure: float) -> str:
+    """The card in Markdown. `sure` is the fraction of right answers that are not called unsure."""
+    costs = {name: total_costs(result) for name, result in made["stages"].items()}
+    lines = [
+        "# Model card",
+        "",
+        f"`{out.name}`: {out.stat().st_size / 1e6:.1f} MB, float16, safetensors; it contains the tokenizer, all sizes "
+        "and a SHA-256. The model sees one image, reads, hears and speaks, in a closed world of coloured shapes.",
+        "",
+        "## How it was made",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| command | `{command(made)}` |",
+        f"| commit | {made['commit']} |",
+        f"| date of export | {made['date']} |",
+        "| data | the closed world: images, sentences and questions drawn from a seed, spoken by eSpeak NG "
+        "(`tinyomni/data/`); no other data |",
+        f"| hardware | {made['hardware']} |",
+        f"| time | {sum(cost['seconds'] for cost in costs.values()) / 60:.0f} minutes for all stages |",
+        "",
+        "| stage | steps | initialized from | minutes | samples | skipped batches | MB | device | changed settings |",
+        "|---|--:|---|--:|--:|--:|--:|---|---|",
+    ]
+    for name, result in made["stages"].items():
+        cost = costs[name]
+        lines.append(
+            f"| {name} | {cost['steps']} | {origin(result)} | {cost['seconds'] / 60:.1f} | {cost['samples']} "
+            f"| {cost['skipped']} | {result['peak_memory'] / 2**20:.0f} | {result['device']} {result['precision']} "
+            f"| {changed(name, made)} |"
+        )
+    lines += [
+        "",
+        "Steps, minutes, samples and skipped batches include the runs whose weights a stage was initialized from.",
+        "",
+        "## What it reaches",
+        "",
+        "Measured from this file, on the test split. A baseline knows nothing of the matter; a threshold is what the "
+        f"preset `{report.preset}` has to reach. `tinyomni report --weights` measures all of it again.",
+        "",
+        f"| metric | {' | '.join(COLUMNS)} |",
+        "|---|--:|---|---|--:|--:|",
+        *map(row, report.results),
+        "",
+        *([f"Not in this file, so not measured: {', '.join(report.missing)}.", ""] if report.missing else []),
+        "Thresholds of certainty (mean log-probability): "
+        + (", ".join(f"{name} {value:.3f}" for name, value in thresholds.items()) or "none, no answer was right")
+        + ".",
+        "",
+        CANNOT.format(voices=TINY.talker.voices, sure=sure).rstrip(),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def row(result: MetricResult) -> str:
+    """A line of the table of metrics."""
+    value, interval, threshold, baseline, n = result.cells()
+    met = {True: " met", False: " **missed**", None: ""}[result.passed]
+    return f"| {result.metric.label} | {value} | {interval} | {threshold}{met} | {baseline} | {n} |"
+
+
+def command(made: dict[str, Any]) -> str:
+    """The command that trains it."""
+    if all(not changed(name, made) and not result.get("initialized_from") for name, result in made["stages"].items()):
+        return f"tinyomni train all --preset {made['preset']}"
+    return f"tinyomni train STAGE --preset {made['preset']} --set …, see below"
+
+
+def origin(result: dict[str, Any]) -> str:
+    """Which weights a stage was initialized from."""
+    source = result.get("initialized_from")
+    return "random" if source is None else f"a run of {source['steps']} steps"
+
+
+def changed(stage: str, made: dict[str, Any]) -> str:
+    """The settings that are not those of the preset."""
+    preset = asdict(stages.get(stage).presets[made["preset"]])
+    used = made["stages"][stage]["settings"]
+    names = (name for name in used if name in preset and preset[name] != used[name] and name != "init_from")
+    return " ".join(f"{name}={used[name]}" for name in names)

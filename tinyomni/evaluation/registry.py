@@ -1,0 +1,119 @@
+"""All metrics of the report, each stated once: its name, its unit, which way is good, and what has to be reached.
+
+The report, its plot and its JSON, the command line's choices and the model card derive from METRICS and PARTS. A new
+metric is an entry here, and one line in the function that measures its part (`report.py`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+PARTS = {
+    "lm": "thinker",
+    "vision": "vision",
+    "asr": "audio",
+    "codec": "codec",
+    "tts": "talker",
+    "asr-judge": "talker",
+    "questions": "omni",
+    "unanswerable": "omni",
+    "end-to-end": "omni",
+}
+"""The parts of the report → the stage that has to be trained for it."""
+WHOLE_MODEL = ("end-to-end",)
+"""Parts that need the whole model from a weights file, with its thresholds of certainty."""
+PERCENT, RATIO = "%", "ratio"
+HIGHER, LOWER = True, False
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric. `thresholds` are what each preset has to reach; a preset without one has nothing to reach."""
+
+    id: str
+    part: str
+    label: str
+    higher_is_better: bool
+    unit: str = PERCENT
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> str:
+        """The stage that has to be trained."""
+        return PARTS[self.part]
+
+    def meets(self, value: float, threshold: float) -> bool:
+        """Whether a value is at least as good as the threshold."""
+        return value >= threshold if self.higher_is_better else value <= threshold
+
+    def format(self, value: float, digits: int = 2) -> str:
+        """`12.34%`, or as a ratio `0.1234`."""
+        return f"{value:.{digits}%}" if self.unit == PERCENT else f"{value:.{digits + 1}f}"
+
+
+def laptop_gpu(laptop: float | None, gpu: float) -> dict[str, float]:
+    """Thresholds of these presets."""
+    return {"gpu": gpu} if laptop is None else {"laptop": laptop, "gpu": gpu}
+
+
+OUTSIDE = {"not there": "absent thing", "unknown word": "unknown word", "no scene": "image without a scene",
+           "photograph": "photograph", "no image": "no image", "no speech": "audio without speech"}  # fmt: skip
+"""Kinds of inputs from outside the world → how a label words them."""
+UNANSWERABLE = ("not there", "unknown word", "no scene", "no speech")
+"""Those that the stage omni is measured on."""
+SPOKEN = {"spoken in training": "", "held-out voice": ", held-out voice", "never spoken": ", questions never spoken"}
+"""Kinds of spoken questions → the end of a label."""
+
+METRICS: dict[str, Metric] = {metric.id: metric for metric in (
+    Metric("lm.excess_loss", "lm", "LM: excess loss over the grammar's entropy", LOWER,
+           thresholds=laptop_gpu(0.01, 0.003)),
+    Metric("lm.excess_loss_all_pairs", "lm", "LM: excess loss, held-out pairs unknown", LOWER),
+    Metric("vision.image_to_text", "vision", "vision: image → text R@1 of 64, hard negatives", HIGHER,
+           thresholds=laptop_gpu(0.90, 0.97)),
+    Metric("vision.text_to_image", "vision", "vision: text → image R@1 of 64, hard negatives", HIGHER),
+    Metric("vision.image_to_text_random", "vision", "vision: image → text R@1 of 64, random scenes", HIGHER),
+    Metric("vision.text_to_image_random", "vision", "vision: text → image R@1 of 64, random scenes", HIGHER),
+    *(Metric(f"vision.cls_{field}", "vision", f"vision: slot accuracy from CLS, {field}", HIGHER)
+      for field in ("colour", "shape", "size", "place", "scene")),
+    Metric("asr.cer_grammar", "asr", "ASR: CER, grammar", LOWER, thresholds=laptop_gpu(0.02, 0.005)),
+    Metric("asr.cer_shuffled", "asr", "ASR: CER, shuffled words", LOWER, thresholds=laptop_gpu(0.06, 0.03)),
+    Metric("asr.cer_held_out_voice", "asr", "ASR: CER, held-out voice", LOWER, thresholds=laptop_gpu(0.10, 0.04)),
+    Metric("codec.cer_grammar", "codec", "codec: CER, grammar", LOWER, thresholds=laptop_gpu(0.05, 0.015)),
+    Metric("codec.cer_grammar_unquantized", "codec", "codec: CER without quantization, grammar", LOWER),
+    Metric("codec.cer_shuffled", "codec", "codec: CER, shuffled words", LOWER, thresholds=laptop_gpu(0.20, 0.12)),
+    Metric("codec.cer_shuffled_unquantized", "codec", "codec: CER without quantization, shuffled words", LOWER),
+    Metric("codec.unexplained_variance", "codec", "codec: unexplained variance of the frames", LOWER),
+    *(Metric(f"codec.utilization_{i}", "codec", f"codec: codebook utilization, {name}", HIGHER,
+             thresholds=laptop_gpu(0.9, 0.9)) for i, name in enumerate(("base", "residual"))),
+    Metric("tts.cer_shuffled", "tts", "TTS: CER, shuffled words", LOWER),
+    Metric("tts.cer_shuffled_codec", "tts", "TTS: CER of the codec alone, shuffled words", LOWER),
+    Metric("tts.cer", "tts", "TTS: CER, grammar", LOWER, thresholds=laptop_gpu(0.08, 0.03)),
+    Metric("tts.cer_codec", "tts", "TTS: CER of the codec alone, grammar", LOWER),
+    Metric("tts.duration", "tts", "TTS: duration within 20%", HIGHER, thresholds=laptop_gpu(0.95, 0.99)),
+    Metric("tts.rtf", "tts", "TTS: real-time factor (RTF)", LOWER, RATIO, thresholds=laptop_gpu(1.0, 1.0)),
+    *(Metric(f"asr_judge.wer_{id}", "asr-judge", f"independent ASR: WER, {name}", LOWER)
+      for id, name in (("recordings", "recordings"), ("codec", "codec"), ("tts", "TTS"))),
+    Metric("questions.typed", "questions", "typed questions: accuracy", HIGHER, thresholds=laptop_gpu(0.97, 0.995)),
+    Metric("questions.typed_worst_kind", "questions", "typed questions: accuracy, worst kind", HIGHER,
+           thresholds=laptop_gpu(0.95, 0.99)),
+    Metric("questions.description", "questions", "typed questions: description exact", HIGHER),
+    Metric("questions.typed_easy", "questions", "typed questions: accuracy, easy images", HIGHER),
+    Metric("questions.typed_held_out_pairs", "questions", "typed questions: accuracy, held-out pairs", HIGHER,
+           thresholds=laptop_gpu(0.65, 0.90)),
+    *(metric for (kind, end), thresholds in zip(SPOKEN.items(), (
+        laptop_gpu(0.95, 0.98), laptop_gpu(0.90, 0.96), laptop_gpu(None, 0.90)), strict=True) for metric in (
+        Metric(f"questions.{kind}", "questions", f"spoken questions: accuracy{end}", HIGHER, thresholds=thresholds),
+        Metric(f"questions.{kind}.transcript", "questions", f"spoken questions: transcript exact{end}", HIGHER))),
+    *(Metric(f"unanswerable.{kind}", "unanswerable", f"unanswerable: accuracy, {OUTSIDE[kind]}", HIGHER)
+      for kind in UNANSWERABLE),
+    Metric("dialogue.accuracy", "end-to-end", "spoken dialogue: accuracy, own ASR", HIGHER),
+    Metric("dialogue.transcript", "end-to-end", "spoken dialogue: transcript exact", HIGHER),
+    Metric("dialogue.answer", "end-to-end", "spoken dialogue: accuracy of the text", HIGHER),
+    Metric("dialogue.speech", "end-to-end", "spoken dialogue: speech exact, own ASR", HIGHER),
+    Metric("dialogue.accuracy_judge", "end-to-end", "spoken dialogue: accuracy, independent ASR", HIGHER),
+    *(metric for kind, name in OUTSIDE.items() for metric in (
+        Metric(f"outside.{kind}", "end-to-end", f"outside the world: says so, {name}", HIGHER),
+        Metric(f"outside.{kind}.or_unsure", "end-to-end", f"outside the world: says so or is unsure, {name}", HIGHER))),
+    Metric("unsure.right", "end-to-end", "unsure: of right answers", LOWER),
+    Metric("unsure.wrong", "end-to-end", "unsure: of wrong answers", HIGHER),
+)}  # fmt: skip
+"""Every metric by its id, in the order of the report."""
