@@ -21,7 +21,7 @@ import course
 README = Path(__file__).parents[1] / "README.md"
 DOCS = README.parent / "docs"
 SHOWN = (
-    "questions.typed", "questions.typed_held_out_pairs", "questions.spoken in training", "questions.held-out voice",
+    "questions.typed", "questions.typed_held_out_pairs", "questions.spoken", "questions.spoken_held_out_voice",
     "vision.image_to_text", "asr.cer_grammar", "asr.cer_held_out_voice", "tts.cer", "asr_judge.wer_tts",
     "dialogue.accuracy_judge",
 )  # fmt: skip
