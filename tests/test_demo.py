@@ -30,6 +30,7 @@ from tinyomni.reply import Reply
 from tinyomni.tokenizer import BPETokenizer
 
 WAIT = 300_000  # ms: a guard against a hang, far longer than any step takes on a busy machine
+DESCRIPTION = "There is a big red star on the left"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning",
                                         "ignore::pytest.PytestUnraisableExceptionWarning")  # fmt: skip
@@ -107,7 +108,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     socket.socket.connect = watched  # type: ignore[method-assign]
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
-    blocks, launch = demo.build(answering())
+    blocks, launch = demo.build(answering(f"Is it? {DESCRIPTION}: Yes."))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -223,7 +224,7 @@ def test_ask_by_the_microphone(page: Any) -> None:
     page.wait_for_timeout(1500)
     press(page, "Ask")
     value_is(page, "Yes.")
-    scratchpad_is(page, "Is it?")
+    scratchpad_is(page, f"Is it? {DESCRIPTION}")
     shapes_with(page, "AudioEncoderTiny.forward")
     shot(page, "microphone")
     page.locator("#recording").get_by_role("button", name="Clear").click()
@@ -232,11 +233,11 @@ def test_ask_by_the_microphone(page: Any) -> None:
 def test_ask_by_a_file_and_transcribe_it(page: Any) -> None:
     page.locator("#question textarea, #question input").first.fill("What is it?")
     press(page, "Ask")
-    scratchpad_is(page, "")  # what the test before this one left is gone
+    scratchpad_is(page, DESCRIPTION)  # not what the test before this one left
     page.locator("#question textarea, #question input").first.fill("")
     choose(page, AUDIO)
     press(page, "Ask")
-    scratchpad_is(page, "Is it?")
+    scratchpad_is(page, f"Is it? {DESCRIPTION}")
     value_is(page, "Yes.")
     press(page, "Transcribe the recording")
     shapes_with(page, "CTCHead.forward")
