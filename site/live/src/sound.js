@@ -1,0 +1,77 @@
+// Sound in and out: a microphone or a file becomes samples at the model's rate; blocks of speech are played without gaps.
+
+export class Player {
+  constructor(rate) {
+    this.rate = rate, this.at = 0, this.sources = new Set(), this.gaps = 0;
+  }
+
+  // Inside a click: a page may not play sound before.
+  unlock() {
+    this.context ??= new AudioContext();
+    return this.context.resume();
+  }
+
+  play(samples) {
+    if (!this.context) return;
+    const buffer = this.context.createBuffer(1, samples.length, this.rate);
+    buffer.copyToChannel(samples, 0);
+    const source = this.context.createBufferSource();
+    source.buffer = buffer, source.connect(this.context.destination);
+    if (this.at && this.at < this.context.currentTime) this.gaps++;
+    this.at = Math.max(this.at, this.context.currentTime + 0.03);
+    source.start(this.at);
+    this.at += buffer.duration;
+    this.sources.add(source), (source.onended = () => this.sources.delete(source));
+  }
+
+  stop() {
+    for (const source of this.sources) source.stop();
+    this.sources.clear(), (this.at = 0), (this.gaps = 0);
+  }
+}
+
+const FAINT = 0.01, QUIET = 1e-4; // 40 dB below the loudest moment; what counts as silence
+
+// Encoded audio → samples at `rate`, without the silence around the speech.
+export async function decode(data, rate, name) {
+  const context = new OfflineAudioContext(1, 1, rate); // decodes to its own rate
+  const buffer = await context.decodeAudioData(data).catch(() => {
+    throw new Error(`Cannot decode “${name}” as audio. WAV, MP3, OGG, FLAC or M4A?`);
+  });
+  const samples = new Float32Array(buffer.length);
+  for (let c = 0; c < buffer.numberOfChannels; c++) {
+    const channel = buffer.getChannelData(c);
+    for (let i = 0; i < samples.length; i++) samples[i] += channel[i] / buffer.numberOfChannels;
+  }
+  return trim(samples, rate);
+}
+
+export function trim(samples, rate) {
+  const step = rate / 100, power = [];
+  for (let at = 0; at < samples.length; at += step) {
+    let sum = 0;
+    for (let i = at; i < Math.min(at + step, samples.length); i++) sum += samples[i] * samples[i];
+    power.push(sum / step);
+  }
+  const loudest = power.reduce((a, b) => Math.max(a, b), 0);
+  if (loudest < QUIET * QUIET) throw new Error("The recording is silent. Was the microphone on?");
+  const loud = power.map((each) => each > loudest * FAINT * FAINT);
+  const first = loud.indexOf(true), last = loud.lastIndexOf(true);
+  return samples.slice(Math.max(0, first - 1) * step, (last + 2) * step);
+}
+
+// Record until `stop` is called.
+export async function record() {
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: true }).catch((error) => {
+    throw new Error(`The microphone cannot be used: ${error.message}`);
+  });
+  const recorder = new MediaRecorder(stream), parts = [];
+  recorder.ondataavailable = ({ data }) => parts.push(data);
+  const finished = new Promise((resolve) => (recorder.onstop = resolve));
+  recorder.start();
+  return async () => {
+    recorder.stop(), await finished;
+    for (const track of stream.getTracks()) track.stop();
+    return new Blob(parts).arrayBuffer();
+  };
+}

@@ -1,0 +1,21 @@
+// node agree.mjs MODEL.json FOLDER: run tokenizer, parser and vocoder on FOLDER/given.json; write what they gave there.
+
+import fs from "node:fs";
+import path from "node:path";
+import { Model } from "../src/model.js";
+import { Tokenizer } from "../src/tokenizer.js";
+import { Vocoder } from "../src/vocoder.js";
+
+const [modelFile, folder] = process.argv.slice(2);
+const about = JSON.parse(fs.readFileSync(modelFile)), given = JSON.parse(fs.readFileSync(path.join(folder, "given.json")));
+const floats = (name) => {
+  const bytes = fs.readFileSync(path.join(folder, name));
+  return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+};
+const tokenizer = new Tokenizer(about.tokenizer.pieces), model = Model.withParser(about);
+const vocoder = new Vocoder({ ...about.vocoder, inverse: about.inverse, n_mels: about.config.audio.n_mels });
+const wav = Float32Array.from(vocoder.audio(floats("mel"), given.frames, floats("phase")));
+fs.writeFileSync(path.join(folder, "wav"), Buffer.from(wav.buffer));
+const ids = given.texts.map((text) => tokenizer.encode(text));
+const found = { ids, texts: ids.map((each) => tokenizer.decode(each)), replies: given.replies.map(([text, spoken]) => model.parse(text, spoken)) };
+fs.writeFileSync(path.join(folder, "found.json"), JSON.stringify(found));

@@ -1,0 +1,173 @@
+"""Every exported graph gives what PyTorch gives, for lengths other than the traced ones; the page's code agrees too."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tinyomni import Omni
+from tinyomni.config import AudioConfig, OmniConfig, TalkerConfig, ThinkerConfig, VisionConfig
+from tinyomni.omni import Omni as Model
+
+pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
+pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
+pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+
+from tinyomni.onnx import export, runtime  # noqa: E402 (after the skips)
+
+TOP = Path(__file__).resolve().parent.parent
+SMALL = OmniConfig(
+    thinker=ThinkerConfig(layers=2, d_model=32, heads=4, kv_heads=2, intermediate_size=64, ctx_len=96),
+    vision=VisionConfig(image_size=32, patch=8, vision_dim=16, layers=2, heads=2, intermediate_size=32),
+    audio=AudioConfig(conv_channels=4, audio_dim=24, layers=2, heads=3, intermediate_size=32),
+    talker=TalkerConfig(talker_dim=24, layers=2, heads=3, intermediate_size=48),
+)
+pytestmark = pytest.mark.filterwarnings("ignore")  # the exporter's own deprecations
+
+
+@pytest.fixture(scope="module")
+def omni() -> Model:
+    """Fresh weights, small sizes, with shared key heads: what counts is that both sides agree."""
+    torch.manual_seed(0)
+    return Omni(SMALL)
+
+
+@pytest.fixture(scope="module")
+def exact(omni: Model, tmp_path_factory: pytest.TempPathFactory) -> runtime.OnnxOmni:
+    """The graphs in float32."""
+    folder = tmp_path_factory.mktemp("float32")
+    export.export(omni, folder, quantize=False)
+    return runtime.OnnxOmni(folder, threads=1)
+
+
+def cache(config: Any, dim: int, heads: int, past: int) -> dict[str, np.ndarray]:
+    """Keys and values of `past` tokens."""
+    shape = (config.layers, 1, heads, past, dim // config.heads)
+    generator = np.random.default_rng(past)
+    return {name: generator.normal(size=shape).astype(np.float32) for name in ("keys", "values")}
+
+
+@pytest.mark.parametrize(("tokens", "past"), [(1, 0), (1, 95), (9, 3), (40, 0), (2, 2)])
+def test_the_thinker_with_a_cache_of_any_length(exact: runtime.OnnxOmni, omni: Model, tokens: int, past: int) -> None:
+    thinker, config = omni.thinker, SMALL.thinker
+    x, given = torch.randn(1, tokens, 32), cache(config, 32, 2, past)
+    own = thinker.new_cache()
+    own.keys[:, :, :, :past], own.values[:, :, :, :past] = map(torch.from_numpy, given.values())
+    own.size = past
+    with torch.no_grad():
+        expected = thinker(embeddings=x, cache=own)[:, -1, : omni.tokenizer.n_pieces]
+    scale = np.ones((config.layers, config.heads), np.float32)
+    logits, attention, keys, _ = exact.run("think", embeddings=x.numpy(), **given, head_scale=scale)
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
+    np.testing.assert_allclose(keys, own.keys[:, :, :, : past + tokens], atol=2e-5)
+    assert attention.shape == (config.layers, config.heads, tokens, past + tokens)
+    np.testing.assert_allclose(attention.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_a_head_that_is_switched_off_adds_nothing(exact: runtime.OnnxOmni, omni: Model) -> None:
+    x = torch.randn(1, 6, 32)
+    scale = np.ones((2, 4), np.float32)
+    scale[1, 2] = 0
+    ablated = exact.run("think", embeddings=x.numpy(), **cache(SMALL.thinker, 32, 2, 0), head_scale=scale)[0]
+    columns = slice(2 * 8, 3 * 8)  # what o_proj takes from head 2
+    before = omni.thinker.blocks[1].attn.o_proj.weight.detach().clone()
+    with torch.no_grad():
+        omni.thinker.blocks[1].attn.o_proj.weight[:, columns] = 0
+        expected = omni.thinker(embeddings=x)[:, -1, : omni.tokenizer.n_pieces]
+        omni.thinker.blocks[1].attn.o_proj.weight.copy_(before)
+    np.testing.assert_allclose(ablated, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("samples", [160 * 4, 16_000, 16_000 + 77])
+def test_audio_of_any_length(exact: runtime.OnnxOmni, omni: Model, samples: int) -> None:
+    wav = torch.randn(1, samples) * 0.1
+    with torch.no_grad():
+        mel = omni.mel(wav)
+        expected = omni.embed_audio(wav), omni.ctc(omni.audio(mel))
+    np.testing.assert_allclose(exact.run("mel", wav=wav.numpy())[0], mel, atol=1e-3)
+    for ours, theirs in zip(exact.run("audio", mel=mel.numpy()), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_the_image_and_what_cls_attended_to(exact: runtime.OnnxOmni, omni: Model) -> None:
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        expected = omni.embed_image(image)
+    token, attention = exact.run("image", image=image.numpy())
+    np.testing.assert_allclose(token, expected, atol=2e-5)
+    assert attention.shape == (2, 2, 1 + 16)
+    np.testing.assert_allclose(attention.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_replies_codes_and_speech_are_those_of_pytorch(exact: runtime.OnnxOmni, omni: Model) -> None:
+    image, audio = torch.rand(3, 40, 40), (torch.randn(9000) * 0.1, 16_000)
+    for given in ({"text": "Hello."}, {"text": "What is it?", "image": image}, {"audio": audio, "image": image}):
+        ours = exact.reply(**given, max_new_tokens=12).finish()  # type: ignore[arg-type]
+        theirs = omni.reply(**given, max_new_tokens=12).finish()  # type: ignore[arg-type]
+        assert ours.ids == theirs.ids and ours.certainty == pytest.approx(theirs.certainty, abs=1e-4)
+    codes = exact.speech_codes("A red star.", voice=1)
+    np.testing.assert_array_equal(codes, omni.speech_codes("A red star.", voice=1))
+    np.testing.assert_allclose(
+        exact.run("codec", codes=codes)[0], omni.codec.to_mel(omni.codec.rvq.decode(torch.from_numpy(codes))), atol=1e-4
+    )
+
+
+def test_int8_is_a_quarter_of_the_size_and_near(omni: Model, exact: runtime.OnnxOmni, tmp_path: Path) -> None:
+    sizes = export.export(omni, tmp_path)
+    whole = sum(path.stat().st_size for path in exact.folder.glob("*.onnx"))
+    assert sum(size for name, size in sizes.items() if name.endswith(".onnx")) < 0.45 * whole
+    x = torch.randn(1, 7, 32)
+    given = {"embeddings": x.numpy(), **cache(SMALL.thinker, 32, 2, 0), "head_scale": np.ones((2, 4), np.float32)}
+    ours, theirs = runtime.OnnxOmni(tmp_path).run("think", **given)[0], exact.run("think", **given)[0]
+    assert np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
+
+
+def test_no_path_of_this_machine_is_in_a_graph(exact: runtime.OnnxOmni) -> None:
+    for path in exact.folder.iterdir():
+        assert str(TOP).encode() not in path.read_bytes()
+
+
+def test_the_axis_names_come_from_the_annotations(exact: runtime.OnnxOmni) -> None:
+    axes = exact.about["graphs"]["think"]["axes"]
+    assert "tokens" in axes["embeddings"] and "d_model" in axes["embeddings"] and "vocab" in axes["return"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_pages_tokenizer_vocoder_and_parser_agree(exact: runtime.OnnxOmni, omni: Model, tmp_path: Path) -> None:
+    """Without onnxruntime-web: what the page does itself."""
+    from tinyomni.reply import parse_reply
+
+    texts = ["What colour is the star?", "Hello, wörld! 12,5", "  two  spaces ", "▁ x", "🙂 ok", "a" * 40, "Big."]
+    replies = [("There is a big red star on the left. Colour star red: Red.", False), ("The time is 12: 30.", False),
+               ("Is it? There is a big red star on the left: Yes.", True), ("Only words.", True)]  # fmt: skip
+    mel = omni.codec.to_mel(omni.codec.rvq.decode(torch.from_numpy(exact.speech_codes("Red."))))[0].detach()
+    vocoder = omni.codec.vocoder
+    phase = torch.rand((vocoder.n_fft // 2 + 1, len(mel) + 1), generator=torch.Generator().manual_seed(0)) * 2 * torch.pi
+    for name, values in (("mel", mel), ("phase", phase.T.contiguous())):
+        values.numpy().astype(np.float32).tofile(tmp_path / name)
+    (tmp_path / "given.json").write_text(json.dumps({"texts": texts, "replies": replies, "frames": len(mel)}))
+    command = ["node", TOP / "site" / "live" / "test" / "agree.mjs", exact.folder / "model.json", tmp_path]
+    subprocess.run([str(part) for part in command], check=True, timeout=120)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["ids"] == [omni.tokenizer.encode(text) for text in texts] and found["texts"] == texts
+    fields = ("transcript", "description", "lookup", "answer")
+    assert found["replies"] == [dict(zip(fields, parse_reply(*each), strict=True)) for each in replies]
+    ours, theirs = np.fromfile(tmp_path / "wav", dtype=np.float32), vocoder.mel_to_audio(mel, domain="log").numpy()
+    ours *= np.abs(theirs).max() / np.abs(ours).max()
+    assert np.linalg.norm(ours - theirs) < 1e-2 * np.linalg.norm(theirs)
+
+
+def test_a_folder_without_graphs_and_another_tokenizer_are_refused(tmp_path: Path, exact: runtime.OnnxOmni) -> None:
+    with pytest.raises(ValueError, match=r"expected model\.json in .*tinyomni export-onnx"):
+        runtime.OnnxOmni(tmp_path)
+    about = dict(exact.about, tokenizer=dict(exact.about["tokenizer"], fingerprint="other"))
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="another tokenizer"):
+        runtime.OnnxOmni(tmp_path)
+    assert dataclasses.asdict(SMALL)["thinker"]["layers"] == exact.about["config"]["thinker"]["layers"]

@@ -1,0 +1,150 @@
+"""The model on onnxruntime: the same answers, transcripts and codes as `Omni`, without PyTorch's dispatch per step.
+
+    model = OnnxOmni("out/onnx")
+    model.reply(text="What colour is the star?", image="scene.png")
+
+Only loading of files, the tokenizer, the parsing of replies and Griffin-Lim are the library's own.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from tinyomni.audio import ctc_greedy
+from tinyomni.config import AudioConfig
+from tinyomni.errors import InputError
+from tinyomni.generation import Step
+from tinyomni.io import AudioLike, ImageLike, load_audio, load_image
+from tinyomni.io.audio import trim_silence
+from tinyomni.reply import Reply
+from tinyomni.talker import max_frames, voice_token
+from tinyomni.tokenizer import BOS, EOS, BPETokenizer
+from tinyomni.vocoder import GriffinLimVocoder
+
+Array = np.ndarray[Any, Any]
+
+
+class OnnxOmni:
+    """The graphs of a folder that `tinyomni export-onnx` wrote, on the CPU."""
+
+    def __init__(self, folder: str | Path, threads: int = 0, tokenizer: BPETokenizer | None = None) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise InputError(f"the ONNX backend needs the extra `onnx`: pip install -e '.[onnx]' ({error})") from error
+        self.folder = Path(folder)
+        if not (self.folder / "model.json").is_file():
+            raise InputError(f"expected model.json in {self.folder}. Make it: tinyomni export-onnx {self.folder}")
+        self.about = json.loads((self.folder / "model.json").read_text(encoding="utf-8"))
+        self.tokenizer = tokenizer or BPETokenizer()
+        if self.about["tokenizer"]["fingerprint"] != self.tokenizer.fingerprint:
+            raise InputError(f"{self.folder} was exported with another tokenizer. Export it again from these weights.")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.sessions = {
+            name: ort.InferenceSession(self.folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
+            for name in self.about["graphs"]
+        }
+        cfg = self.about["config"]
+        self.thinker, self.talker, self.audio = cfg["thinker"], cfg["talker"], AudioConfig(**cfg["audio"])
+        self.image_size = cfg["vision"]["image_size"]
+        self.vocoder = GriffinLimVocoder(self.about["vocoder"]["hop"], cfg=self.audio)
+
+    def run(self, name: str, **inputs: Array) -> list[Array]:
+        """One graph."""
+        return self.sessions[name].run(None, inputs)
+
+    def empty_cache(self, config: dict[str, Any], dim: int, heads: int) -> tuple[Array, Array]:
+        """Keys and values of no tokens yet."""
+        shape = (config["layers"], 1, heads, 0, dim // config["heads"])
+        return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+
+    # -- think ---------------------------------------------------------------------------------------------------
+
+    def embed(
+        self, text: str | None, image: ImageLike | None, audio: AudioLike | None, trim: bool = False
+    ) -> Float[Array, "1 total d_model"]:
+        """As `Omni.embed`."""
+        parts = []
+        if image is not None:
+            parts.append(self.run("image", image=load_image(image, self.image_size)[None].numpy())[0])
+        if audio is not None:
+            wav = load_audio(audio, self.audio.sample_rate)
+            wav = trim_silence(wav, self.audio.sample_rate) if trim else wav
+            parts.append(self.run("audio", mel=self.run("mel", wav=wav[None].numpy())[0])[0])
+        ids = [BOS, *(self.tokenizer.encode(text) if text else [])]
+        parts.append(self.run("embed", ids=np.array([ids]))[0])
+        return np.concatenate(parts, axis=1)
+
+    def steps(self, x: Float[Array, "1 total d_model"], max_new_tokens: int) -> Iterator[Step]:
+        """Greedy decoding with the cache."""
+        keys, values = self.empty_cache(self.thinker, self.thinker["d_model"], self.thinker["kv_heads"])
+        scale = np.ones((self.thinker["layers"], self.thinker["heads"]), np.float32)
+        for _ in range(max_new_tokens):
+            logits, _, keys, values = self.run("think", embeddings=x, keys=keys, values=values, head_scale=scale)
+            best = int(logits[0].argmax())
+            shifted = logits[0] - logits[0].max()
+            log_prob = float(shifted[best] - np.log(np.exp(shifted).sum()))
+            yield Step(torch.tensor([best]), torch.tensor([log_prob]))
+            if best == EOS:
+                return
+            x = self.run("embed", ids=np.array([[best]]))[0]
+
+    def reply(
+        self,
+        text: str | None = None,
+        image: ImageLike | None = None,
+        audio: AudioLike | None = None,
+        trim: bool = False,
+        max_new_tokens: int = 64,
+    ) -> Reply:
+        """As `Omni.reply`, greedy."""
+        if text is None and image is None and audio is None:
+            raise InputError("OnnxOmni.reply: expected at least one of text=, image=, audio=")
+        prompt = self.embed(text, image, audio, trim)
+        if prompt.shape[1] + max_new_tokens > self.thinker["ctx_len"]:
+            raise InputError(
+                f"OnnxOmni.reply: {prompt.shape[1]} prompt tokens + {max_new_tokens} new tokens > "
+                f"ctx_len = {self.thinker['ctx_len']}. Shorten the text or the recording."
+            )
+        threshold = self.about["thresholds"].get("spoken" if audio is not None else "typed")
+        steps = self.steps(prompt, max_new_tokens)
+        return Reply(steps, self.tokenizer, prompt.shape[1], audio is not None, threshold)
+
+    def transcribe(self, wav: Float[torch.Tensor, "samples"]) -> str:
+        """The recogniser's text of a recording that fits the Thinker's share of the context."""
+        log_probs = self.run("audio", mel=self.run("mel", wav=wav[None].numpy())[0])[1]
+        return ctc_greedy(torch.from_numpy(log_probs))[0].strip()
+
+    # -- speak ---------------------------------------------------------------------------------------------------
+
+    def speech_codes(self, text: str, voice: int = 0) -> Int[Array, "1 frames codebooks"]:
+        """As `Omni.speech_codes`: the likeliest code of each frame, until the end is likelier than not."""
+        ids = np.array([[*voice_token(voice, self.talker["vocab"]), *self.tokenizer.encode(text)]])
+        keys, values = self.empty_cache(self.talker, self.talker["talker_dim"], self.talker["heads"])
+        scale = np.ones((self.talker["layers"], self.talker["heads"]), np.float32)
+        codes = np.zeros((1, 1, self.talker["codebooks"]), np.int64)
+        frames: list[Array] = []
+        limit = min(max_frames(ids.shape[1]), self.talker["max_frames"])
+        while len(frames) < limit:
+            base, residual, end, _, keys, values = self.run(
+                "talk", text=ids, codes=codes, keys=keys, values=values, head_scale=scale
+            )
+            if frames and end[0] > 0:
+                break
+            codes = np.array([[[base[0].argmax(), residual[0].argmax()]]])
+            frames.append(codes)
+            ids = ids[:, :0]
+        return np.concatenate(frames, axis=1)
+
+    def speak(self, text: str, voice: int = 0) -> Float[torch.Tensor, "samples"]:
+        """As `Omni.speak`."""
+        mel = self.run("codec", codes=self.speech_codes(text, voice))[0]
+        wav = self.vocoder.mel_to_audio(torch.from_numpy(mel[0]), domain="log")
+        assert isinstance(wav, torch.Tensor)
+        return wav
