@@ -1,7 +1,10 @@
-"""The six pipelines, their specifications, the command, and the user's own input."""
+"""The six pipelines, their specifications, the command, and custom input."""
 
 import json
+import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -9,8 +12,14 @@ import torch
 from PIL import Image
 
 from tinyomni import cli, dry_run
+from tinyomni.attention import attention, merge_heads
+from tinyomni.audio import MelFrontend
+from tinyomni.codec import RVQ
+from tinyomni.dry_run import pipelines
+from tinyomni.errors import InputError
 from tinyomni.omni import Omni
-from tinyomni.tracing import Spec, trace
+from tinyomni.tracing import Spec, SpecReport, Trace
+from tinyomni.vision import ViTTiny
 
 
 @pytest.fixture(scope="module")
@@ -18,82 +27,133 @@ def omni() -> Omni:
     return dry_run.build()
 
 
+@pytest.fixture(scope="module")
+def runs(omni: Omni) -> dict[str, Trace]:
+    return {name: dry_run.traced(name, omni, dry_run.default_inputs()) for name in dry_run.PIPELINES}
+
+
+@pytest.fixture(scope="module")
+def reports(runs: dict[str, Trace]) -> dict[str, SpecReport]:
+    return {name: run.report(dry_run.load_spec(name)) for name, run in runs.items()}
+
+
 @pytest.mark.parametrize("name", dry_run.PIPELINES)
-def test_every_line_of_every_pipeline_holds(omni: Omni, name: str) -> None:
-    report = dry_run.run(name, omni, dry_run.default_inputs())
+def test_every_line_of_every_pipeline_holds(reports: dict[str, SpecReport], name: str) -> None:
+    report = reports[name]
     assert report.ok, str(report)
     assert report.steps and all(line.ok for line in report.steps)
 
 
-def test_the_numbers_of_the_document(omni: Omni) -> None:
-    reports = {name: dry_run.run(name, omni, dry_run.default_inputs()) for name in ("text", "multimodal", "speech")}
+def test_the_numbers_of_the_reference_specification(reports: dict[str, SpecReport]) -> None:
     assert reports["multimodal"].ledger == [("image", 1), ("audio", 25), ("text", 9)]
     assert "= 35 of 512" in str(reports["multimodal"])
-    due = {value for _, value, _ in reports["speech"].quantities}
-    assert {300, 301, 602, 600, 38_528, 385_280, 24_000, 24_080} <= due
+    values = {value for _, value, _ in reports["speech"].quantities}
+    assert {300, 301, 602, 600, 38_528, 385_280, 24_000, 24_080} <= values
     assert ("tokens at the end of generation (6 → 70)", 70, 70) in reports["text"].quantities
 
 
-def test_the_users_own_input_is_held_to_the_formulas(omni: Omni, tmp_path: Path) -> None:
+# numbers of the reference specification that stand in each of its parts, as they must appear in the printed report
+REFERENCE = {
+    "text": ["d_model 256", "head_dim 64", "queries 6, keys 6", "5000", "70"],
+    "image": ["height 224", "rows 14", "n_patches 196", "tokens 197", "(1, 1, 128) → (1, 1, 256)", "total 9"],
+    "audio": ["16000", "100", "(1, 64, 50, 64)", "(1, 64, 25, 32)", "(1, 25, 2048) → (1, 25, 192)", "total 30"],
+    "multimodal": ["(batch 1, 1, d_model 256)", "audio_tokens 25", "total 35", "vocab 5000"],
+    "speech": [
+        "text_tokens 10",
+        "×300",
+        "positions 301, codebooks 2",
+        "mel_frames 301, n_mels 128",
+        "385280",
+        "384000",
+    ],
+    "training": ["batch 2, samples 64000", "frames 50, codebooks 2", "positions 100, codebook_size 128", "→ ()"],
+}
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_a_report_shows_what_ran(reports: dict[str, SpecReport], name: str) -> None:
+    missing = [text for text in REFERENCE[name] if text not in str(reports[name])]
+    assert not missing, f"{missing} not in\n{reports[name]}"
+
+
+def test_custom_input_is_compared_with_the_formulas(omni: Omni, tmp_path: Path) -> None:
     Image.new("L", (300, 77), 90).save(tmp_path / "grey.png")
     wave = torch.sin(torch.arange(44_100 * 2) / 20)[:, None].repeat(1, 2)
     soundfile.write(tmp_path / "two.flac", wave.numpy() * 0.3, 44_100)
-    given = dry_run.default_inputs("Is there a cross? 日本", tmp_path / "grey.png", tmp_path / "two.flac")
+    inputs = dry_run.default_inputs("Is there a cross? 日本", tmp_path / "grey.png", tmp_path / "two.flac")
     for name in dry_run.PIPELINES:
-        report = dry_run.run(name, omni, given)
+        report = dry_run.run(name, omni, inputs)
         assert report.ok, str(report)
-    assert dry_run.run("audio", omni, given).axes["mel_frames"] == 200
+    assert dry_run.run("audio", omni, inputs).axes["mel_frames"] == 200
 
 
-WRONG = {
-    "a dropped CLS": ("take_cls", "image", lambda x: (x[:, 1:2], x[:, 2:])),
-    "a swapped order": ("fuse", "multimodal", lambda parts, ctx: torch.cat(list(parts.values())[::-1], 1)[:, 1:]),
-    "a shift by two": ("shift", "training", lambda codes: codes[:, 2:]),
-    "a mel that is swapped": ("hear", "audio", lambda mel, wav: mel(wav).transpose(1, 2)),
-    "a frame too many": ("codes_to_mel", "speech", lambda rvq, codes: rvq.decode(codes[:, 1:])[0]),
+WRONG: dict[str, tuple[Any, str, str, Any]] = {
+    "a dropped CLS": (ViTTiny, "split_cls", "image", lambda self, x: (x[:, 1:2], x[:, 2:])),
+    "a token too few": (pipelines, "fuse", "image", lambda parts, ctx_len: torch.cat(list(parts.values()), 1)[:, 1:]),
+    "a shift by two": (pipelines, "previous", "training", lambda codes: codes[:, 2:]),
+    "a transposed mel": (MelFrontend, "forward", "audio", lambda self, wav: torch.zeros(1, self.cfg.n_mels, 100)),
+    "a frame too few": (RVQ, "decode", "speech", lambda self, codes: self.out_proj(self.lookup(codes[:, 1:]))),
+    "an unnamed call": (pipelines, "decode_text", "audio", lambda tokenizer, ids: pipelines.make_batch(ids / 2, 3)),
 }
 
 
 @pytest.mark.parametrize("bug", WRONG)
-def test_a_planted_bug_turns_the_report_red(omni: Omni, monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
-    name, pipeline, wrong = WRONG[bug]
-    monkeypatch.setattr(dry_run, name, wrong)
+def test_a_planted_bug_makes_the_report_fail(omni: Omni, monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+    place, name, pipeline, wrong = WRONG[bug]
+    monkeypatch.setattr(place, name, wrong)
     try:
-        good = dry_run.run(pipeline, omni, dry_run.default_inputs()).ok
+        ok = dry_run.run(pipeline, omni, dry_run.default_inputs()).ok
     except (RuntimeError, ValueError):
-        good = False
-    assert not good
+        ok = False
+    assert not ok
 
 
-def test_a_line_without_a_step_and_a_step_without_a_line_fail(omni: Omni) -> None:
-    path = dry_run.HERE / "specs" / "text.toml"
-    with trace("text") as seen, torch.no_grad():
-        dry_run.text_only(omni, dry_run.default_inputs())
-    import tomllib
-
-    data = tomllib.loads(path.read_text(encoding="utf-8"))
-    assert seen.report(Spec(data)).ok
-    shorter = tomllib.loads(path.read_text(encoding="utf-8"))
-    del shorter["step"][2]
-    assert "no [[step]] names it" in str(seen.report(Spec(shorter)).problems)
-    longer = tomllib.loads(path.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", dry_run.PIPELINES)
+def test_a_call_without_a_step_and_a_step_without_a_call_fail(runs: dict[str, Trace], name: str) -> None:
+    seen = runs[name]
+    text = (dry_run.SPECS / f"{name}.toml").read_text(encoding="utf-8")
+    assert seen.report(Spec(tomllib.loads(text))).ok
+    for number, step in enumerate(tomllib.loads(text)["step"]):
+        shorter = tomllib.loads(text)
+        del shorter["step"][number]
+        report = seen.report(Spec(shorter))
+        # the parts of an outermost call may be left out, as long as one of them is named
+        parts = step["call"] in ("Conv2d.forward", "next_frame", "generate_codes") or name == "multimodal"
+        assert parts or any("no [[step]] names it" in each for each in report.problems), step["call"]
+    longer = tomllib.loads(text)
     longer["step"].append({"call": "sing", "title": "Sing"})
     assert "sing: expected 1 calls, got 0" in str(seen.report(Spec(longer)).problems)
 
 
-def test_the_steps_in_pieces_are_the_models(omni: Omni) -> None:
-    ids = torch.tensor([[1, 20, 30, 40]])
-    block, x = omni.thinker.blocks[0], omni.thinker.tok_emb(ids)
-    q, k, v = dry_run.queries_keys_values(block, dry_run.normalise(block, x))
-    q, k = dry_run.rotate(block, q, k)
-    pieces = x + dry_run.weighted_values(block, dry_run.attention_weights(q, k, v), v)
-    pieces = pieces + dry_run.mlp(block, pieces)
-    torch.testing.assert_close(pieces, block(x))
-    mel = torch.randn(1, 100, 128)
-    ear = omni.audio
-    halves = dry_run.second_convolution(ear, dry_run.first_convolution(ear, dry_run.as_picture(ear, mel)))
-    mine = dry_run.listen(ear, dry_run.project_bands(ear, dry_run.flatten_bands(ear, halves)))
-    torch.testing.assert_close(mine, ear(mel))
+def test_the_modules_one_by_one_compute_what_the_whole_does(omni: Omni) -> None:
+    x = omni.thinker.embed(torch.tensor([[1, 20, 30, 40]]))
+    block: Any = omni.thinker.blocks[0]
+    q, k, v = block.attn.qkv(block.norm1(x))
+    values, _ = attention(*block.attn.rotate(q, k), v, causal=True)
+    parts = x + block.attn.o_proj(merge_heads(values))
+    torch.testing.assert_close(parts + block.mlp(block.norm2(parts)), block(x))
+
+
+def makers(run: Trace, report: SpecReport) -> dict[str, set[str]]:
+    """For each box of a figure, the calls that its arrows come from."""
+    figure = dry_run.named_calls(run, report)
+    return {step.title: {run.steps[source].call for source in step.sources} for step in figure.steps}
+
+
+def test_a_figure_shows_the_named_calls_and_where_their_inputs_come_from(
+    runs: dict[str, Trace], reports: dict[str, SpecReport]
+) -> None:
+    arrows = makers(runs["audio"], reports["audio"])
+    # the activation between two convolutions is looked through
+    assert arrows["Second convolution, stride 2"] == arrows["Flatten channels and bands"] == {"Conv2d.forward"}
+    assert arrows["Concatenate audio + text"] == {"Linear.forward", "ThinkerLM.embed"}
+    arrows = makers(runs["multimodal"], reports["multimodal"])
+    assert arrows["Concatenate image + audio + text"] == {"Omni.embed_image", "Omni.embed_audio", "ThinkerLM.embed"}
+    assert arrows["Thinker: 4 blocks, norm, LM head"] == {"fuse"}
+    # what generate_codes returns is drawn as made by the last named call below it
+    arrows = makers(runs["speech"], reports["speech"])
+    assert "Generate codes: start frame + max_frames" not in arrows
+    assert arrows["RVQ: codes → mel"] == {"next_frame"}
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
@@ -106,11 +166,16 @@ def test_the_command_writes_json_and_succeeds(tmp_path: Path, capsys: pytest.Cap
     assert "lines hold" in capsys.readouterr().out
 
 
+def test_an_unknown_pipeline_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown pipeline smell; known: text, image"):
+        dry_run.main(names=["smell"])
+
+
 def bad_files(folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "empty.wav").write_bytes(b"")
     (folder / "empty.png").write_bytes(b"")
-    (folder / "noise.png").write_bytes(b"this is no picture")
-    (folder / "noise.wav").write_bytes(b"this is no recording")
+    (folder / "noise.png").write_bytes(b"not an image")
+    (folder / "noise.wav").write_bytes(b"not a recording")
     (folder / "cut.png").write_bytes(dry_run.IMAGE.read_bytes()[:2000])
     (folder / "cut.wav").write_bytes(dry_run.AUDIO.read_bytes()[:30])
     (folder / "half.wav").write_bytes(dry_run.AUDIO.read_bytes()[:9000])
@@ -122,37 +187,34 @@ def bad_files(folder: Path) -> dict[str, tuple[list[str], str]]:
     one[77] = torch.nan
     soundfile.write(folder / "nan.wav", one.numpy(), 16_000, subtype="FLOAT")
     return {
-        "no such picture": (["--image", "nowhere.png"], "no file"),
-        "an empty picture": (["--image", str(folder / "empty.png")], "0 bytes"),
-        "no picture": (["--image", str(folder / "noise.png")], "no picture"),
-        "a picture cut off": (["--image", str(folder / "cut.png")], "cut off"),
-        "a folder": (["--image", str(folder)], "folder"),
+        "no such image": (["--image", "nowhere.png"], "no.* file"),
+        "an empty image": (["--image", str(folder / "empty.png")], "0 bytes"),
+        "not an image": (["--image", str(folder / "noise.png")], "cannot decode image"),
+        "a truncated image": (["--image", str(folder / "cut.png")], "truncated"),
+        "a folder": (["--image", str(folder)], "folder|directory"),
         "an empty recording": (["--audio", str(folder / "empty.wav")], "0 bytes"),
-        "no recording": (["--audio", str(folder / "noise.wav")], "no recording"),
-        "a recording cut off": (["--audio", str(folder / "cut.wav")], "recording"),
-        "half a recording": (["--audio", str(folder / "half.wav")], "cut off"),
-        "less than a frame": (["--audio", str(folder / "short.wav")], "at least one frame"),
+        "not a recording": (["--audio", str(folder / "noise.wav")], "cannot decode audio"),
+        "a truncated header": (["--audio", str(folder / "cut.wav")], "audio"),
+        "a truncated recording": (["--audio", str(folder / "half.wav")], "truncated"),
+        "less than a frame": (["--audio", str(folder / "short.wav")], "at least one"),
         "silence": (["--audio", str(folder / "silent.wav")], "silent"),
-        "too long": (["--audio", str(folder / "long.wav")], "5.12 s fit"),
+        "too long": (["--audio", str(folder / "long.wav")], "5.12 s"),
         "no samples": (["--audio", str(folder / "none.wav")], "no samples"),
-        "NaN": (["--audio", str(folder / "nan.wav")], "1 samples that are NaN"),
+        "NaN": (["--audio", str(folder / "nan.wav")], "NaN"),
         "empty text": (["--text", " "], "empty"),
         "too much text": (["--text", "red " * 500], "= 565 > ctx_len = 512|tokens"),
-        "an unknown pipeline": (["--pipeline", "smell"], "unknown pipeline smell"),
         "no GPU": (["--device", "cuda"], "no GPU") if not torch.cuda.is_available() else (["--device", "cuda:99"], ""),
     }
 
 
 @pytest.mark.parametrize("name", [
-    "no such picture", "an empty picture", "no picture", "a picture cut off", "a folder", "an empty recording",
-    "no recording", "a recording cut off", "half a recording", "less than a frame", "silence", "too long", "no samples",
-    "NaN", "empty text", "too much text", "an unknown pipeline", "no GPU",
+    "no such image", "an empty image", "not an image", "a truncated image", "a folder", "an empty recording",
+    "not a recording", "a truncated header", "a truncated recording", "less than a frame", "silence", "too long",
+    "no samples", "NaN", "empty text", "too much text", "no GPU",
 ])  # fmt: skip
 def test_bad_input_gives_one_clear_line_and_status_2(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import re
-
     options, words = bad_files(tmp_path)[name]
     assert cli.main(["dry-run", *options]) == 2
     error = capsys.readouterr().err

@@ -41,7 +41,7 @@ def speech() -> Trace:
     """The 300-frame speech run."""
     omni = dry_run.build()
     with trace("<speech> & 'more'") as seen, torch.no_grad():
-        dry_run.text_to_speech(omni, dry_run.default_inputs())
+        dry_run.PIPELINES["speech"].run(omni, dry_run.default_inputs())
     return seen
 
 
@@ -56,7 +56,7 @@ def test_the_page_of_300_frames_is_small_whole_and_escaped(speech: Trace) -> Non
     assert 'lang="en"' in page and "<caption>" in page and 'scope="col"' in page and 'scope="row"' in page
     assert "✔ ok" in page and parser.tags.count("details") == parser.tags.count("summary") > 3
     # a fold opens: the frames one by one
-    assert "the 299 calls of write_frame" in page and page.count("<li>") >= 299
+    assert "the 299 calls of next_frame" in page and page.count("<li>") >= 299
 
 
 def test_a_notebook_shows_the_same_table() -> None:
