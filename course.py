@@ -70,6 +70,7 @@ def environment() -> dict[str, str]:
     for name, tool in (("UV_CACHE_DIR", "uv"), ("PIP_CACHE_DIR", "pip")):
         if name not in env and os.name != "nt" and sys.platform != "darwin":
             env[name] = str(Path(env.get("XDG_CACHE_HOME", Path.home() / ".cache")) / tool)
+    env["TINYOMNI_PROGRAM"] = "python course.py" if os.name == "nt" else "python3 course.py"  # for its messages
     return env | {name: str(HOME / folder) for name, folder in folders.items()}
 
 
@@ -134,7 +135,11 @@ def set_up(extras: Sequence[str] = (), cpu: bool = False) -> None:
         )
     before = installed()
     cpu = cpu or before["cpu"]
-    wanted = {"fingerprint": fingerprint(), "extras": sorted({"course", *extras, *before["extras"]}), "cpu": cpu}
+    wanted: dict[str, Any] = {
+        "fingerprint": fingerprint(),
+        "extras": sorted({"course", *extras, *before["extras"]}),
+        "cpu": cpu,
+    }
     if PYTHON.exists() and wanted == before:
         return
     first = not before["fingerprint"]

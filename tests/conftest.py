@@ -11,6 +11,7 @@ if os.environ.get("TINYOMNI_SHAPES", "1") != "0":
     check_shapes()
 
 torch.set_num_threads(1)
+os.environ.pop("TINYOMNI_PROGRAM", None)  # messages name commands as `tinyomni …`, also under course.py
 
 
 @pytest.fixture(autouse=True)

@@ -55,6 +55,16 @@ def test_a_path_that_the_user_named_is_input(tmp_path: Path, capsys: pytest.Capt
     assert "No such file or directory" in told and str(out) in told and "Traceback" not in told
 
 
+def test_messages_name_commands_as_they_are_called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, InputError("First: tinyomni train all; tinyomni is closed."))
+    monkeypatch.setenv(cli.PROGRAM, "python3 course.py")
+    assert cli.main(["progress"]) == 2
+    told = capsys.readouterr().err
+    assert told == "python3 course.py progress: First: python3 course.py train all; tinyomni is closed.\n"
+
+
 def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     failing(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
     assert cli.main(["progress"]) == 2
@@ -68,8 +78,7 @@ def test_choices_are_those_of_the_registries() -> None:
     from tinyomni.training import stages
     from tinyomni.training.settings import PRESETS
 
-    (commands,) = (each for each in cli.parser()._actions if isinstance(each.choices, dict))
-    found = {(name, action.dest): [*action.choices] for name, command in commands.choices.items()
+    found = {(name, action.dest): [*action.choices] for name, command in cli.commands_of(cli.parser()).items()
              for action in command._actions if isinstance(action.choices, Choices)}  # fmt: skip
     assert found["train", "stage"] == ["all", *stages.names()]
     for name in ("train", "report", "export"):

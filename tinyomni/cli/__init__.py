@@ -16,9 +16,10 @@ import errno
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tinyomni.cli import course, data, evaluation, talk, tracing, training
@@ -26,6 +27,8 @@ from tinyomni.cli.console import say
 from tinyomni.errors import InputError
 
 SUCCESS, USAGE, FAULT, INTERRUPTED = 0, 2, 70, 130
+PROGRAM = "TINYOMNI_PROGRAM"
+"""The environment variable by which `course.py` says how users call this program."""
 REPORT = """
 This is a fault of tinyomni, not of your input. Please report it with the traceback above, the command that you
 typed, and what `tinyomni --version` and `tinyomni doctor` print."""
@@ -48,7 +51,8 @@ class Version(argparse.Action):
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(
-        prog="tinyomni", description="An omni model from scratch, with the shape of every tensor checked."
+        prog=os.environ.get(PROGRAM, "tinyomni"),
+        description="An omni model from scratch, with the shape of every tensor checked.",
     )
     top.add_argument("--version", action=Version, nargs=0, help="show the versions of tinyomni, Python and torch")
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -58,6 +62,11 @@ def parser() -> argparse.ArgumentParser:
     for each in commands.choices.values():  # after the command as well as before it
         each.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return top
+
+
+def commands_of(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Each command, with its own parser."""
+    return next(each.choices for each in top._actions if isinstance(each, argparse._SubParsersAction))
 
 
 def input_problem(error: Exception, args: argparse.Namespace) -> str:
@@ -81,9 +90,15 @@ def named_by_user(error: OSError, args: argparse.Namespace) -> bool:
     return any(path == refused or path in refused.parents for path in named)
 
 
+def as_called(text: str, commands: Iterable[str]) -> str:
+    """A message in which each `tinyomni COMMAND` is as the user would type it."""
+    return re.sub(rf"\btinyomni (?=({'|'.join(commands)})\b)", os.environ.get(PROGRAM, "tinyomni") + " ", text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    args = parser().parse_args(argv)
+    top = parser()
+    args = top.parse_args(argv)
     try:
         return int(args.run(args))
     except BrokenPipeError:  # the reader (`| head`) has seen enough
@@ -95,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         if problem := input_problem(error, args):
-            say(f"tinyomni {args.command}: {problem}", sys.stderr)
+            say(as_called(f"tinyomni {args.command}: {problem}", commands_of(top)), sys.stderr)
             return USAGE
         say(traceback.format_exc() + REPORT, sys.stderr)
         return FAULT
