@@ -56,9 +56,9 @@ def imported(*folders: str) -> set[str]:
 
 
 def test_every_import_is_of_a_declared_package() -> None:
-    assert imported("tinyomni") <= declared("course", "judge", "demo")
+    assert imported("tinyomni") <= declared("course", "judge", "demo", "onnx")
     assert imported("notebooks", "exercises", "solutions") <= declared("course")
-    assert imported("tests") <= declared("course", "test", "judge", "demo")
+    assert imported("tests") <= declared("course", "test", "judge", "demo", "onnx")
     assert imported("benchmarks") <= declared("course", "test", "bench")
 
 
@@ -68,7 +68,7 @@ def test_a_learner_gets_no_tools_of_developers() -> None:
 
 
 def test_pins_hold_every_package_and_no_host_or_path() -> None:
-    assert declared("course", "test", "judge", "demo", "bench") <= set(pins())
+    assert declared("course", "test", "judge", "demo", "onnx", "bench") <= set(pins())
     assert pins()["torch"] == pins()["torchaudio"] == doctor.TORCH == "2.11.0"
     text = (TOP / "constraints.txt").read_text(encoding="utf-8")
     assert "://" not in text and "--index" not in text and "--find-links" not in text
