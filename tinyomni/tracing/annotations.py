@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tinyomni.tracing.tensors import Size, TensorInfo, info
 
+ARRAY_KIND = type(AbstractArray)  # the class of all jaxtyping annotations
 BRACES = re.compile(r"\{([^}]*)\}")
 
 
@@ -65,19 +66,31 @@ def words(dims: str) -> tuple[Word, ...]:
 
 def is_array(hint: Any) -> bool:
     """Is this a jaxtyping annotation?"""
-    return inspect.isclass(hint) and issubclass(hint, AbstractArray) and hasattr(hint, "dim_str")
+    return isinstance(hint, ARRAY_KIND) and hasattr(hint, "dim_str")
 
 
-def leaves(hint: Any, within: tuple[Any, ...] = ()) -> Iterator[Any]:
+def leaves(hint: Any) -> tuple[Any, ...]:
     """The jaxtyping annotations inside unions, tuples, lists, dicts and dataclasses (that may hold one another)."""
+    try:
+        return _leaves(hint)
+    except TypeError:  # an annotation that cannot be hashed
+        return tuple(_find_leaves(hint))
+
+
+@functools.lru_cache(4096)
+def _leaves(hint: Any) -> tuple[Any, ...]:
+    return tuple(_find_leaves(hint))
+
+
+def _find_leaves(hint: Any, within: tuple[Any, ...] = ()) -> Iterator[Any]:
     if is_array(hint):
         yield hint
     elif inspect.isclass(hint) and dataclasses.is_dataclass(hint):
         for part in hints_of(hint).values() if hint not in within else ():
-            yield from leaves(part, (*within, hint))
+            yield from _find_leaves(part, (*within, hint))
     else:
         for part in typing.get_args(hint):
-            yield from leaves(part, within)
+            yield from _find_leaves(part, within)
 
 
 def hints_of(thing: Any) -> dict[str, Any]:
@@ -110,7 +123,7 @@ def axes(hint: Any, shape: tuple[Size, ...]) -> tuple[Axis, ...]:
 
 def choose(hint: Any, value: Tensor | TensorInfo) -> Any:
     """Of a union, the annotation whose number of dims and dtype suit the tensor; else the first; None without one."""
-    arrays = list(leaves(hint))
+    arrays = leaves(hint)
     if len(arrays) > 1:
         for leaf in arrays:
             if has_dtype(value, leaf) and (value.ndim == 0 or spread(leaf, value.ndim)):
@@ -127,8 +140,12 @@ def _of_any(hint: Any, dims: str) -> Any:
 def has_dtype(value: Tensor | TensorInfo, hint: Any) -> bool:
     """Is the tensor of the type and dtype of this annotation, whatever its shape?"""
     found = value if isinstance(value, TensorInfo) else info(value)
+    return _has_kind(found, hint) and isinstance(found, _of_any(hint, "..."))
+
+
+def _has_kind(found: TensorInfo, hint: Any) -> bool:
     wanted = hint.array_type
-    return (not inspect.isclass(wanted) or issubclass(found.kind, wanted)) and isinstance(found, _of_any(hint, "..."))
+    return wanted is Tensor or not inspect.isclass(wanted) or issubclass(found.kind, wanted)
 
 
 class AnnotationError(ValueError):
@@ -175,8 +192,10 @@ def fits(value: Any, hint: Any, within: tuple[int, ...] = ()) -> bool:
             value = info(value)
         if not isinstance(value, TensorInfo):
             return isinstance(value, hint)
-        return has_dtype(value, hint) and (value.symbolic or isinstance(value, _of_any(hint, hint.dim_str)))
-    if not any(leaves(hint)):
+        if value.symbolic:
+            return has_dtype(value, hint)
+        return _has_kind(value, hint) and isinstance(value, _of_any(hint, hint.dim_str))
+    if not leaves(hint):
         return True
     if inspect.isclass(hint) and dataclasses.is_dataclass(hint):
         parts, within = hints_of(hint), (*within, id(value))
@@ -206,7 +225,7 @@ def _alternative(value: Any, hint: Any, within: tuple[int, ...]) -> bool:
     """One part of a union: here a plain type is judged too, or `None` would pass for anything."""
     if hint is types.NoneType:
         return value is None
-    if any(leaves(hint)):
+    if leaves(hint):
         return fits(value, hint, within)
     kind = typing.get_origin(hint) or hint
     return isinstance(value, kind) if inspect.isclass(kind) else True

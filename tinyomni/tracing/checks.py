@@ -129,7 +129,7 @@ def wrap(thing: Any) -> Any:
     ):
         return thing
     return (
-        checked(thing) if any(any(annotations.leaves(hint)) for hint in annotations.hints_of(thing).values()) else thing
+        checked(thing) if any(annotations.leaves(hint) for hint in annotations.hints_of(thing).values()) else thing
     )
 
 

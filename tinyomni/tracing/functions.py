@@ -69,7 +69,7 @@ def describe_function(frame: types.FrameType, found: Callable[..., Any] | None, 
         if name in hints:
             several = name == parameters[-1] and code.co_flags & inspect.CO_VARKEYWORDS
             hints[name] = dict[str, hints[name]] if several else tuple[hints[name], ...]  # type: ignore[valid-type]
-    hints = {name: hint for name, hint in hints.items() if any(annotations.leaves(hint))}
+    hints = {name: hint for name, hint in hints.items() if annotations.leaves(hint)}
     title = getattr(found, "__step__", "")
     plain = code.co_name == "forward" and isinstance(owner, nn.Module) and code.co_filename != "<string>"
     if not title and not hints and not plain:

@@ -22,7 +22,7 @@ import jaxtyping
 import torch
 from torch import Tensor, nn
 
-from tinyomni.tracing import annotations, mismatch, torch_errors
+from tinyomni.tracing import annotations, mismatch, tensors, torch_errors
 from tinyomni.tracing.annotations import AnnotationError
 from tinyomni.tracing.errors import ShapeError, explained
 from tinyomni.tracing.functions import Function, Located, file_of, is_library, locate
@@ -259,15 +259,13 @@ class Recorder:
             hints = {name: annotations.fill(hint, braces) for name, hint in judged.items()} if braces else judged
             if len(calls.signatures) >= MOST_SIGNATURES:
                 calls.signatures.clear()
-            found = calls.signatures[key] = CallSignature(
-                # names are read from the annotation as it is written, with its braces
-                tuple(
-                    each for name, value in values.items() for each in describe(name, value, function.hints.get(name))
-                ),
-                hints,
-                tuple(each for name in values for each in annotated_tensors(name, values[name], hints.get(name))),
-            )
-            found.wrong = annotations.mismatched(values, hints)
+            told = {name: tensors.info(value) if isinstance(value, Tensor) else value for name, value in values.items()}
+            # names are read from the annotation as it is written, with its braces
+            inputs = [each for name in told for each in describe(name, told[name], function.hints.get(name))]
+            given = [name for name in told if name in hints]
+            bound = [each for name in given for each in annotated_tensors(name, told[name], hints[name])]
+            found = calls.signatures[key] = CallSignature(tuple(inputs), hints, tuple(bound))
+            found.wrong = annotations.mismatched({name: told[name] for name in given}, hints)
         return found
 
     def _leave(self, frame: types.FrameType, result: Any) -> None:
@@ -298,16 +296,23 @@ class Recorder:
         """Which call made a tensor, for as long as the tensor lives."""
         for tensor in tensors_in(result):
             self._made[id(tensor)] = (weakref.ref(tensor), record)
+            # a view of this result will name the same base; a base that a call returned keeps that call
+            if tensor._base is not None and not self._is_known(tensor._base):
+                self._made[id(tensor._base)] = (weakref.ref(tensor._base), record)
         if len(self._made) > 10_000:
             self._made = {key: made for key, made in self._made.items() if made[0]() is not None}
+
+    def _is_known(self, tensor: Tensor) -> bool:
+        """Whether a call made this tensor."""
+        reference, _ = self._made.get(id(tensor), (None, -1))
+        return reference is not None and reference() is tensor
 
     def _sources(self, values: Any) -> Iterator[int]:
         """The calls that made these tensors, or the tensors that these are views of."""
         for tensor in itertools.chain.from_iterable(map(tensors_in, values)):
             for candidate in (tensor, tensor._base):
-                reference, source = self._made.get(id(candidate), (None, -1))
-                if reference is not None and reference() is candidate:
-                    yield source
+                if candidate is not None and self._is_known(candidate):
+                    yield self._made[id(candidate)][1]
                     break
 
     def _path(self, module: nn.Module) -> str:

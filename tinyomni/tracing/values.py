@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tinyomni.tracing import annotations, tensors
+from tinyomni.tracing.annotations import is_array
 from tinyomni.tracing.records import Value
 from tinyomni.tracing.tensors import TensorInfo
 
@@ -98,23 +99,35 @@ def text_of(value: Any) -> str:
 
 def describe(name: str, value: Any, hint: Any = None) -> Iterator[Value]:
     """The tensors of a value and the plain values beside them; what else there is is left out."""
-    nodes = list(walk(name, value, hint))
-    # in a container, plain values are shown beside tensors only
-    beside = {path.rpartition(".")[0] for path, _, _, how in nodes if how == TENSOR}
-    plain = {path for path, _, _, how in nodes if how == DATACLASS}
-    for path, part, hint, how in nodes:
-        above = path.rpartition(".")[0]
-        if how == TENSOR:
-            found = part if isinstance(part, TensorInfo) else tensors.info(part)
-            axes = annotations.axes(annotations.choose(hint, found), found.shape)
-            yield Value(path, axes, tensors.dtype_name(found.dtype), found.device)
-        elif how == SCALAR and (path == name or (above in beside and above not in plain)):
-            yield Value(path, text=part if path.endswith("…") else text_of(part))
+    how = classify(type(value))  # type: ignore[arg-type]
+    if how == TENSOR:
+        yield _tensor(name, value, hint)
+    elif how == SCALAR:
+        yield Value(name, text=text_of(value))
+    elif how != OTHER:
+        nodes = list(walk(name, value, hint))
+        # in a container, plain values are shown beside tensors only
+        beside = {path.rpartition(".")[0] for path, _, _, how in nodes if how == TENSOR}
+        beside -= {path for path, _, _, how in nodes if how == DATACLASS}
+        for path, part, each, how in nodes:
+            if how == TENSOR:
+                yield _tensor(path, part, each)
+            elif how == SCALAR and path.rpartition(".")[0] in beside:
+                yield Value(path, text=part if path.endswith("…") else text_of(part))
+
+
+def _tensor(name: str, value: Tensor | TensorInfo, hint: Any) -> Value:
+    found = value if isinstance(value, TensorInfo) else tensors.info(value)
+    axes = annotations.axes(annotations.choose(hint, found), found.shape)
+    return Value(name, axes, tensors.dtype_name(found.dtype), found.device)
 
 
 def annotated_tensors(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, TensorInfo]]:
     """Every tensor of a value that has an annotation: (path, annotation, tensor)."""
-    for path, part, each, how in walk(name, value, hint) if any(annotations.leaves(hint)) else ():
+    if is_array(hint) and isinstance(value, TensorInfo):
+        yield name, hint, value
+        return
+    for path, part, each, how in walk(name, value, hint) if annotations.leaves(hint) else ():
         if how == TENSOR and (leaf := annotations.choose(each, part)) is not None:
             yield path, leaf, part if isinstance(part, TensorInfo) else tensors.info(part)
 
