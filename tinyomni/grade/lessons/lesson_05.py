@@ -13,7 +13,7 @@ from tinyomni.rope import apply_rope, rope_table
 
 NOTEBOOK, TITLE = "05_generation", "Generation"
 
-COUNTS = "1. A reader who has seen it all"
+COUNTS = "1. Autoregressive generation with a perfect model"
 SAMPLING = "2. Sampling: temperature, top-k, top-p"
 GENERATES = "4. The Thinker generates"
 CONSTANT = "5. What never changes: keys and values of the past"

@@ -503,7 +503,7 @@ for cause, fault in (
         {"over": lambda s, new_counts, old, c: s / c[:, None].clamp(min=1)},
     ),
     (
-        "unused entries are not updated: their counts never decay, and nobody sees that they are dead",
+        "unused entries are not updated: their counts never decay, so dead codes go unnoticed",
         {"keep": lambda new_counts, old, c: torch.where(c > 0, new_counts, old)},
     ),
 ):
@@ -547,13 +547,13 @@ def expire_codes(
     threshold: float = 0.1,
 ) -> tuple[Float[Tensor, "codebook_size code_dim"], Float[Tensor, "codebook_size"]]:
     """The n-th dead entry goes to the n-th point; after the last point, start over with the first."""
-    rows, shares, expire_codes_variant = [], [], 0
-    for entry, share in zip(codebook, usage.tolist(), strict=True):
-        dead = share < threshold
-        rows.append(x[expire_codes_variant % len(x)] if dead else entry)
-        shares.append(1.0 if dead else share)
-        expire_codes_variant += dead
-    return torch.stack(rows), torch.tensor(shares, dtype=usage.dtype)
+    rows, usages, replaced = [], [], 0
+    for entry, used in zip(codebook, usage.tolist(), strict=True):
+        dead = used < threshold
+        rows.append(x[replaced % len(x)] if dead else entry)
+        usages.append(1.0 if dead else used)
+        replaced += dead
+    return torch.stack(rows), torch.tensor(usages, dtype=usage.dtype)
 
 
 @expire_codes.cases

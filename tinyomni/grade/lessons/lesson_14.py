@@ -95,10 +95,10 @@ def _(image_features, text_features, logit_scale):
 @exercise("Recall at k", minutes=10, level=1)
 def recall_at_k(logits: Float[Tensor, "images captions"], targets: Int[Tensor, "images"], k: int = 1) -> float:
     """Image by image: how many captions score higher than its own."""
-    recall_at_k_variant = 0
-    for scores, mine in zip(logits.tolist(), targets.tolist(), strict=True):
-        recall_at_k_variant += sum(score > scores[mine] for score in scores) < k
-    return recall_at_k_variant / len(logits)
+    hits = 0
+    for scores, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        hits += sum(score > scores[target] for score in scores) < k
+    return hits / len(logits)
 
 
 @recall_at_k.cases

@@ -37,7 +37,9 @@ def drawn(rng, module):
 
 def small_thinker(rng, d_model=8, vocab=20):
     """A Thinker of one layer."""
-    return drawn(rng, ThinkerLM(ThinkerConfig(layers=1, d_model=d_model, heads=2, kv_heads=2, intermediate_size=12, vocab=vocab)))
+    return drawn(
+        rng, ThinkerLM(ThinkerConfig(layers=1, d_model=d_model, heads=2, kv_heads=2, intermediate_size=12, vocab=vocab))
+    )
 
 
 fault: Any  # what a mutant changes
@@ -477,7 +479,9 @@ class Parts(nn.Module):
         super().__init__()
         ear = AudioConfig(n_mels=16, conv_channels=2, audio_dim=12, layers=1, heads=2, intermediate_size=8)
         self.thinker = small_thinker(rng, vocab=vocab)
-        self.vision = drawn(rng, ViTTiny(VisionConfig(image_size=32, vision_dim=12, layers=1, heads=2, intermediate_size=8)))
+        self.vision = drawn(
+            rng, ViTTiny(VisionConfig(image_size=32, vision_dim=12, layers=1, heads=2, intermediate_size=8))
+        )
         self.mel, self.audio = MelFrontend(cfg=ear), drawn(rng, AudioEncoderTiny(ear))
         self.proj_v, self.proj_a = drawn(rng, nn.Linear(12, 8)), drawn(rng, nn.Linear(12, 8))
 
