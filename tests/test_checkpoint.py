@@ -1,4 +1,4 @@
-"""Runs that are killed, that find no room on the disk, whose files are damaged: all end with the same numbers."""
+"""Runs that are killed, on a full disk, or with damaged files: all end with the same numbers."""
 
 import errno
 import json
@@ -163,8 +163,11 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(
         load(path_of(folder, 20))
     capfd.readouterr()
     _, stage = run(folder, Random(), **SETTINGS)
-    told = capfd.readouterr().err
-    assert "Renamed to step-00000020.corrupt; trying the one before" in told and "resuming from step 16 of 20" in told
+    messages = capfd.readouterr().err
+    assert (
+        "Renamed to step-00000020.corrupt; trying the one before" in messages
+        and "resuming from step 16 of 20" in messages
+    )
     same(folder, stage, whole)
 
 
@@ -178,8 +181,8 @@ def test_where_all_are_damaged_it_starts_from_scratch_and_says_so(
         cut(path / checkpoint.TENSORS)
     capfd.readouterr()
     _, stage = run(folder, Random(), **SETTINGS)
-    told = capfd.readouterr().err
-    assert told.count("Renamed to") == count and "starts from scratch" in told
+    messages = capfd.readouterr().err
+    assert messages.count("Renamed to") == count and "starts from scratch" in messages
     same(folder, stage, whole)
 
 

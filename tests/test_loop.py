@@ -363,7 +363,7 @@ def test_a_bad_batch_is_logged_counted_and_skipped(
 
 def test_too_many_bad_batches_in_a_row_end_it(tmp_path: Path) -> None:
     bad = {row: math.nan for batch in (2, 4, 5, 6) for row in Batches(256, 32)[batch][:1]}
-    with pytest.raises(RuntimeError, match=r"3 bad batches in a row, up to step 7.*Loss is nan.*lists their"):
+    with pytest.raises(loop.TrainingDiverged, match=r"3 bad batches in a row, up to step 7.*Loss is nan.*lists their"):
         run(tmp_path, Toy(bad), max_skips=3)
     assert [entry["step"] for entry in read_log(tmp_path / "log.jsonl") if "skipped" in entry] == [3, 5, 6, 7]
 
@@ -518,7 +518,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path: Path, capfd: pytest.
     run(tmp_path / "frozen", better, init_from=start, steps=1, lr=1e-12)
     assert (better.frozen[0].weight == 1).all()
     torch.testing.assert_close(better.net.state_dict(), learned.net.state_dict())
-    # from the second command on it goes on with itself, and nothing else can be slipped under it
+    # from the second command on it resumes itself, and refuses other initial weights
     assert run(tmp_path / "two", init_from=start, steps=1, lr=1e-12)[0].steps == 1
     with pytest.raises(ValueError, match=r"init_from was .*one, got None"):
         run(tmp_path / "two", steps=1, lr=1e-12)

@@ -88,7 +88,7 @@ def test_the_running_mean_is_a_slow_loop() -> None:
 
 
 def test_in_a_notebook_the_curve_is_drawn_while_it_grows(tmp_path: Path) -> None:
-    """A second picture comes before the body ends; one stays, and it says in words what it is."""
+    """A second image is drawn before the body ends; one stays, with a description in words."""
     book = nbformat.v4.new_notebook()
     book.cells = [
         nbformat.v4.new_code_cell(f"""

@@ -67,12 +67,12 @@ def test_custom_recordings_are_trained_on(tmp_path: Path) -> None:
     rows = "".join(f"{number}.wav,one two three\n" for number in range(5))
     (tmp_path / "own.csv").write_text("audio,text\n" + rows)
     own = RunDir(tmp_path / "runs", "smoke", tmp_path / "own.csv")
-    hear, speak = prepare("audio", own), prepare("codec", own)
-    assert len(hear.train) == len(hear.lengths) == 4 and len(hear.stage.held_out) == 1
-    batch = hear.collate([hear.train[0], hear.train[1]])
-    assert batch.texts == ("one two three",) * 2 and bool(torch.isfinite(hear.stage(batch)[0]))
-    assert len(speak.train) == 4 and all(frames.shape[1] == 1024 for frames in speak.train)
-    (tmp_path / "own.txt").write_text("no sound here\n")
+    asr, speech_codec = prepare("audio", own), prepare("codec", own)
+    assert len(asr.train) == len(asr.lengths) == 4 and len(asr.stage.held_out) == 1
+    batch = asr.collate([asr.train[0], asr.train[1]])
+    assert batch.texts == ("one two three",) * 2 and bool(torch.isfinite(asr.stage(batch)[0]))
+    assert len(speech_codec.train) == 4 and all(frames.shape[1] == 1024 for frames in speech_codec.train)
+    (tmp_path / "own.txt").write_text("no audio here\n")
     with pytest.raises(ValueError, match="this stage needs speech"):
         prepare("audio", RunDir(tmp_path / "runs", "smoke", tmp_path / "own.txt"))
     with pytest.raises(InputError, match=r"talker .* takes no custom data"):

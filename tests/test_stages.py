@@ -172,6 +172,13 @@ def test_settings_are_read_as_their_types() -> None:
     assert settings.init_from == "runs/x" and settings.override({"patience": "None"}).patience is None
 
 
+def test_the_tokenizer_has_the_vocabulary_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("The cat sat on the mat.\nThe dog sat on the log.\n" * 20, encoding="utf-8")
+    run_dir = RunDir(tmp_path / "runs", "smoke", tmp_path / "own.txt")
+    assert train("tokenizer", run_dir, {"vocab": "290"}) is None
+    assert run_dir.tokenizer().n_pieces == 290
+
+
 # ---- custom rows ----------------------------------------------------------------------------------------------------
 
 

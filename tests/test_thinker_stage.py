@@ -107,7 +107,7 @@ def test_the_train_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["thinker", "--set", "lr=abc"], "lr must be a float, got 'abc'"),
         (["codec", "--set", "single_frame=1"], "single_frame must be True or False, got '1'"),
         (["thinker", "--set", "unfreeze_encoders=True"], "unknown setting 'unfreeze_encoders'"),
-        (["all", "--set", "thaw=True"], "unknown setting 'thaw'"),
+        (["all", "--set", "speed=3"], "unknown setting 'speed'"),
         (["all", "--data", str(own)], "belongs to one stage"),
         (["omni"], "First: tinyomni train"),
     ):

@@ -94,7 +94,7 @@ class Trainer:
         }
 
     def forward(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
-        """The loss, if it is sound on every process: before backward, in which they wait for each other."""
+        """The loss, checked on every process before backward, in which they wait for each other."""
         # the models' own NaN checks would stop one process in the middle; the loss shows a NaN as well
         with self.policy.autocast(), finite_checks(False):
             loss, metrics = self.model(to_device(batch, self.group.device))

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tinyomni.errors import InputError
 from tinyomni.layers import DecoderBlock, EncoderBlock
 from tinyomni.training.distributed import sharded_map
 from tinyomni.training.precision import Policy
@@ -55,7 +56,7 @@ class Muon(torch.optim.AdamW):
         blocks = [module for module in model.modules() if isinstance(module, DecoderBlock | EncoderBlock)]
         inside = {p for block in blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad}
         if not inside:
-            raise ValueError(
+            raise InputError(
                 "Training: Muon needs trainable matrices inside transformer blocks, and this stage has none. "
                 "Use optimizer=adamw."
             )

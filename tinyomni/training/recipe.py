@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from tinyomni.data.custom import open_data
 from tinyomni.data.manifests import ManifestError
-from tinyomni.errors import InputError
+from tinyomni.errors import InputError, MissingFileError
 from tinyomni.tokenizer import BPETokenizer
 from tinyomni.training import checkpoint
 from tinyomni.training.loop import fit
@@ -64,7 +64,7 @@ class RunDir:
         elif init_from == SHIPPED:
             load_shipped(stage)
         else:
-            raise InputError(
+            raise MissingFileError(
                 f"Training: {self.of(stage.name)} holds no finished run. First: tinyomni train {stage.name}"
             )
         stage.eval()

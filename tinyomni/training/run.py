@@ -190,7 +190,7 @@ def shipped_state(stage: Stage, tensors: checkpoint.Tensors) -> checkpoint.Tenso
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that were in use: of the GPU, else of this process since it started (0 where nobody counts)."""
+    """The most bytes that were in use: of the GPU, else of this process since it started (0 on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
