@@ -1,11 +1,9 @@
-"""Asking, transcribing, captioning, speaking: as it was trained, streamed, with an honest word on certainty."""
+"""ask, transcribe, caption, speak and chat: prompts as in training, streamed text, and how certain the model is."""
 
 import io
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 import torch
@@ -16,11 +14,11 @@ from tinyomni.apps.chat import Session, join_with_pauses, split_sentences
 from tinyomni.data.datasets import pixels
 from tinyomni.data.tts import TALKER_VOICES
 from tinyomni.dry_run import AUDIO, IMAGE, build
+from tinyomni.evaluation.questions import generate_replies
 from tinyomni.io.audio import load_audio, load_speech
 from tinyomni.io.images import open_image
 from tinyomni.omni import DESCRIBE, split_audio
 from tinyomni.tokenizer import BOS, EOS
-from tinyomni.evaluation.questions import generate_replies
 from tinyomni.training import omni_mixture
 from tinyomni.training.omni_examples import OmniExample
 from tinyomni.training.stages.audio import AudioStage
@@ -28,7 +26,7 @@ from tinyomni.training.stages.omni import OmniStage
 
 
 def answering(text: str = "Is it? Yes.") -> Omni:
-    """A model that says this to nothing, and what stands behind a "?" to every question.
+    """A model that generates this text from BOS alone, and what follows the "?" in it as the reply to any question.
 
     Its blocks pass their input on, so that each token alone decides on the next one. Of speech it makes 2 frames.
     """
@@ -68,9 +66,9 @@ def test_it_is_asked_as_it_was_trained() -> None:
     for name in ("thinker", "vision", "audio", "proj_v", "proj_a"):
         getattr(taught, name).load_state_dict(getattr(omni, name).state_dict())
     taught.eval()
-    picture, sound = pixels(open_image(IMAGE).convert("RGB")), load_audio(AUDIO)
+    image, audio = pixels(open_image(IMAGE).convert("RGB")), load_audio(AUDIO)
     question = [BOS, *omni.tokenizer.encode("What colour is the circle?")]
-    rows = [OmniExample(question, [], picture), OmniExample([BOS], [], picture, sound), OmniExample([BOS], [], None, sound)]
+    rows = [OmniExample(question, [], image), OmniExample([BOS], [], image, audio), OmniExample([BOS], [], None, audio)]
     asked = [omni.generate("What colour is the circle?", IMAGE, max_new_tokens=6),
              omni.generate(image=IMAGE, audio=AUDIO, max_new_tokens=6),
              omni.generate(audio=AUDIO, max_new_tokens=6)]  # fmt: skip
@@ -108,7 +106,7 @@ def test_certainty_is_the_mean_log_probability_and_nothing_else(omni: Omni) -> N
     reply = omni.reply("What is it?", IMAGE)
     assert next(reply) == "Yes" and list(reply) == ["."]
     ids = [BOS, *omni.tokenizer.encode("What is it?"), *reply.ids]
-    with torch.no_grad():  # the picture changes nothing here: each token alone decides
+    with torch.no_grad():  # the image changes nothing here: each token alone decides
         logits = omni.thinker(torch.tensor([ids]))[0, -1 - len(reply.ids) : -1, : omni.tokenizer.n_pieces]
     want = sum(float(row.double().softmax(0)[number].log()) for row, number in zip(logits, reply.ids, strict=True))
     assert reply.certainty == pytest.approx(want / len(reply.ids), abs=1e-5) and reply.unsure is False
@@ -121,7 +119,7 @@ def test_certainty_is_the_mean_log_probability_and_nothing_else(omni: Omni) -> N
     assert bare.unsure is None and chat.uncertainty_note(bare) == ""
 
 
-# ---- the ear --------------------------------------------------------------------------------------------------------
+# ---- speech recognition ---------------------------------------------------------------------------------------------
 
 
 def test_a_spoken_question_is_trimmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,14 +139,14 @@ def test_a_spoken_question_is_trimmed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_transcripts_are_those_of_the_trained_ear(omni: Omni) -> None:
-    ear = AudioStage()
-    ear.encoder.load_state_dict(omni.audio.state_dict())
-    ear.head.load_state_dict(omni.ctc.state_dict())
-    ear.eval()
+    recogniser = AudioStage()
+    recogniser.encoder.load_state_dict(omni.audio.state_dict())
+    recogniser.head.load_state_dict(omni.ctc.state_dict())
+    recogniser.eval()
     transcript, (wav, _) = omni.transcribe(AUDIO), load_speech(AUDIO)
-    assert "".join(transcript) == transcript.text == ear.transcribe([wav])[0].strip()
+    assert "".join(transcript) == transcript.text == recogniser.transcribe([wav])[0].strip()
     with torch.no_grad():
-        log_probs = ear.log_probs(wav[None], torch.tensor([len(wav)]))[0]
+        log_probs = recogniser.log_probs(wav[None], torch.tensor([len(wav)]))[0]
     assert transcript.certainty == pytest.approx(float(log_probs.max(-1).values.mean()), abs=1e-4)
     assert transcript.unsure is True
 

@@ -99,7 +99,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
         env={**os.environ, "PYTHONPATH": paths, "TINYOMNI_SHAPES": "0", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
     )
     assert found.returncode == 0, found.stderr[-5000:]
     return one, two, found.stderr

@@ -108,7 +108,7 @@ except KeyboardInterrupt:
     pass
 assert drawn[:2] == [1, 2] and drawn[-1] == 8, drawn""")
     ]
-    NotebookClient(book, timeout=120).execute()
+    NotebookClient(book, timeout=900).execute()
     (output,) = book.cells[0].outputs
     assert "image/png" in output.data and "over the steps" in output.metadata["image/png"]["alt"]
 

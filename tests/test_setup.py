@@ -78,7 +78,7 @@ def test_pins_hold_every_package_and_no_host_or_path() -> None:
 def test_conda_users_get_the_same() -> None:
     text = (TOP / "environment.yml").read_text(encoding="utf-8")
     assert "- -c constraints.txt" in text and "- -e .[course,judge,test]" in text
-    # no version stands there a second time, but Python's, which the project must allow
+    # no version is repeated there but Python's, which the project must allow
     assert re.findall(r"[=<>]+\s*([\d.]+)", text) == ["3.11"]
 
 

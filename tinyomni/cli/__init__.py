@@ -79,7 +79,7 @@ def input_problem(error: Exception, args: argparse.Namespace) -> str:
 
 
 def named_by_user(error: OSError, args: argparse.Namespace) -> bool:
-    """Whether the operating system refused a path that stands on the command line, or the disk is full."""
+    """Whether the operating system refused a path from the command line, or the disk is full."""
     if error.errno == errno.ENOSPC:
         return True
     if not isinstance(error.filename, str):
