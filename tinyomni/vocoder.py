@@ -60,7 +60,7 @@ class GriffinLimVocoder(torch.nn.Module):
         return (self.inverse @ mel.T).clamp(min=0)
 
     def griffin_lim(self, magnitudes: Float[Tensor, "frequencies columns"], length: int) -> Float[Tensor, "samples"]:
-        """STFT and its inverse in turns until the phases are consistent: length // hop + 1 columns → `length` samples."""
+        """STFT and inverse in turns until the phases are consistent: length // hop + 1 columns → `length` samples."""
         window = self.mel.window
         generator = torch.Generator().manual_seed(0)
         phase = (torch.rand(magnitudes.shape, generator=generator) * 2 * torch.pi).to(magnitudes.device)
