@@ -618,6 +618,8 @@ def test_wrong_settings_are_input_errors(tmp_path: Path) -> None:
         if torch.cuda.is_available():
             raise ValueError("sees no GPU")
         distributed.choose_device("cuda")
+    with pytest.raises(ValueError, match="device must be 'auto', 'cpu', 'cuda' or 'mps', got 'gpu'"):
+        distributed.choose_device("gpu")
 
 
 def test_a_loss_that_is_no_single_number(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_each_change_goes_to_the_stages_that_have_such_a_setting() -> None:
         ("lr", "nan", "lr must be above 0 and finite, got nan"),
         ("weight_decay", "-1", r"weight_decay must be at least 0, got -1\.0"),
         ("min_lr_ratio", "2", r"min_lr_ratio must be at most 1, got 2\.0"),
+        ("seed", "-1", "seed must be at least 0, got -1"),
         ("patience", "0", "patience must be at least 1, got 0"),
         ("compile", "yes", "compile must be True or False, got 'yes'"),
         ("optimizer", "sgd", "optimizer must be 'adamw' or 'muon', got 'sgd'"),

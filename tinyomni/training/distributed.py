@@ -105,7 +105,10 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """`auto` is the GPU where there is one, else the CPU. MPS must be named: some losses do not run on it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"Training: device must be 'auto', 'cpu', 'cuda' or 'mps', got {name!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"Training: device={name}, but torch sees no GPU. `tinyomni doctor` says more.")
     if device.type == "mps" and not torch.backends.mps.is_available():

@@ -80,7 +80,7 @@ class Settings(Overridable):
     def __post_init__(self) -> None:
         at_least = dict.fromkeys(
             ("steps", "batch_size", "grad_accum_steps", "checkpoint_freq", "keep_last", "eval_every", "max_skips"), 1
-        ) | dict.fromkeys(("warmup", "num_workers", "min_lr_ratio", "weight_decay"), 0)
+        ) | dict.fromkeys(("warmup", "num_workers", "min_lr_ratio", "weight_decay", "seed"), 0)
         if self.patience is not None:
             at_least["patience"] = 1
         for name, least in at_least.items():
