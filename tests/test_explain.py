@@ -86,7 +86,7 @@ def test_what_fits_another_argument_is_sent_there() -> None:
     hints = get_type_hints(reads, include_extras=True)
     for value, words in (
         (torch.ones(2, 3, 4), "Is it meant for `vectors=`?"),
-        (torch.ones(2, 3, 4).long(), "One at a time"),  # the dtype is right: only an axis is too many
+        (torch.ones(2, 3, 4).long(), "expected 2 dims, got 3."),  # the dtype is right: only an axis is too many
         (torch.ones(2, 3, 4, 5), "expected 2 dims, got 4."),
     ):
         found = explain({"ids": value}, hints)
@@ -109,8 +109,8 @@ def takes(
         (torch.ones(2, 2, 3, 4), None, r"One at a time: `x\[0\]`"),
         (torch.ones(2, 4, 3), None, r"axis 2 must be 4, got 3. .*`x.transpose\(1, 2\)`"),
         (torch.ones(4, 2, 3), None, r"another order\? `x.transpose\(0, 2\)`"),
-        (torch.ones(2, 3, 5), None, "One too many"),
-        (torch.ones(2, 3, 3), None, "One too few"),
+        (torch.ones(2, 3, 5), None, r"must be 4, got 5\. One too many\.\n"),
+        (torch.ones(2, 3, 3), None, r"must be 4, got 3\. One too few\.\n"),
         (torch.ones(2, 3, 4).long(), None, r"expected dtype Float, got int64. `x.float\(\)`"),
         (torch.ones(2, 3, 4), torch.ones(2, 3), r"expected dtype Int, got float32. `ids.long\(\)`"),
         (torch.ones(2, 3, 4), torch.ones(2, 9).long(), "tokens must be 3 as in `x`, got 9"),
@@ -130,6 +130,47 @@ def test_arguments(x: Tensor, ids: Tensor | None, words: str) -> None:
 
     text, *_ = fail(call)
     assert re.search(words, text), text
+
+
+def loss(
+    pred: Float[Tensor, "batch"],
+    target: Float[Tensor, "batch"] | None = None,
+    wide: Float[Tensor, "batch 6"] | None = None,
+) -> Float[Tensor, ""]:
+    return pred.sum()
+
+
+def put_together(
+    image: Float[Tensor, "batch n d_model"], text: Float[Tensor, "batch t d_model"], dim: int
+) -> Float[Tensor, "batch n+t d_model"]:
+    return torch.cat([image, text], dim=dim)
+
+
+def embed(x: Float[Tensor, "batch text_tokens d_model"], y: Float[Tensor, "batch text_tokens d_model"]) -> None:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("call", "words", "never"),
+    [
+        (lambda: loss(torch.ones(16, 1)), r"`pred.squeeze\(-1\)`", r"pred\[0\]"),
+        (lambda: loss(torch.ones(9), torch.ones(9, 1)), r"`target.squeeze\(-1\)`", r"target\[0\]"),
+        (lambda: loss(torch.ones(1, 7)), r"`pred.squeeze\(0\)`", r"pred\[0\]"),
+        (lambda: loss(torch.ones(16, 10)), r"expected 1 dim, got 2\.\n", "squeeze"),
+        (lambda: loss(torch.ones(5), None, torch.ones(3, 5, 6)), r"One at a time: `wide\[0\]`", "squeeze"),
+        (lambda: put_together(torch.ones(2, 3, 8), torch.ones(2, 3, 8), 0), r"`torch.cat\(…, dim=1\)`, not 0", "CLS"),
+        (lambda: put_together(torch.ones(2, 5, 8), torch.ones(2, 5, 8), 2), r"`torch.cat\(…, dim=1\)`, not 2", "CLS"),
+        (lambda: embed(torch.ones(2, 3, 64), torch.ones(2, 3, 65)), r"got 65. One too many\.\n", "CLS|BOS"),
+        (
+            lambda: embed(torch.ones(2, 3, 64), torch.ones(2, 4, 64)),
+            "text_tokens must be 3 .*, got 4. .*CLS",
+            "nothing",
+        ),
+    ],
+)
+def test_fixes_that_fit_the_axis(call: object, words: str, never: str) -> None:
+    text, *_ = fail(call)
+    assert re.search(words, text) and not re.search(never, text.split("the last calls")[0]), text
 
 
 def test_an_argument_that_is_no_tensor_is_not_taken_for_the_result() -> None:
@@ -195,7 +236,7 @@ class Plain(nn.Module):
         (nn.Linear(7, 3), torch.ones(2, 4), r"should give 7, or this one should be Linear\(4, …\)"),
         (nn.Conv2d(3, 8, 3), torch.ones(2, 32, 32, 3), r"channels last\? `x.permute\(0, 3, 1, 2\)`"),
         (nn.Conv1d(3, 8, 3), torch.ones(2, 5, 32), "The channel axis has 5"),
-        (nn.Conv2d(1, 8, 3), torch.ones(28, 28), r"4 axes.*`x.unsqueeze\(1\)`"),
+        (nn.Conv2d(1, 8, 3), torch.ones(28, 28), r"4 dims.*`x.unsqueeze\(1\)`"),
         (nn.LayerNorm(6), torch.ones(2, 5), r"normalizes the last axes \(6,\)"),
         (nn.BatchNorm1d(6), torch.ones(2, 5), "takes 6 channels on axis 1"),
         (nn.Embedding(9, 2), torch.ones(2, 5), r"looks up int64; got \(2, 5\) float32"),

@@ -5,6 +5,7 @@ Only sizes and dtypes are read, never values.
 
 import dataclasses
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -211,9 +212,11 @@ def dims_fix(path: str, value: TensorInfo, words: tuple[Word, ...], sizes: Mappi
                 missing = f"Is the {words[place].name} axis missing? " if words[place].name else ""
                 return f"{missing}`{path}.unsqueeze({place})`"
     if len(shape) == len(words) + 1:
-        for place in range(len(shape)):
-            if fit([*shape[:place], *shape[place + 1 :]]):
-                return f"`{path}.squeeze({place})`" if shape[place] == 1 else f"One at a time: `{path}[0]`"
+        places = [place for place in range(len(shape)) if fit([*shape[:place], *shape[place + 1 :]])]
+        if ones := [place for place in places if shape[place] == 1]:
+            return f"`{path}.squeeze({-1 if ones[-1] == len(shape) - 1 else ones[-1]})`"
+        if 0 in places and (len(places) == 1 or any(size is not None for size in expected)):
+            return f"One at a time: `{path}[0]`"
     return ""
 
 
@@ -252,9 +255,38 @@ def size_fix(
     got = value.shape[place]
     if layer := context.layer(got, expected):
         return layer
-    if isinstance(got, int) and isinstance(expected, int):
-        if got == expected + 1:
+    if not isinstance(got, int) or not isinstance(expected, int):
+        return ""
+    if joined := joined_along(value.shape, wanted):
+        return f"Was it joined along the wrong axis? `torch.cat(…, dim={joined[1]})`, not {joined[0]}"
+    if abs(got - expected) == 1:
+        more = "many" if got > expected else "few"
+        if not is_sequence(words[place].name or words[place].formula):
+            return f"One too {more}."
+        if got > expected:
             return "One too many: a BOS or CLS token, a start frame, or the last frame of a centred STFT?"
-        if got == expected - 1:
-            return "One too few: was BOS, CLS or the start frame left out, or the sequence shifted?"
+        return "One too few: was BOS, CLS or the start frame left out, or the sequence shifted?"
     return ""
+
+
+SEQUENCE = {"token", "frame", "position", "patch", "patche", "length", "len", "seq", "sequence", "time", "step", "word",
+            "key", "query", "querie", "character", "sample", "t", "l"}  # fmt: skip
+
+
+def is_sequence(name: str) -> bool:
+    """Is this an axis that a BOS or CLS token makes longer? A width is none."""
+    return any(word.removesuffix("s") in SEQUENCE for word in re.split(r"[\W\d_]+", name.lower()))
+
+
+def joined_along(shape: Sequence[Size], wanted: Sequence[Size | None]) -> tuple[int, int] | None:
+    """(axis, right axis) of a tensor that looks as if its parts were joined along the wrong one."""
+    wrong = [axis for axis, (got, want) in enumerate(zip(shape, wanted, strict=True)) if want not in (None, got)]
+    if len(wrong) != 2:
+        return None
+    for grown, short in (wrong, wrong[::-1]):
+        sizes = (shape[grown], wanted[grown], shape[short], wanted[short])
+        if all(isinstance(size, int) for size in sizes):
+            a, b, c, d = (int(size) for size in sizes if size is not None)
+            if b and a > b and a % b == 0 and c < d:
+                return grown, short
+    return None

@@ -1,0 +1,187 @@
+"""What torch's own errors mean: each program here fails, and the explanation has to name the line, the shapes and the
+likely fix. No model is annotated."""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tinyomni.tracing import ShapeError, trace
+
+f32, i64 = torch.zeros, lambda *shape: torch.zeros(*shape, dtype=torch.int64)
+
+# what it is: (the body of forward(self, x, y), the layers, x, y, the line that is named, the explanation)
+BUGS: dict[str, tuple[str, dict[str, Any], Any, Any, str, str]] = {
+    # ---- attention
+    "missing transpose": ("return self.attn(x, x, x)[0]", {"attn": nn.MultiheadAttention(24, 3, batch_first=True)},
+        f32(4, 24, 7), None, "self.attn(x, x, x)",
+        r"takes \(batch, tokens, features\), .*with 24 features; got query \(4, 24, 7\)\. `query.transpose\(1, -1\)`"),
+    "missing transpose in an encoder layer": ("return self.enc(x)",
+        {"enc": nn.TransformerEncoderLayer(12, 2, 8)}, f32(5, 12, 9), None, "self.enc(x)",
+        r"`enc.self_attn` .* with 12 features; got query \(5, 12, 9\)\. `query.transpose\(1, -1\)`"),
+    "transposed padding mask": ("return self.attn(x, x, x, key_padding_mask=y)",
+        {"attn": nn.MultiheadAttention(8, 2, batch_first=True)}, f32(3, 6, 8), f32(6, 3).bool(), "self.attn",
+        r"must be \(batch, keys\) \(3, 6\), got \(6, 3\)\. `key_padding_mask.T`"),
+    "transposed padding mask in an encoder": ("return self.enc(x, src_key_padding_mask=y)",
+        {"enc": nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 1).requires_grad_(False)
+            .eval()}, f32(3, 6, 8), f32(6, 3).bool(), "self.enc", r"got y \(6, 3\)\. `y.T`|key_padding_mask.T"),
+    "batch_first forgotten": ("return self.attn(x, x, x, key_padding_mask=y)", {"attn": nn.MultiheadAttention(8, 2)},
+        f32(3, 6, 8), f32(3, 6).bool(), "self.attn", r"batch_first=False; .*Then batch_first=True"),
+    "padding mask for attn_mask": ("return self.attn(x, x, x, attn_mask=y)",
+        {"attn": nn.MultiheadAttention(8, 2, batch_first=True)}, f32(3, 6, 8), f32(3, 6), "self.attn",
+        r"attn_mask must be \(queries, keys\) \(6, 6\), got \(3, 6\)\. .*`key_padding_mask=`"),
+    "mask without heads": ("return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=y)", {},
+        f32(3, 2, 6, 8), f32(3, 6).bool(), "scaled_dot_product", r"`y\[:, None, None, :\]`"),
+    "keys not transposed": ("scores = x @ y / 3\nreturn scores", {}, f32(2, 3, 5, 16), f32(2, 3, 9, 16), "x @ y",
+        r"last axis of x .* axis -2 of y .*`y.transpose\(-2, -1\)`"),
+    # ---- layers
+    "conv of doubles": ("return self.conv(x)", {"conv": nn.Conv2d(2, 3, 3)}, f32(1, 2, 8, 8).double(), None,
+        "self.conv(x)", r"`conv` is a Conv2d of float32; its input .* float64 .*`x.to\(torch.float32\)`"),
+    "conv of bytes": ("return self.conv(x)", {"conv": nn.Conv1d(2, 3, 3)}, f32(1, 2, 8).byte(), None, "self.conv(x)",
+        r"uint8 has another dtype.*Divide an image by 255"),
+    "linear of integers": ("return self.head(x)", {"head": nn.Linear(5, 3)}, i64(2, 5), None, "self.head(x)",
+        r"`head` is a Linear of float32; its input \(2, 5\) int64"),
+    "linear of half": ("return self.head(x)", {"head": nn.Linear(5, 3)}, f32(2, 5).half(), None, "self.head(x)",
+        r"Linear of float32; its input \(2, 5\) float16"),
+    "recurrent of doubles": ("return self.rnn(x)", {"rnn": nn.LSTM(5, 3)}, f32(2, 4, 5).double(), None, "self.rnn(x)",
+        r"`rnn` is a LSTM of float32; its input .* float64"),
+    "another device": ("return self.head(x)", {"head": nn.Linear(5, 3)}, f32(2, 5, device="meta"), None, "self.head(x)",
+        r"`head` is a Linear on cpu; its input .* is on meta\. `model.to\('meta'\)`"),
+    "a buffer on another device": ("return x * self.scale", {"scale": nn.Parameter(f32(5))}, f32(2, 5, device="meta"),
+        None, "x * self.scale", r"x is on meta and self.scale is on cpu"),
+    "dropped batch": ("x = self.conv(x)[0]\nreturn self.head(x.flatten(1))",
+        {"conv": nn.Conv2d(3, 4, 3, padding=1), "head": nn.Linear(4 * 10 * 6, 2)}, f32(1, 3, 10, 6), None,
+        "self.head(x.flatten(1))", r"4 × 60 = 240, .*was the batch axis dropped\? Keep it, `x\[None\]`"),
+    "flattened batch": ("return self.head(x.flatten())", {"head": nn.Linear(30, 2)}, f32(7, 5, 6), None, "self.head",
+        r"210 = 7 × 30: was the batch flattened, too\? `x.flatten\(1\)`"),
+    "over several lines": ("return self.head(\n    self.conv(\n        x\n    )\n)",
+        {"conv": nn.Conv1d(2, 4, 3), "head": nn.Linear(24, 2)}, f32(5, 2, 8), None, "return self.head(self.conv(x))",
+        r"`head` .* 4 × 6 = 24: `x.flatten\(1\)` before it"),
+    "transposed convolution": ("return self.up(x)", {"up": nn.ConvTranspose1d(6, 3, 2)}, f32(2, 9, 6), None, "self.up",
+        r"takes \(batch, 6 channels, …\), 3 dims; got .*`x.transpose\(1, 2\)`"),
+    "channels last": ("return self.norm(x)", {"norm": nn.GroupNorm(2, 6)}, f32(2, 9, 9, 6), None, "self.norm",
+        r"takes 6 channels on axis 1; .*`x.permute\(0, 3, 1, 2\)`"),
+    "batch norm of images": ("return self.norm(x)", {"norm": nn.BatchNorm1d(6)}, f32(2, 6, 4, 4), None, "self.norm",
+        r"BatchNorm1d and takes 2 or 3 dims; .*`BatchNorm2d`"),
+    "batch norm of one": ("return self.norm(x)", {"norm": nn.BatchNorm1d(6)}, f32(1, 6), None, "self.norm",
+        r"more than one value for each channel.*`.eval\(\)`"),
+    "kernel too large": ("return self.conv(x)", {"conv": nn.Conv2d(1, 2, 7)}, f32(1, 1, 5, 5), None, "self.conv",
+        r"kernel of \(7, 7\) over \(5, 5\)"),
+    "pooled away": ("return self.pool(x)", {"pool": nn.MaxPool2d(8)}, f32(1, 1, 5, 5), None, "self.pool",
+        r"windows of 8; .*nothing is left"),
+    "state with batch first": ("return self.rnn(x, y)", {"rnn": nn.GRU(4, 6, 2, batch_first=True)}, f32(3, 5, 4),
+        f32(3, 2, 6), "self.rnn", r"state \(layers, batch, features\) \(2, 3, 6\); got \(3, 2, 6\)\. `h.transpose"),
+    "bilinear": ("return self.b(x, x)", {"b": nn.Bilinear(5, 7, 2)}, f32(3, 5), None, "self.b", "takes 5 and 7"),
+    # ---- operations
+    "cat along the wrong axis": ("return torch.cat([x, y], dim=0)", {}, f32(2, 3, 8), f32(2, 7, 8), "torch.cat",
+        r"joins along dim 0, but x \(2, 3, 8\), y \(2, 7, 8\) differ on axis 1: `dim=1`"),
+    "cat of a list": ("parts = [x, y, x]\nreturn torch.cat(parts, -1)", {}, f32(4, 3), f32(9, 3), "cat(parts, -1)",
+        r"parts\[1\] \(9, 3\).* differ on axis 0: `dim=0`"),
+    "cat without an axis": ("return torch.cat((x, y), 1)", {}, f32(2, 3, 8), f32(2, 8), "torch.cat",
+        r"y \(2, 8\) has no axis 1: `y.unsqueeze\(1\)`"),
+    "stack of lengths": ("return torch.stack([x, y])", {}, f32(4), f32(6), "stack",
+        r"\[4\] and \[6\].*pad_sequence"),
+    "position table": ("return x + self.pos", {"pos": nn.Parameter(f32(1, 64, 6))}, f32(3, 10, 6), None, "x + self.pos",
+        r"axis 1 of self.pos is longer\. `self.pos\[:, :10\]`"),
+    "a weight for each row": ("return x * y", {}, f32(6, 4), f32(6), "x * y", r"`y.unsqueeze\(1\)`"),
+    "two axes exchanged": ("return x + y", {}, f32(2, 5, 7), f32(2, 7, 5), "x + y", r"`x.transpose\(1, 2\)`"),
+    "heads do not divide": ("b, t, width = x.shape\nheads = 3\nreturn x.view(b, t, heads, width // heads)", {},
+        f32(2, 5, 16), None, "x.view(b, t, heads, width // heads)",
+        r"with x \(2, 5, 16\) float32, b = 2, t = 5, heads = 3, width = 16\n.*160 numbers, but 2 × 5 × 3 × 5 = 150"),
+    "view of a transposed": ("z = x.transpose(1, 2)\nreturn z.view(2, -1)", {}, f32(2, 5, 6), None, "z.view(2, -1)",
+        r"`.reshape\(…\)`, not `.view\(…\)`"),
+    "not enough dims": ("b, h, t, d = x.shape\nreturn x", {}, f32(2, 5, 6), None, "b, h, t, d = x.shape",
+        r"x has 3 dims, \(2, 5, 6\); 4 names"),
+    "too many dims": ("b, t = x.size()\nreturn x", {}, f32(2, 5, 6), None, "b, t = x.size()", "x has 3 dims.*2 names"),
+    "no such dim of a shape": ("return x.reshape(x.shape[2], -1)", {}, f32(2, 5), None, "x.shape[2]",
+        r"x \(2, 5\) has 2 dims: there is no `x.shape\[2\]`"),
+    "no such dim": ("return x.softmax(dim=3)", {}, f32(2, 5, 6), None, "x.softmax(dim=3)", "has 3 dims, 0 … 2; dim 3"),
+    "index beyond the end": ("return x[:, 9]", {}, f32(2, 5), None, "x[:, 9]", "Axis 1 has 5 entries, 0 … 4; index 9"),
+    "id beyond the table": ("return nn.functional.embedding(x, self.w)", {"w": nn.Parameter(f32(7, 2))},
+        torch.full((2, 3), 7), None, "embedding(x, self.w)", r"outside 0 … 6: the table self.w \(7, 2\)"),
+    "gather": ("return x.gather(-1, y)", {}, f32(2, 5, 6), i64(2, 5), "x.gather",
+        r"`x.gather\(-1, y.unsqueeze\(-1\)\)"),
+    "einsum": ("return torch.einsum('bqd,bkd->bqk', x, y)", {}, f32(2, 5, 8), f32(2, 8, 6), "einsum",
+        "the letter d is 8 before and 6 in operand 1"),
+    "functional linear": ("return nn.functional.linear(x, self.w)", {"w": nn.Parameter(f32(5, 3))}, f32(2, 5), None,
+        "linear(x, self.w)", r"weight \(out, in\); .*`self.w.T`"),
+    # ---- losses
+    "classes on the last axis": ("return nn.functional.cross_entropy(x, y)", {}, f32(3, 8, 20), i64(3, 8),
+        "cross_entropy(x, y)", r"classes on axis 1; x \(3, 8, 20\) has 8 there: `x.flatten\(0, -2\), y.flatten\(\)`"),
+    "only scores flattened": ("return nn.functional.cross_entropy(x.flatten(0, 1), y)", {}, f32(3, 8, 20), i64(3, 8),
+        "cross_entropy", "24 rows of scores and 3 labels: .*only the scores were flattened"),
+    "only labels shifted": ("return nn.functional.cross_entropy(x.flatten(0, 1), y[:, 1:].flatten())", {},
+        f32(3, 8, 20), i64(3, 8), "cross_entropy", "24 rows of scores and 21 labels. Were the labels shifted"),
+    "labels as a column": ("return nn.functional.cross_entropy(x, y)", {}, f32(6, 4), i64(6, 1), "cross_entropy",
+        r"`y.squeeze\(1\)`"),
+    "labels as floats": ("return nn.functional.cross_entropy(x, y)", {}, f32(6, 4), f32(6), "cross_entropy",
+        r"Class numbers are int64; got y \(6,\) float32\. `y.long\(\)`"),
+    "column against row": ("return nn.functional.binary_cross_entropy_with_logits(x, y)", {}, f32(6, 1), f32(6),
+        "binary_cross", r"`x.squeeze\(-1\)`"),
+    "integer labels": ("return nn.functional.binary_cross_entropy_with_logits(x, y)", {}, f32(6), i64(6),
+        "binary_cross", r"`y.float\(\)`"),
+}  # fmt: skip
+
+
+def module_of(body: str, layers: dict[str, Any], folder: Path) -> nn.Module:
+    """The body as a file of its own, so that its lines can be read."""
+    lines = "\n".join("        " + line for line in body.splitlines())
+    source = (
+        f"import torch\nfrom torch import nn\n\n\nclass Model(nn.Module):\n    def forward(self, x, y=None):\n{lines}\n"
+    )
+    (folder / "program.py").write_text(source)
+    spec = importlib.util.spec_from_file_location("program", folder / "program.py")
+    assert spec is not None and spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    model = program.Model()
+    for name, layer in layers.items():
+        setattr(model, name, layer)
+    return model
+
+
+@pytest.mark.parametrize("bug", BUGS)
+@pytest.mark.filterwarnings("ignore")
+def test_the_line_the_shapes_and_a_fix(bug: str, tmp_path: Path) -> None:
+    body, layers, x, y, line, words = BUGS[bug]
+    model = module_of(body, layers, tmp_path)
+    with pytest.raises((RuntimeError, ValueError, IndexError, AssertionError)) as plain:
+        model(x, y)
+    with pytest.raises(type(plain.value)) as caught, trace("run", strict=False) as t:
+        model(x, y)
+    text = str(caught.value)
+    assert isinstance(caught.value, ShapeError) and isinstance(caught.value.__cause__, type(plain.value))
+    where, explanation = text.splitlines()[:2], "\n".join(text.splitlines()[1:3])
+    assert "program.py:" in where[0] and "Model.forward" in where[0] and line in where[1], text
+    assert re.search(words, explanation, re.DOTALL), text
+    assert "torch says" not in text and t.problem and t.steps[0].status == "raised"
+
+
+def test_a_bug_inside_a_package_names_the_readers_line_first() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, vocab_size=40)  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).eval()
+    model.model.layers[1].mlp.down_proj = nn.Linear(30, 24)
+    with pytest.raises(RuntimeError) as caught, trace(strict=False):
+        model(torch.ones(2, 5, dtype=torch.long))
+    text = str(caught.value)
+    assert re.match(r"trace: test_explain_torch.py:\d+, in .*\n    `model\(torch.ones", text), text
+    assert "inside transformers/" in text and "in LlamaMLP.forward" in text
+    assert "`model.layers.1.mlp.down_proj` is a Linear and takes 30 features on the last axis; got (2, 5, 32)" in text
+
+
+def test_what_somebody_raised_on_purpose_is_not_explained_away() -> None:
+    def load(size: int) -> Tensor:
+        if size != 4:
+            raise ValueError(f"size must be 4, got {size}")
+        return torch.zeros(size)
+
+    with pytest.raises(ValueError) as caught, trace(strict=False):
+        nn.Identity()(torch.zeros(1))
+        load(3)
+    assert "size must be 4, got 3" in str(caught.value)

@@ -1,0 +1,216 @@
+"""Why a layer of torch.nn cannot take a tensor: what it takes, what it got, a likely fix."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tinyomni.tracing import tensors
+from tinyomni.tracing.mismatch import Context
+
+NORMS = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
+
+
+def layer_trouble(module: nn.Module, values: Mapping[str, Any], path: str, context: Context) -> str:
+    """Why this layer cannot take these arguments; "" if it looks as if it can."""
+    value = next((each for each in values.values() if isinstance(each, Tensor)), None)
+    if value is None:
+        return ""
+    label, got = f"`{path or type(module).__name__}`", f"got {tensors.show(value)}"
+    shape = tuple(value.shape)
+    return _shape_trouble(module, value, shape, label, got, values, context) or _kind_trouble(module, value, label)
+
+
+def _shape_trouble(
+    module: nn.Module,
+    value: Tensor,
+    shape: tuple[int, ...],
+    label: str,
+    got: str,
+    values: Mapping[str, Any],
+    context: Context,
+) -> str:
+    match module:
+        case nn.Embedding() if value.dtype not in (torch.int64, torch.int32):
+            return f"{label} is an Embedding and looks up int64; {got}. `ids.long()`, or is this the wrong input?"
+        case nn.Embedding() if value.device == module.weight.device:
+            return (
+                f"{label} is an Embedding of {module.num_embeddings} rows; {got}, and an id in it is outside "
+                f"0 … {module.num_embeddings - 1}. Was another tokenizer used, or a padding of -100 left in?"
+            )
+        case nn.Linear() if shape and shape[-1] != module.in_features:
+            text = f"{label} is a Linear and takes {module.in_features} features on the last axis; {got}"
+            return f"{text}: the last axis is {shape[-1]}. {linear_fix(shape, module.in_features, context)}"
+        case nn.ConvTranspose1d() | nn.ConvTranspose2d() | nn.ConvTranspose3d():
+            return _convolution(module, shape, label, got)
+        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
+            return _convolution(module, shape, label, got) or _kernel(module, shape, label, got)
+        case nn.LayerNorm() | nn.RMSNorm():
+            expected = tuple(module.normalized_shape)
+            if shape[len(shape) - len(expected) :] != expected:
+                fix = context.layer(shape[-1], expected[-1])
+                return f"{label} normalizes the last axes {expected}; {got}. {fix}".rstrip()
+        case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.BatchNorm3d():
+            return _batch_norm(module, shape, label, got)
+        case nn.GroupNorm() if len(shape) > 1 and shape[1] != module.num_channels:
+            return (
+                f"{label} takes {module.num_channels} channels on axis 1; {got}.{_moved(shape, 1, module.num_channels)}"
+            )
+        case nn.RNNBase():
+            return _recurrent(module, shape, label, got, values)
+        case nn.MultiheadAttention():
+            return _attention(module, label, values)
+        case nn.MaxPool1d() | nn.MaxPool2d() | nn.AvgPool1d() | nn.AvgPool2d():
+            return f"{label} pools windows of {module.kernel_size}; {got}: nothing is left. {FEWER}"
+        case nn.Bilinear():
+            second = next((each for name, each in values.items() if name == "input2"), value)
+            expected, found = (module.in1_features, module.in2_features), (shape[-1], second.shape[-1])
+            if expected != found:
+                return f"{label} takes {expected[0]} and {expected[1]} features; got {found[0]} and {found[1]}."
+    return ""
+
+
+def _kind_trouble(module: nn.Module, value: Tensor, label: str) -> str:
+    """Another dtype or device than the layer's own weights."""
+    weight = next(iter(module._parameters.values()), None)
+    if weight is None:
+        weight = next(iter(module.parameters()), None)
+    if weight is None or isinstance(module, nn.Embedding):
+        return ""
+    kind, name = type(module).__name__, tensors.dtype_name(weight.dtype)
+    if weight.device != value.device:
+        here, there = tensors.device_name(weight.device), tensors.device_name(value.device)
+        return (
+            f"{label} is a {kind} on {here}; its input {tensors.show(value)} is on {there}. "
+            f"`model.to({str(value.device)!r})`, or `x.to({str(weight.device)!r})`?"
+        )
+    if weight.dtype != value.dtype:
+        numpy = " NumPy's floats are float64." if value.dtype == torch.float64 else ""
+        divide = " Divide an image by 255, too." if value.dtype == torch.uint8 else ""
+        return (
+            f"{label} is a {kind} of {name}; its input {tensors.show(value)} has another dtype. "
+            f"`x.to({weight.dtype})`?{numpy}{divide}"
+        )
+    return ""
+
+
+FEWER = "Fewer strides or poolings before it, or a larger input?"
+
+
+def linear_fix(shape: tuple[int, ...], expected: int, context: Context) -> str:
+    """Transposed, not flattened, flattened too far, the batch axis dropped, or not projected."""
+    if expected in shape:
+        return f"Axis {shape.index(expected)} has {expected}: `x.transpose({shape.index(expected)}, -1)`?"
+    for start in range(1, len(shape) - 1):
+        if math.prod(shape[start:]) == expected:
+            return f"{' × '.join(map(str, shape[start:]))} = {expected}: `x.flatten({start})` before it?"
+    product = " × ".join(map(str, shape))
+    if len(shape) > 1 and math.prod(shape) == expected:
+        return f"{product} = {expected}, so this is all of one sample: was the batch axis dropped? Keep it, `x[None]`."
+    if len(shape) == 1 and shape[0] % expected == 0:
+        return f"{shape[0]} = {shape[0] // expected} × {expected}: was the batch flattened, too? `x.flatten(1)`."
+    return context.layer(shape[-1], expected) or (
+        f"Either the layer before it should give {expected}, or this one should be Linear({shape[-1]}, …)."
+    )
+
+
+def _moved(shape: tuple[int, ...], to: int, size: int) -> str:
+    """The channels are on another axis."""
+    where = [axis for axis, found in enumerate(shape) if found == size and axis != to]
+    if not where:
+        return ""
+    order = [axis for axis in range(len(shape)) if axis != where[-1]]
+    order.insert(to, where[-1])
+    if sum(axis != place for place, axis in enumerate(order)) == 2:
+        return f" `x.transpose({to}, {where[-1]})`?"
+    return f" Are the channels last? `x.permute({', '.join(map(str, order))})`"
+
+
+def _convolution(module: Any, shape: tuple[int, ...], label: str, got: str) -> str:
+    dims, channels = len(module.kernel_size) + 2, module.in_channels
+    text = f"{label} is a {type(module).__name__} and takes (batch, {channels} channels, …), {dims} dims; {got}."
+    if len(shape) not in (dims, dims - 1):
+        return f"{text} {'`x.unsqueeze(1)`?' if len(shape) == dims - 2 else ''}".rstrip()
+    axis = len(shape) - dims + 1
+    if shape[axis] != channels:
+        return f"{text}{_moved(shape, axis, channels) or f' The channel axis has {shape[axis]}.'}"
+    return ""
+
+
+def _kernel(module: Any, shape: tuple[int, ...], label: str, got: str) -> str:
+    """A kernel that is larger than what it slides over."""
+    padding = module.padding if not isinstance(module.padding, str) else (0,) * len(module.kernel_size)
+    sizes = shape[-len(module.kernel_size) :]
+    spans = [d * (k - 1) + 1 for k, d in zip(module.kernel_size, module.dilation, strict=True)]
+    if any(size + 2 * pad < span for size, pad, span in zip(sizes, padding, spans, strict=True)):
+        return f"{label} slides a kernel of {module.kernel_size} over {sizes}; {got}. {FEWER}"
+    return ""
+
+
+def _batch_norm(module: Any, shape: tuple[int, ...], label: str, got: str) -> str:
+    kind = type(module)
+    if len(shape) not in NORMS.get(kind, (len(shape),)):
+        better = next((other.__name__ for other, dims in NORMS.items() if len(shape) in dims), "")
+        fix = f" `{better}`?" if better else ""
+        return f"{label} is a {kind.__name__} and takes {' or '.join(map(str, NORMS[kind]))} dims; {got}.{fix}"
+    if len(shape) > 1 and shape[1] != module.num_features:
+        text = f"{label} takes {module.num_features} channels on axis 1; {got}."
+        return text + _moved(shape, 1, module.num_features)
+    if module.training and math.prod(shape) == shape[1]:
+        return (
+            f"{label} needs more than one value for each channel while training; {got}. A larger batch, or `.eval()`?"
+        )
+    return ""
+
+
+def _recurrent(module: Any, shape: tuple[int, ...], label: str, got: str, values: Mapping[str, Any]) -> str:
+    order = "(batch, tokens, features)" if module.batch_first else "(tokens, batch, features): batch_first is False"
+    if len(shape) not in (2, 3):
+        return f"{label} takes {order}, 2 or 3 dims; {got}."
+    if shape[-1] != module.input_size:
+        where = _moved(shape, len(shape) - 1, module.input_size)
+        return f"{label} takes {module.input_size} features on the last axis; {got}.{where}"
+    hidden = values.get("hx")
+    hidden = hidden[0] if isinstance(hidden, tuple) and hidden else hidden
+    if isinstance(hidden, Tensor) and len(shape) == 3:
+        batch = shape[0 if module.batch_first else 1]
+        expected = (module.num_layers * (2 if module.bidirectional else 1), batch, module.hidden_size)
+        if tuple(hidden.shape) != expected:
+            swapped = hidden.ndim == 3 and tuple(hidden.transpose(0, 1).shape) == expected
+            fix = "`h.transpose(0, 1)`?" if swapped else "batch_first does not move the axes of the state."
+            return f"{label} takes a state (layers, batch, features) {expected}; got {tuple(hidden.shape)}. {fix}"
+    return ""
+
+
+def _attention(module: nn.MultiheadAttention, label: str, values: Mapping[str, Any]) -> str:
+    """What nn.MultiheadAttention takes: batch_first is off by default, and that is what most get wrong."""
+    found = {name: tuple(value.shape) for name, value in values.items() if isinstance(value, Tensor)}
+    query, key = found.get("query", ()), found.get("key", ())
+    if module.batch_first and values.get("is_batched"):  # torch has exchanged the first two axes by now
+        query, key = (each[1::-1] + each[2:] for each in (query, key))
+    if len(query) not in (2, 3) or len(key) != len(query):
+        return ""
+    order = "(batch, tokens, features)" if module.batch_first else "(tokens, batch, features)"
+    text = f"{label} is a MultiheadAttention and takes {order}, batch_first={module.batch_first}"
+    for name, shape, width in (("query", query, module.embed_dim), ("key", key, module.kdim)):
+        if shape[-1] != width:
+            where = [axis for axis, size in enumerate(shape[:-1]) if size == width]
+            fix = f"`{name}.transpose({where[-1]}, -1)`" if where else f"Project it to {width} first"
+            return f"{text}, with {width} features; got {name} {shape}. {fix}?"
+    if len(query) != 3:
+        return ""
+    batch, keys = key[:2] if module.batch_first else key[1::-1]
+    queries = query[1] if module.batch_first else query[0]
+    padding, mask = found.get("key_padding_mask"), found.get("attn_mask")
+    if padding not in (None, (batch, keys)):
+        fix = "`key_padding_mask.T`?" if padding == (keys, batch) else ""
+        if padding == (keys, batch) and not module.batch_first:
+            fix = "Is the input (batch, tokens, features)? Then batch_first=True."
+        return f"{text}; key_padding_mask must be (batch, keys) {(batch, keys)}, got {padding}. {fix}".rstrip()
+    if mask not in (None, (queries, keys), (batch * module.num_heads, queries, keys)):
+        fixes = {(batch, keys): "A mask of (batch, keys) is `key_padding_mask=`.", (keys, queries): "`attn_mask.T`?"}
+        text = f"{text}; attn_mask must be (queries, keys) {(queries, keys)}, got {mask}. {fixes.get(mask, '')}"
+        return text.rstrip()
+    return ""
