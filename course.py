@@ -230,8 +230,11 @@ def main(arguments: list[str]) -> int:
     command, *options = words or ["help"]
     own = {"test": test, "notebooks": notebooks, "exercises": exercises}
     if command not in ("lab", *own, *PASSED_ON):
-        say((__doc__ or "").strip())
-        return 0 if command in ("help", "-h", "--help") else 2
+        asked = command in ("help", "-h", "--help")
+        say(
+            (__doc__ or "").strip() if asked else f"course.py: unknown command {command!r}; python3 course.py lists all"
+        )
+        return 0 if asked else 2
     if options and command in own:
         say(f"course.py {command}: expected no options, got {' '.join(options)}")
         return 2
