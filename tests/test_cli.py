@@ -4,6 +4,7 @@ import errno
 import importlib.metadata
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,12 @@ def test_version_as_a_module() -> None:
 def test_a_console_without_signs_gets_plain_ones() -> None:
     assert encodable("✔ a → b × 3 é", "ascii") == "ok a -> b x 3 ?"
     assert encodable("✔ é", "utf-8") == "✔ é"
+
+
+def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, before = [], warnings.formatwarning
+    monkeypatch.setattr(
+        course, "run_progress", lambda _: shown.append(warnings.formatwarning("2 rows", UserWarning, "f.py", 3)) or 0
+    )
+    assert cli.main(["progress"]) == 0
+    assert shown == ["warning: 2 rows\n"] and warnings.formatwarning is before

@@ -12,6 +12,7 @@ Each module adds its commands to the parser, and imports what a command needs on
 """
 
 import argparse
+import contextlib
 import errno
 import importlib.metadata
 import os
@@ -19,7 +20,8 @@ import platform
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tinyomni.cli import course, data, evaluation, talk, tracing, training
@@ -95,12 +97,24 @@ def as_called(text: str, commands: Iterable[str]) -> str:
     return re.sub(rf"\btinyomni (?=({'|'.join(commands)})\b)", os.environ.get(PROGRAM, "tinyomni") + " ", text)
 
 
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings as one line each, without the source line that raised them, which says nothing to a user."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     top = parser()
     args = top.parse_args(argv)
     try:
-        return int(args.run(args))
+        with plain_warnings():
+            return int(args.run(args))
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SUCCESS

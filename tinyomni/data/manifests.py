@@ -104,7 +104,7 @@ def check_rows(name: str, good: int, bad: Sequence[BadRow], skip_bad: bool) -> N
     if not good:
         raise ManifestError(f"{name}: expected at least one usable row, got none", bad)
     if bad and not skip_bad:
-        fix = "Fix them, or continue without them: skip_bad=True."
+        fix = "Fix them, or continue without them: skip_bad=True (--skip-bad on the command line)."
         raise ManifestError(f"{name}: {count} cannot be used ({count_reasons(bad)}). {fix}", bad)
     if bad:
         warnings.warn(f"{name}: {count} were skipped ({count_reasons(bad)})", SkippedRows, stacklevel=3)
