@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from jaxtyping import AbstractArray, jaxtyped
+from jaxtyping import AbstractArray, Shaped, jaxtyped
 from torch import Tensor
 
 from tinyomni.tracing.tensors import Size, TensorInfo, info
@@ -40,6 +40,19 @@ class Word(NamedTuple):
     many: bool = False  # stands for any number of axes
     fixed: int | None = None  # the size, where the annotation gives it
     broadcast: bool = False  # may also be 1
+
+
+class Fields(NamedTuple):
+    """An annotation for each named part of a mapping or dataclass, where Python has none: names from outside."""
+
+    hints: tuple[tuple[str, Any], ...]
+
+    def of(self, value: Any) -> Iterator[tuple[Any, Any]]:
+        """(part, annotation) for each part that the value has."""
+        for name, hint in self.hints:
+            part = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+            if part is not None:
+                yield part, hint
 
 
 @functools.cache
@@ -85,6 +98,9 @@ def _leaves(hint: Any) -> tuple[Any, ...]:
 def _find_leaves(hint: Any, within: tuple[Any, ...] = ()) -> Iterator[Any]:
     if is_array(hint):
         yield hint
+    elif isinstance(hint, Fields):
+        for _, part in hint.hints:
+            yield from _find_leaves(part, within)
     elif inspect.isclass(hint) and dataclasses.is_dataclass(hint):
         for part in hints_of(hint).values() if hint not in within else ():
             yield from _find_leaves(part, (*within, hint))
@@ -170,6 +186,8 @@ def fill(hint: Any, values: Mapping[str, str]) -> Any:
     """The annotation with its braces filled, in unions and tuples too: jaxtyping does so only inside its decorator."""
     if not any("{" in leaf.dim_str for leaf in leaves(hint)):
         return hint
+    if isinstance(hint, Fields):
+        return Fields(tuple((name, fill(part, values)) for name, part in hint.hints))
     if not is_array(hint):
         parts = tuple(fill(part, values) for part in typing.get_args(hint))
         return typing.Union[parts] if is_union(hint) else typing.get_origin(hint)[parts]  # noqa: UP007
@@ -197,6 +215,8 @@ def fits(value: Any, hint: Any, within: tuple[int, ...] = ()) -> bool:
         return _has_kind(value, hint) and isinstance(value, _of_any(hint, hint.dim_str))
     if not leaves(hint):
         return True
+    if isinstance(hint, Fields):
+        return all(fits(part, each, within) for part, each in hint.of(value))
     if inspect.isclass(hint) and dataclasses.is_dataclass(hint):
         parts, within = hints_of(hint), (*within, id(value))
         return isinstance(value, hint) and all(
@@ -250,9 +270,12 @@ def result_fits(bound: Iterable[tuple[Any, TensorInfo]], result: Any, hint: Any)
 def show(hint: Any) -> str:
     """`(batch, tokens, d_model) Float`, as it is written."""
     if is_array(hint):
-        return f"({', '.join(hint.dim_str.split())}) {hint.dtype.__name__}"
+        dims = f"({', '.join(hint.dim_str.split())})"
+        return dims if hint.dtype is Shaped else f"{dims} {hint.dtype.__name__}"
     if hint is types.NoneType:
         return "None"
+    if isinstance(hint, Fields):
+        return ", ".join(f"{name} {show(part)}" for name, part in hint.hints)
     parts = [show(part) for part in typing.get_args(hint)]
     if not parts:
         return getattr(hint, "__name__", str(hint))
@@ -271,8 +294,10 @@ def unwrapped(thing: Any) -> Callable[..., Any] | None:
 
 def parts(hint: Any, value: Any) -> list[Any]:
     """The annotation of each part of a tuple, list, mapping or dataclass; None where there is none."""
-    if dataclasses.is_dataclass(value):
-        hints = hints_of(type(value))
+    if isinstance(hint, Fields) or dataclasses.is_dataclass(value):
+        hints = dict(hint.hints) if isinstance(hint, Fields) else hints_of(type(value))
+        if isinstance(value, Mapping) and not dataclasses.is_dataclass(value):
+            return [hints.get(name) for name in value]
         return [hints.get(each.name) for each in dataclasses.fields(value)]
     if is_union(hint):
         hint = next((part for part in typing.get_args(hint) if isinstance(value, typing.get_origin(part) or ())), None)

@@ -53,12 +53,15 @@ class Function:
     parameters: tuple[str, ...]
     hints: dict[str, Any]
     annotated: bool
+    lenient: bool  # its names are from outside, and say nothing of arguments that are None
     braces: dict[str, types.CodeType]
     cache: str | None  # the parameter that holds a KV cache
 
 
-def describe_function(frame: types.FrameType, found: Callable[..., Any] | None, owner: Any) -> Function | None:
-    """The function of a frame, if it is annotated or the `forward` of a module."""
+def describe_function(
+    frame: types.FrameType, found: Callable[..., Any] | None, owner: Any, names: Mapping[str, Any] | None = None
+) -> Function | None:
+    """The function of a frame, if it is annotated, or the `forward` of a module, or has names from outside."""
     code = frame.f_code
     count = code.co_argcount + code.co_kwonlyargcount
     starred = bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
@@ -72,7 +75,7 @@ def describe_function(frame: types.FrameType, found: Callable[..., Any] | None, 
     hints = {name: hint for name, hint in hints.items() if annotations.leaves(hint)}
     title = getattr(found, "__step__", "")
     plain = code.co_name == "forward" and isinstance(owner, nn.Module) and code.co_filename != "<string>"
-    if not title and not hints and not plain:
+    if not title and not hints and not plain and not names:
         return None
     return Function(
         call=code.co_qualname.rpartition("<locals>.")[2],
@@ -82,11 +85,24 @@ def describe_function(frame: types.FrameType, found: Callable[..., Any] | None, 
         title=title or code.co_name,
         declared=bool(title),
         parameters=parameters,
-        hints=hints,
+        hints={**hints, **(names or {})},
         annotated=bool(title or hints),
-        braces=annotations.braces(hints),
+        lenient=bool(names),
+        braces=annotations.braces({**hints, **(names or {})}),
         cache=next((name for name in parameters if name in CACHES), None),
     )
+
+
+@dataclass
+class Named:
+    """In the place of `Located`: a function that got its names from outside."""
+
+    only: Function | None
+    shared: bool = False
+
+    def at(self, frame: types.FrameType) -> Function | None:
+        """The function, whatever the frame."""
+        return self.only
 
 
 def owner_of(frame: types.FrameType) -> Any:
@@ -100,7 +116,7 @@ class Located:
 
     def __init__(self, frame: types.FrameType) -> None:
         code, owner = frame.f_code, owner_of(frame)
-        named = _by_name(code, frame.f_globals, owner)
+        named = function_of(code, frame.f_globals, owner)
         self._found: list[tuple[weakref.ref[Any], Function]] = []
         self._common: dict[tuple[int, ...], Function] = {}
         self._searches, self._references = 0, 0
@@ -179,7 +195,7 @@ def _is_constant(code: types.CodeType, names: Mapping[str, Any]) -> bool:
     return all(name in names or hasattr(builtins, name) for name in used)
 
 
-def _by_name(code: types.CodeType, names: Mapping[str, Any], owner: Any) -> Callable[..., Any] | None:
+def function_of(code: types.CodeType, names: Mapping[str, Any], owner: Any) -> Callable[..., Any] | None:
     """The function object of this code, by its name or by its class."""
     found: Any = names.get(code.co_qualname.partition(".")[0])
     for name in code.co_qualname.split(".")[1:]:

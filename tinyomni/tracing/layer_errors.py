@@ -210,7 +210,10 @@ def _attention(module: nn.MultiheadAttention, label: str, values: Mapping[str, A
             fix = "Is the input (batch, tokens, features)? Then batch_first=True."
         return f"{text}; key_padding_mask must be (batch, keys) {(batch, keys)}, got {padding}. {fix}".rstrip()
     if mask not in (None, (queries, keys), (batch * module.num_heads, queries, keys)):
-        fixes = {(batch, keys): "A mask of (batch, keys) is `key_padding_mask=`.", (keys, queries): "`attn_mask.T`?"}
+        fixes: dict[tuple[int, ...], str] = {
+            (batch, keys): "A mask of (batch, keys) is `key_padding_mask=`.",
+            (keys, queries): "`attn_mask.T`?",
+        }
         text = f"{text}; attn_mask must be (queries, keys) {(queries, keys)}, got {mask}. {fixes.get(mask, '')}"
         return text.rstrip()
     return ""

@@ -25,9 +25,20 @@ from torch import Tensor, nn
 from tinyomni.tracing import annotations, mismatch, tensors, torch_errors
 from tinyomni.tracing.annotations import AnnotationError
 from tinyomni.tracing.errors import ShapeError, explained
-from tinyomni.tracing.functions import Function, Located, file_of, is_library, locate
+from tinyomni.tracing.functions import (
+    Function,
+    Located,
+    Named,
+    describe_function,
+    file_of,
+    function_of,
+    is_library,
+    locate,
+    owner_of,
+)
 from tinyomni.tracing.glossaries import glossary_of
 from tinyomni.tracing.mismatch import Bound, Context, Mismatch
+from tinyomni.tracing.names import Given, Names
 from tinyomni.tracing.records import STOPPED, Entry, Record, Value
 from tinyomni.tracing.rows import Row
 from tinyomni.tracing.table import between
@@ -95,9 +106,11 @@ class Recorder:
         modules: bool | None = None,
         strict: bool | None = None,
         model: nn.Module | None = None,
+        names: Given | None = None,
     ) -> None:
         self.trace = Trace(title, recorder=self)
         self._model = model
+        self._names = Names(names)
         self._glossary = dict(glossary or {})
         self._modules = modules
         self._strict = strict
@@ -105,7 +118,7 @@ class Recorder:
 
     def _clear(self) -> None:
         """Let go of the program's objects."""
-        self._codes: dict[int, tuple[types.CodeType, Located | None]] = {}
+        self._codes: dict[int, tuple[types.CodeType, Located | Named | None]] = {}
         self._calls: dict[Function, Calls] = {}
         self._open: list[OpenCall] = []
         self._annotated, self._unnamed = 0, 0
@@ -162,13 +175,14 @@ class Recorder:
     def _hook(self) -> Callable[[types.FrameType, str, Any], None]:
         """The profile function; its names are local because it is called for every call of the run."""
         codes, stack, quietly, enter, leave = self._codes, self._open, self._quietly, self._enter, self._leave
+        find = self._find if self._names else locate
 
         def hook(frame: types.FrameType, event: str, arg: Any) -> None:
             if event == "call":
                 code = frame.f_code
                 known = codes.get(id(code))
                 if known is None:
-                    known = codes[id(code)] = (code, quietly(locate, frame))
+                    known = codes[id(code)] = (code, quietly(find, frame))
                 if known[1] is not None:
                     quietly(enter, frame, known[1])
             elif event == "return" and stack and stack[-1].frame is frame:
@@ -204,7 +218,20 @@ class Recorder:
 
     # ---- calls
 
-    def _enter(self, frame: types.FrameType, located: Located) -> None:
+    def _find(self, frame: types.FrameType) -> Located | Named | None:
+        """The function of a frame, with the names that were given for it."""
+        located = locate(frame)
+        code = frame.f_code
+        call = code.co_qualname.rpartition("<locals>.")[2]
+        hints = self._names.find(str(frame.f_globals.get("__name__", "")), call)
+        if not hints:
+            return located
+        function = describe_function(frame, function_of(code, frame.f_globals, owner_of(frame)), owner_of(frame), hints)
+        if function is not None:
+            self._names.check(call, hints, function.parameters)
+        return Named(function)
+
+    def _enter(self, frame: types.FrameType, located: Located | Named) -> None:
         function = located.at(frame) if located.shared else located.only
         if function is None:
             return
@@ -240,7 +267,7 @@ class Recorder:
         self.trace.steps.append(record)
         self._open.append(call)
         self._annotated += function.annotated
-        self._unnamed += not function.annotated
+        self._unnamed += not function.annotated and not function.lenient
         if signature.wrong is not None:
             self._wrong(call, signature.wrong, values, signature.bound)
 
@@ -262,7 +289,7 @@ class Recorder:
             told = {name: tensors.info(value) if isinstance(value, Tensor) else value for name, value in values.items()}
             # names are read from the annotation as it is written, with its braces
             inputs = [each for name in told for each in describe(name, told[name], function.hints.get(name))]
-            given = [name for name in told if name in hints]
+            given = [name for name in told if name in hints and not (function.lenient and told[name] is None)]
             bound = [each for name in given for each in annotated_tensors(name, told[name], hints[name])]
             found = calls.signatures[key] = CallSignature(tuple(inputs), hints, tuple(bound))
             found.wrong = annotations.mismatched({name: told[name] for name in given}, hints)
@@ -429,6 +456,7 @@ class Recorder:
             notes.append("torch.compile was first used inside the trace: what it compiled could not be seen")
         if self._unnamed:
             notes.append(f"axes of {self._unnamed} calls have no name: those functions have no jaxtyping annotations")
+        notes += self._names.notes(record.call for record in self.trace.steps)
         for call in self._open:
             call.record.status = "raised" if call.record.status == "open" else call.record.status
         if error is not None and not isinstance(error, Exception):
@@ -519,6 +547,7 @@ def trace(
     modules: bool | None = None,
     strict: bool | None = None,
     model: nn.Module | None = None,
+    names: Given | None = None,
 ) -> Trace:
     """`with trace("my run") as t: model(batch)`; then `print(t)`, `t.steps`, `t.check(spec)`.
 
@@ -526,9 +555,10 @@ def trace(
     all of them, False none, None (the default) those that are not inside an annotated call. `strict`: raise a
     ShapeError at the end if a value did not fit its annotation although the program went on; None (the default) does
     so while `check_shapes()` is on. `model`: module paths are those inside it, whichever of its modules runs first;
-    by default those inside the first module that is called.
+    by default those inside the first module that is called. `names`: axis names for functions without annotations,
+    as a dict or a TOML file (see `names.py`).
     """
-    return Recorder(title, glossary, modules, strict, model).trace
+    return Recorder(title, glossary, modules, strict, model, names).trace
 
 
 def tokens(source: str, count: int, of: int) -> None:
