@@ -13,6 +13,7 @@ from tinyomni.evaluation.report import MEASURE, Report, report, result
 from tinyomni.metrics import Rate, accuracy, cer, error_rate
 from tinyomni.training import stages
 from tinyomni.training.recipe import RunDir
+from tinyomni.training.run import COSTS
 from tinyomni.training.settings import PRESETS
 
 
@@ -41,7 +42,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 
 @pytest.mark.parametrize(("id", "value", "passed"), [
     ("asr.cer_grammar", 0.02, True), ("asr.cer_grammar", 0.021, False), ("questions.typed", 0.97, True),
-    ("questions.typed", 0.969, False), ("questions.never spoken", 0.1, None), ("tts.rtf", 1.01, False),
+    ("questions.typed", 0.969, False), ("questions.spoken_new", 0.1, None), ("tts.rtf", 1.01, False),
     ("dialogue.accuracy", 0.1, None),
 ])  # fmt: skip
 def test_a_threshold_is_met_or_missed(id: str, value: float, passed: bool | None) -> None:
@@ -74,9 +75,12 @@ def test_a_metric_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setitem(METRICS, "lm.toy", Metric("lm.toy", "lm", "LM: toy", True, thresholds={"smoke": 0.9}))
     monkeypatch.setitem(MEASURE, "lm", lambda run_dir, n: iter([("lm.toy", accuracy([True, False]), 0.1)]))
     (tmp_path / "thinker").mkdir()
-    (tmp_path / "thinker" / "result.json").write_text("{}")
+    source = {"run": "x", **dict.fromkeys(COSTS, 5)}
+    record = {**dict.fromkeys(COSTS, 2), "peak_memory": 0, "device": "cpu", "precision": "fp32"}
+    (tmp_path / "thinker" / "result.json").write_text(json.dumps(record | {"initialized_from": source}))
     found = report(RunDir(tmp_path, "smoke"), 2, ["lm"])
     assert not found.passed and found.results[0].threshold == 0.9 and found.results[0].baseline == 0.1
+    assert found.costs["thinker"]["steps"] == 7  # with the run that it was initialized from
     found.save(tmp_path / "report.json")
     (row,) = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["results"]
     assert (row["label"], row["unit"], row["value"]) == ("LM: toy", "%", 0.5)

@@ -1,1 +1,1 @@
-"""Data: a closed world that a laptop can make, and the doors for real data."""
+"""Data: a closed world that is generated on the spot, and loaders of custom data."""

@@ -22,8 +22,6 @@ from tinyomni.data import unanswerable, world
 from tinyomni.errors import InputError
 from tinyomni.metrics import Rate, error_rate
 
-GRAMMARS = ("lines", "answers")
-
 
 def words(text: str) -> list[str]:
     """Lower case, no punctuation."""

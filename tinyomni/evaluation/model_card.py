@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyomni.config import TINY
-from tinyomni.evaluation.report import COLUMNS, MetricResult, Report
+from tinyomni.evaluation.report import HEADINGS, MetricResult, Report
 from tinyomni.training import stages
 from tinyomni.training.run import total_costs
 
@@ -64,7 +64,7 @@ def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict
         "Measured from this file, on the test split. A baseline knows nothing of the matter; a threshold is what the "
         f"preset `{report.preset}` has to reach. `tinyomni report --weights` measures all of it again.",
         "",
-        f"| metric | {' | '.join(COLUMNS)} |",
+        f"| metric | {' | '.join(HEADINGS)} |",
         "|---|--:|---|---|--:|--:|",
         *map(row, report.results),
         "",

@@ -22,9 +22,9 @@ from tinyomni.training.distributed import to_device
 from tinyomni.training.omni_examples import OmniExample, side_by_side
 from tinyomni.training.stages.omni import OmniStage
 
-SPOKEN = {"spoken in training": (True, TTS_VOICES), "held-out voice": (True, (HELD_OUT_VOICE,)),
-          "never spoken": (False, TTS_VOICES)}  # fmt: skip
-"""Kinds of spoken questions: whether training speaks them, and who asks."""
+SPOKEN_SETS = {"spoken": (True, TTS_VOICES), "spoken_held_out_voice": (True, (HELD_OUT_VOICE,)),
+               "spoken_new": (False, TTS_VOICES)}  # fmt: skip
+"""Sets of spoken questions: whether training speaks them, and who asks."""
 
 
 @torch.no_grad()
@@ -125,10 +125,10 @@ def most_frequent_answers(answers: Sequence[Answer], scenes: int = 5000) -> list
 
 
 def spoken_answers(
-    stage: OmniStage, tokenizer: BPETokenizer, which: str = "spoken in training", n: int = 200, cache: str | None = None
+    stage: OmniStage, tokenizer: BPETokenizer, which: str = "spoken", n: int = 200, cache: str | None = None
 ) -> tuple[list[Answer], Rate]:
-    """Spoken questions about images of the test split, and how many transcripts are exact. `which`: see SPOKEN."""
-    spoken_in_training, voices = SPOKEN[which]
+    """Spoken questions about images of the test split, and how many transcripts are exact. `which`: see SPOKEN_SETS."""
+    spoken_in_training, voices = SPOKEN_SETS[which]
     data = Scenes("test", n, spoken_in_training=spoken_in_training, voices=voices, cache=cache)
     samples = [data[index] for index in range(n)]
     examples = [OmniExample([BOS], [], pixels(each.image), each.question_wave) for each in samples]

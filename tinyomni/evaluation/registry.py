@@ -60,8 +60,14 @@ OUTSIDE = {"not there": "absent thing", "unknown word": "unknown word", "no scen
 """Kinds of inputs from outside the world → how a label words them."""
 UNANSWERABLE = ("not there", "unknown word", "no scene", "no speech")
 """Those that the stage omni is measured on."""
-SPOKEN = {"spoken in training": "", "held-out voice": ", held-out voice", "never spoken": ", questions never spoken"}
-"""Kinds of spoken questions → the end of a label."""
+SPOKEN = {"spoken": "", "spoken_held_out_voice": ", held-out voice", "spoken_new": ", never spoken in training"}
+"""Sets of spoken questions (`questions.SPOKEN_SETS`) → the end of a label."""
+
+
+def slug(kind: str) -> str:
+    """A kind of input as part of an id."""
+    return kind.replace(" ", "_")
+
 
 METRICS: dict[str, Metric] = {metric.id: metric for metric in (
     Metric("lm.excess_loss", "lm", "LM: excess loss over the grammar's entropy", LOWER,
@@ -102,8 +108,8 @@ METRICS: dict[str, Metric] = {metric.id: metric for metric in (
     *(metric for (kind, end), thresholds in zip(SPOKEN.items(), (
         laptop_gpu(0.95, 0.98), laptop_gpu(0.90, 0.96), laptop_gpu(None, 0.90)), strict=True) for metric in (
         Metric(f"questions.{kind}", "questions", f"spoken questions: accuracy{end}", HIGHER, thresholds=thresholds),
-        Metric(f"questions.{kind}.transcript", "questions", f"spoken questions: transcript exact{end}", HIGHER))),
-    *(Metric(f"unanswerable.{kind}", "unanswerable", f"unanswerable: accuracy, {OUTSIDE[kind]}", HIGHER)
+        Metric(f"questions.{kind}_transcript", "questions", f"spoken questions: transcript exact{end}", HIGHER))),
+    *(Metric(f"unanswerable.{slug(kind)}", "unanswerable", f"unanswerable: accuracy, {OUTSIDE[kind]}", HIGHER)
       for kind in UNANSWERABLE),
     Metric("dialogue.accuracy", "end-to-end", "spoken dialogue: accuracy, own ASR", HIGHER),
     Metric("dialogue.transcript", "end-to-end", "spoken dialogue: transcript exact", HIGHER),
@@ -111,8 +117,9 @@ METRICS: dict[str, Metric] = {metric.id: metric for metric in (
     Metric("dialogue.speech", "end-to-end", "spoken dialogue: speech exact, own ASR", HIGHER),
     Metric("dialogue.accuracy_judge", "end-to-end", "spoken dialogue: accuracy, independent ASR", HIGHER),
     *(metric for kind, name in OUTSIDE.items() for metric in (
-        Metric(f"outside.{kind}", "end-to-end", f"outside the world: says so, {name}", HIGHER),
-        Metric(f"outside.{kind}.or_unsure", "end-to-end", f"outside the world: says so or is unsure, {name}", HIGHER))),
+        Metric(f"outside.{slug(kind)}", "end-to-end", f"outside the world: says so, {name}", HIGHER),
+        Metric(f"outside.{slug(kind)}_or_unsure", "end-to-end",
+               f"outside the world: says so or is unsure, {name}", HIGHER))),
     Metric("unsure.right", "end-to-end", "unsure: of right answers", LOWER),
     Metric("unsure.wrong", "end-to-end", "unsure: of wrong answers", HIGHER),
 )}  # fmt: skip

@@ -20,14 +20,15 @@ from tinyomni.errors import InputError
 from tinyomni.evaluation import asr_judge, dialogue, questions, speech
 from tinyomni.evaluation import vision as vision_evaluation
 from tinyomni.evaluation.questions import accuracy_by_kind, accuracy_of, most_frequent_answers, typed_answers
-from tinyomni.evaluation.registry import METRICS, PARTS, WHOLE_MODEL, Metric
+from tinyomni.evaluation.registry import METRICS, PARTS, WHOLE_MODEL, Metric, slug
 from tinyomni.metrics import Rate, accuracy
 from tinyomni.omni import Omni
 from tinyomni.tokenizer import EOS
 from tinyomni.training.recipe import RunDir
+from tinyomni.training.run import total_costs
 from tinyomni.training.stages import codec, omni, thinker, vision
 
-COLUMNS = ("value", "95% CI", "threshold", "baseline", "n")
+HEADINGS = ("value", "95% CI", "threshold", "baseline", "n")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class MetricResult:
         return None if self.threshold is None else self.metric.meets(self.value, self.threshold)
 
     def cells(self) -> tuple[str, ...]:
-        """The cells of COLUMNS."""
+        """The cells of HEADINGS."""
         show = self.metric.format
         sign = "≥" if self.metric.higher_is_better else "≤"
         threshold = "" if self.threshold is None else f"{sign} {show(self.threshold, 1)}"
@@ -173,10 +174,10 @@ def measure_questions(run_dir: RunDir, n: int) -> Iterator[Measured]:
     yield "questions.typed_easy", accuracy_of(easy), accuracy_of(most_frequent_answers(easy))
     held_out = typed_answers(stage, tokenizer, "compositional", n)
     yield "questions.typed_held_out_pairs", accuracy_of(held_out), accuracy_of(most_frequent_answers(held_out))
-    for kind in questions.SPOKEN:
+    for kind in questions.SPOKEN_SETS:
         answers, transcripts = questions.spoken_answers(stage, tokenizer, kind, n, str(run_dir.folder / "speech"))
         yield f"questions.{kind}", accuracy_of(answers), accuracy_of(most_frequent_answers(answers))
-        yield f"questions.{kind}.transcript", transcripts, None
+        yield f"questions.{kind}_transcript", transcripts, None
 
 
 def measure_unanswerable(run_dir: RunDir, n: int) -> Iterator[Measured]:
@@ -185,7 +186,7 @@ def measure_unanswerable(run_dir: RunDir, n: int) -> Iterator[Measured]:
     answerable = typed_answers(stage, tokenizer, "test", n)
     false_alarms = accuracy([answer.output == unanswerable.DO_NOT_KNOW for answer in answerable])
     for kind, answers in questions.unanswerable_answers(stage, tokenizer, n).items():
-        yield f"unanswerable.{kind}", accuracy_of(answers), None if kind == "no speech" else false_alarms
+        yield f"unanswerable.{slug(kind)}", accuracy_of(answers), None if kind == "no speech" else false_alarms
 
 
 def measure_end_to_end(model: Omni, cache: str, n: int) -> Iterator[Measured]:
@@ -195,8 +196,8 @@ def measure_end_to_end(model: Omni, cache: str, n: int) -> Iterator[Measured]:
     for name, rate in rates.items():
         yield f"dialogue.{name}", rate, baseline if name.startswith("accuracy") else None
     for kind, says, either in dialogue.outside(model, n):
-        yield f"outside.{kind}", says, None
-        yield f"outside.{kind}.or_unsure", either, None
+        yield f"outside.{slug(kind)}", says, None
+        yield f"outside.{slug(kind)}_or_unsure", either, None
     for name, rate in zip(("right", "wrong"), dialogue.unsure(model, n), strict=True):
         if rate.n:
             yield f"unsure.{name}", rate, None
@@ -227,7 +228,7 @@ class Report:
         return not self.missing and all(each.passed is not False for each in self.results)
 
     def __str__(self) -> str:
-        value, interval, threshold, baseline, n = COLUMNS
+        value, interval, threshold, baseline, n = HEADINGS
         lines = [f"  {'metric':62} {value:>8}   {interval:20} {threshold:>9} {baseline:>9} {n:>6}"]
         lines += map(str, self.results)
         if self.costs:
@@ -277,9 +278,9 @@ class Report:
         arrows = ["↑" if each.metric.higher_is_better else "↓" for each in self.results]
         labels = [f"{each.metric.label} {arrow}" for each, arrow in zip(self.results, arrows, strict=True)]
         axes.set_yticks(range(len(self.results)), labels, fontsize=8)
-        axes.invert_yaxis()
+        axes.set_ylim(len(self.results) - 0.5, -0.5)
         axes.set_xlim(-0.02, 1.02)
-        axes.set_xlabel("value: ● threshold met, or none; ○ missed; | threshold; × baseline (at most 1); line: 95% CI")
+        axes.set_xlabel("● value, ○ if the threshold is missed; | threshold; × baseline (at most 1); line: 95% CI")
         axes.grid(axis="x", alpha=0.3)
         figure.savefig(path, dpi=130)
 
@@ -301,7 +302,8 @@ def report(run_dir: RunDir, n: int = 300, only: Sequence[str] = (), model: Omni 
         if not record.is_file():
             missing[stage] = None
             continue
-        costs[stage] = json.loads(record.read_text(encoding="utf-8"))
+        run = json.loads(record.read_text(encoding="utf-8"))
+        costs[stage] = run | total_costs(run)
         if part not in WHOLE_MODEL:
             measured = MEASURE[part](run_dir, n)
         elif model is not None:

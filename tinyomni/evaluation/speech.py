@@ -41,8 +41,8 @@ def asr_cer(run_dir: RunDir, n: int = 300) -> dict[str, Rate]:
     sets = {name: test_set(run_dir, name, n) for name in TEST_SETS}
     rates = {name: recognition(stage, utterances) for name, utterances in sets.items()}
     texts = [each.text for each in sets["grammar"]]
-    heard = stage.transcribe([each.wave for each in sets["grammar"]])
-    return rates | {"baseline": cer(heard, texts[1:] + texts[:1])}
+    transcripts = stage.transcribe([each.wave for each in sets["grammar"]])
+    return rates | {"baseline": cer(transcripts, texts[1:] + texts[:1])}
 
 
 # ---- the codec ------------------------------------------------------------------------------------------------------
@@ -139,9 +139,9 @@ def tts_cer(run_dir: RunDir, spoken: Synthesis, order: bool = True) -> dict[str,
     examples = TalkerDataset(run_dir, codec, "test", len(spoken.texts), order)
     with torch.no_grad():
         ceiling = [codec.codec.decode(examples[index][1][None])[0] for index in range(len(examples))]
-    heard = asr.transcribe(spoken.waves)
+    transcripts = asr.transcribe(spoken.waves)
     return {
-        "talker": cer(heard, spoken.texts),
+        "talker": cer(transcripts, spoken.texts),
         "codec": cer(asr.transcribe(ceiling), spoken.texts),
-        "baseline": cer(heard, spoken.texts[1:] + spoken.texts[:1]),
+        "baseline": cer(transcripts, spoken.texts[1:] + spoken.texts[:1]),
     }
