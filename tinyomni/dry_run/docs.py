@@ -68,7 +68,7 @@ def named_calls(run: Trace, report: SpecReport) -> Trace:
         if each.id in shown:
             title = titles[each.id]
             reduced.steps.append(
-                replace(each, call=title, title=title, declared=True, parent=None, depth=0,
+                replace(each, call=title, title=title, declared=True, parent=None, depth=0, phase="", cache=None,
                         sources=tuple(sorted(makers(each.sources))))
             )  # fmt: skip
     return reduced

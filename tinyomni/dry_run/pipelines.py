@@ -38,6 +38,20 @@ def decode_text(tokenizer: BPETokenizer, ids: Int[Tensor, "tokens"]) -> str:
     return tokenizer.decode(ids.tolist())
 
 
+def residual(
+    x: Float[Tensor, "batch tokens d_model"], branch: Float[Tensor, "batch tokens d_model"]
+) -> Float[Tensor, "batch tokens d_model"]:
+    """The residual connection of a block."""
+    return x + branch
+
+
+def append_ids(
+    ids: Int[Tensor, "batch text_tokens"], new: Int[Tensor, "batch new_tokens"]
+) -> Int[Tensor, "batch text_tokens+new_tokens"]:
+    """The prompt and what was generated."""
+    return torch.cat([ids, new], dim=1)
+
+
 def make_batch(wav: Float[Tensor, "samples"], length: int) -> Float[Tensor, "batch {length}"]:
     """A batch of two: the recording, repeated to `length` samples, and the same backwards."""
     wav = wav.repeat(-(-length // wav.shape[0]))[:length]
@@ -81,8 +95,8 @@ def text_only(omni: Omni, inputs: Inputs) -> None:
     q, k, v = first.attn.qkv(first.norm1(x))
     q, k = first.attn.rotate(q, k)
     values, _ = attention(q, k, v, causal=True)
-    x = x + first.attn.o_proj(merge_heads(values))
-    x = x + first.mlp(first.norm2(x))
+    x = residual(x, first.attn.o_proj(merge_heads(values)))
+    x = residual(x, first.mlp(first.norm2(x)))
     for block in others:
         x = block(x)
     logits = thinker.lm_head(thinker.norm(x))
@@ -90,7 +104,7 @@ def text_only(omni: Omni, inputs: Inputs) -> None:
     new = generate(thinker, ids, max_new_tokens=NEW_TOKENS, eos=None, vocab_limit=n_pieces)
     if not torch.equal(new[:, 0], next_id):
         raise RuntimeError("text only: the modules one by one and ThinkerLM.forward chose different tokens")
-    decode_text(omni.tokenizer, torch.cat([ids, new], dim=1)[0])
+    decode_text(omni.tokenizer, append_ids(ids, new)[0])
 
 
 def answer(omni: Omni, prompt: Tensor) -> None:

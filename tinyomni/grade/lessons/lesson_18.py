@@ -1,6 +1,6 @@
-"""Lesson 18, the dry run: four broken programs to mend, and a whole model to put together.
+"""Lesson 18, the dry run: four broken programs to fix, and a whole model to put together.
 
-The oracles treat one sample, one text, one number at a time; the last one is the library's own generation.
+The oracles treat one sample, one text, one number at a time; the last one is the library's own cached generation.
 """
 
 import functools
@@ -22,14 +22,14 @@ from tinyomni.vision import ViTTiny
 NOTEBOOK, TITLE = "18_unified_dry_run", "The unified dry run"
 
 TEXT = "2. Part 1: text"
-ALL = "5. Part 4: picture, sound and text"
+ALL = "5. Part 4: image, audio and text"
 PITFALLS = "10. Four pitfalls"
 QUESTIONS = "12. Seven questions"
 INSIGHTS = "13. Nine insights"
 
 
 def drawn(rng, module):
-    """All weights normal numbers: with fresh ones, the answers hardly depend on the input."""
+    """All weights drawn from a normal distribution: with fresh ones, the output hardly depends on the input."""
     for parameter in module.parameters():
         parameter.data = rng.randn(*parameter.shape)
     return module.eval()
@@ -49,13 +49,13 @@ fault: Any  # what a mutant changes
 
 
 def unprojected(thinker, proj_v, cls, ids):
-    """As it is given."""
+    """The broken program: the CLS token is not projected."""
     x = torch.cat([cls, thinker.embed(ids)], dim=1)
     return thinker(embeddings=x)
 
 
 @exercise("Pitfall 1: the wrong width", minutes=5, level=1, float64=False, rtol=1e-3, atol=1e-3, starter=unprojected)
-def picture_and_text(
+def image_and_text(
     thinker: nn.Module,
     proj_v: nn.Module,
     cls: Float[Tensor, "batch 1 vision_dim"],
@@ -64,20 +64,20 @@ def picture_and_text(
     """Sample by sample, the projection as sums of products."""
     rows, table = [], thinker.get_parameter("tok_emb.weight")
     weights, biases = proj_v.get_parameter("weight"), proj_v.get_parameter("bias")
-    for seen, text in zip(cls, ids, strict=True):
-        picture = [
-            sum(w * n for w, n in zip(row, seen[0], strict=True)) + b for row, b in zip(weights, biases, strict=True)
+    for vector, text in zip(cls, ids, strict=True):
+        image = [
+            sum(w * n for w, n in zip(row, vector[0], strict=True)) + b for row, b in zip(weights, biases, strict=True)
         ]
-        rows.append(torch.cat([torch.stack(picture)[None], table[text]]))
+        rows.append(torch.cat([torch.stack(image)[None], table[text]]))
     return torch.cat([thinker(embeddings=row[None]) for row in rows]).detach()
 
 
-@picture_and_text.invoke
+@image_and_text.invoke
 def _(answer, thinker, proj_v, cls, ids):
     return answer(thinker, proj_v, cls, ids).detach()
 
 
-@picture_and_text.cases
+@image_and_text.cases
 def _(rng):
     def given(batch, width, text_tokens):
         return {
@@ -89,71 +89,71 @@ def _(rng):
 
     yield "all sizes different", given(2, 6, 5)
     yield "batch 1, one token", given(1, 6, 1)
-    yield "an eye as wide as the Thinker: no error shows the mistake", given(2, 8, 3)
-    yield "an eye that is wider", given(2, 11, 4)
+    yield "an image encoder as wide as the Thinker: no error shows the mistake", given(2, 8, 3)
+    yield "an image encoder that is wider", given(2, 11, 4)
 
 
-def seen(
+def concatenated(
     thinker,
     proj_v,
     cls,
     ids,
     *,
     project=lambda proj, cls: proj(cls),
-    join=lambda picture, text: torch.cat([picture, text], dim=1),
+    join=lambda image, text: torch.cat([image, text], dim=1),
 ):
-    """The mended program, with one thing to go wrong at a time."""
+    """The fixed program; a mutant changes one step of it."""
     return thinker(embeddings=join(project(proj_v, cls), thinker.embed(ids)))
 
 
-def stretched(proj, cls):
+def interpolated(proj, cls):
     return F.interpolate(cls, size=len(proj.weight), mode="linear")
 
 
-def filled(proj, cls):
+def zero_padded(proj, cls):
     return F.pad(cls, (0, len(proj.weight) - cls.shape[-1]))
 
 
 for cause, fault, section in (
     (
-        "the vector is filled up with zeros to the right width: nothing says what its numbers mean to the Thinker",
-        {"project": filled},
+        "the vector is padded with zeros to the right width: the Thinker has not learned what its numbers mean",
+        {"project": zero_padded},
         PITFALLS,
     ),
     (
-        "the vector is stretched like a picture: neighbouring numbers of it are no neighbours",
-        {"project": stretched},
+        "the vector is interpolated like an image: neighbouring numbers of an embedding are unrelated",
+        {"project": interpolated},
         PITFALLS,
     ),
-    ("the weights are put on without the bias", {"project": lambda proj, cls: cls @ proj.weight.T}, PITFALLS),
+    ("the weights are applied without the bias", {"project": lambda proj, cls: cls @ proj.weight.T}, PITFALLS),
     (
-        "one picture is shown to the whole batch",
+        "one image is used for the whole batch",
         {"project": lambda proj, cls: proj(cls[:1]).expand(len(cls), -1, -1)},
         INSIGHTS,
     ),
     (
-        "the text stands before the picture: its tokens cannot look at it",
-        {"join": lambda picture, text: torch.cat([text, picture], dim=1)},
+        "the text is before the image: its tokens cannot attend to it",
+        {"join": lambda image, text: torch.cat([text, image], dim=1)},
         ALL,
     ),
     (
-        "the picture is added to each token of the text instead of standing before it",
-        {"join": lambda picture, text: picture + text},
+        "the image is added to each token of the text instead of being a token before it",
+        {"join": lambda image, text: image + text},
         ALL,
     ),
     (
-        "the picture takes the place of BOS",
-        {"join": lambda picture, text: torch.cat([picture, text[:, 1:]], dim=1)},
+        "the image replaces BOS",
+        {"join": lambda image, text: torch.cat([image, text[:, 1:]], dim=1)},
         PITFALLS,
     ),
 ):
-    picture_and_text.mutant(cause, section)(functools.partial(seen, **fault))
+    image_and_text.mutant(cause, section)(functools.partial(concatenated, **fault))
 
 
-picture_and_text.alternative(seen)
+image_and_text.alternative(concatenated)
 
 
-@picture_and_text.alternative
+@image_and_text.alternative
 def _(thinker, proj_v, cls, ids):
     x = torch.stack([proj_v(cls).squeeze(1), *thinker.tok_emb(ids).unbind(dim=1)], dim=1)
     return thinker(embeddings=x)
@@ -163,7 +163,7 @@ def _(thinker, proj_v, cls, ids):
 
 
 class Adder(nn.Module):
-    """Always says the sum of all that it sees, modulo `vocab`; knows how often it was asked."""
+    """Always predicts the sum of its input ids, modulo `vocab`; counts its calls."""
 
     def __init__(self, vocab):
         super().__init__()
@@ -185,7 +185,7 @@ def grown(
     refuse=None,
     inside=False,
 ):
-    """The loop; a mutant changes what is counted and what happens then."""
+    """Generation; a mutant changes what is counted, and what happens when there are too many tokens."""
     for step in range(new_tokens):
         if (inside or step == 0) and count(ids, new_tokens) > most(ctx_len):
             if refuse is None:
@@ -200,10 +200,10 @@ def grown(
 def answer_within(
     thinker: nn.Module, ids: Int[Tensor, "batch tokens"], new_tokens: int, ctx_len: int = 512
 ) -> Int[Tensor, "batch total"]:
-    """Count on a list first; then each text by itself, in whole numbers."""
-    places = [*range(ids.shape[1]), *range(new_tokens)]
-    if len(places) > ctx_len:
-        raise ValueError(f"prompt {ids.shape[1]} + new {new_tokens} = {len(places)} tokens > {ctx_len}")
+    """Count on a list first; then one text at a time, as integers."""
+    positions = [*range(ids.shape[1]), *range(new_tokens)]
+    if len(positions) > ctx_len:
+        raise ValueError(f"prompt {ids.shape[1]} + new {new_tokens} = {len(positions)} tokens > {ctx_len}")
     texts = ids.tolist()
     for text in texts:
         for _ in range(new_tokens):
@@ -218,9 +218,7 @@ def _(answer, thinker, ids, new_tokens, ctx_len=512):
         return answer(thinker, ids, new_tokens, ctx_len)
     except ValueError as error:
         if thinker.calls:
-            raise RuntimeError(
-                f"the Thinker was asked {thinker.calls} times before this was refused: {error}"
-            ) from error
+            raise RuntimeError(f"the Thinker was called {thinker.calls} times before the error: {error}") from error
         raise
     finally:
         thinker.calls = 0
@@ -234,9 +232,9 @@ def _(rng):
     yield "all sizes different", given(2, 5, 3)
     yield "batch 1, one token", given(1, 1, 2)
     yield "it just fits", given(2, 4, 6, ctx_len=10)
-    yield "one too many: an error is due", given(2, 4, 7, ctx_len=10)
+    yield "one too many: an error is expected", given(2, 4, 7, ctx_len=10)
     yield "the prompt alone is too long", given(1, 12, 1, ctx_len=10)
-    yield "a batch does not count", given(5, 3, 2, ctx_len=6)
+    yield "the batch size does not count", given(5, 3, 2, ctx_len=6)
     yield "over 512", given(1, 500, 13)
     yield "an answer longer than the context", given(1, 2, 9, ctx_len=6)
     yield "a long context", given(1, 510, 4, ctx_len=600)
@@ -249,29 +247,29 @@ def both(ids, new):
 for cause, fault in (
     ("nothing is counted: the context overflows", {"most": lambda limit: 10**9}),
     (
-        "the count is looked at before each token: the Thinker has worked for nothing when it is refused",
+        "the limit is checked before each token: by the time of the error, the Thinker has run for nothing",
         {"inside": True, "count": lambda ids, new: ids.shape[1] + 1},
     ),
-    ("what just fits is refused", {"count": both, "most": lambda limit: limit - 1}),
+    ("exactly `ctx_len` tokens are refused", {"count": both, "most": lambda limit: limit - 1}),
     ("the limit is always 512, whatever `ctx_len` says", {"count": both, "most": lambda limit: 512}),
     (
-        "the tokens of the whole batch are counted: each text has a context of its own",
+        "the tokens of the whole batch are counted, but each text has its own context",
         {"count": lambda ids, new: ids.numel() + new},
     ),
     ("only the new tokens are counted", {"count": lambda ids, new: new}),
     (
-        "the front of the prompt is cut off, and nobody is told: BOS and the question are gone",
+        "the start of the prompt is truncated silently: BOS and the question are gone",
         {"count": both, "refuse": lambda ids, new, limit: (ids[:, -max(1, limit - new) :], new)},
     ),
     (
-        "the answer is made shorter than was asked for, and nobody is told",
+        "the answer is shortened silently",
         {"count": both, "refuse": lambda ids, new, limit: (ids, max(0, limit - ids.shape[1]))},
     ),
 ):
     answer_within.mutant(cause, QUESTIONS if "each text" in cause else PITFALLS)(functools.partial(grown, **fault))
 
 
-@answer_within.mutant("it is an `assert`: its error is another one, and `python -O` leaves it out", PITFALLS)
+@answer_within.mutant("it is an `assert`: it raises another error, and `python -O` leaves it out", PITFALLS)
 def _(thinker, ids, new_tokens, ctx_len=512):
     assert ids.shape[1] + new_tokens <= ctx_len
     return grown(thinker, ids, new_tokens, ctx_len)
@@ -284,20 +282,20 @@ def _(thinker, ids, new_tokens, ctx_len=512):
 
 @answer_within.alternative
 def _(thinker, ids, new_tokens, ctx_len=512):
-    room = ctx_len - ids.shape[1]
-    if room < new_tokens:
-        raise ValueError(f"room for {room} tokens, {new_tokens} are asked for")
-    row = F.pad(ids, (0, new_tokens))
-    for place in range(ids.shape[1], row.shape[1]):
-        row[:, place] = thinker(row[:, :place])[:, -1].argmax(dim=-1)
-    return row
+    left = ctx_len - ids.shape[1]
+    if left < new_tokens:
+        raise ValueError(f"{left} tokens left, {new_tokens} requested")
+    sequence = F.pad(ids, (0, new_tokens))
+    for position in range(ids.shape[1], sequence.shape[1]):
+        sequence[:, position] = thinker(sequence[:, :position])[:, -1].argmax(dim=-1)
+    return sequence
 
 
 # ---- 3: BOS ---------------------------------------------------------------------------------------------------------
 
 
 def joined(turns, bos=1):
-    """As it is given."""
+    """The broken program: no BOS."""
     ids = []
     for turn in turns:
         ids += turn
@@ -306,7 +304,7 @@ def joined(turns, bos=1):
 
 @exercise("Pitfall 3: BOS forgotten", minutes=5, level=1, starter=joined)
 def prompt_ids(turns: list[list[int]], bos: int = 1) -> list[int]:
-    """BOS wherever somebody put it is taken out; then it is put where it belongs."""
+    """Remove every BOS, then put one at the start."""
     return [bos, *(number for turn in turns for number in turn if number != bos)]
 
 
@@ -327,20 +325,20 @@ def bare(turns, bos):
 
 for cause, fault in (
     (
-        "BOS stands before each turn: to the Thinker, a new text begins there",
+        "BOS is before each turn: to the Thinker, a new text starts there",
         lambda turns, bos: [n for turn in turns for n in [bos, *bare([turn], bos)]],
     ),
-    ("BOS stands at the end", lambda turns, bos: [*bare(turns, bos), bos]),
-    ("BOS stands there twice where a text was encoded with it", lambda turns, bos: [bos, *joined(turns)]),
-    ("BOS takes the place of the first token", lambda turns, bos: [bos, *bare(turns, bos)[1:]]),
+    ("BOS is at the end", lambda turns, bos: [*bare(turns, bos), bos]),
+    ("BOS is duplicated where a turn was encoded with it", lambda turns, bos: [bos, *joined(turns)]),
+    ("BOS replaces the first token", lambda turns, bos: [bos, *bare(turns, bos)[1:]]),
     ("BOS is always 1, whatever `bos` says", lambda turns, bos: [1, *bare(turns, 1)]),
-    ("EOS (2) is put in front: it says that a text is over", lambda turns, bos: [2, *bare(turns, bos)]),
+    ("EOS (2) is at the start: it marks the end of a text", lambda turns, bos: [2, *bare(turns, bos)]),
     (
-        "BOS is only put where the first turn lacks it, and stays in front of later turns",
+        "BOS is only added where the first turn lacks it, and is not removed from later turns",
         lambda turns, bos: joined(turns) if joined(turns)[:1] == [bos] else [bos, *joined(turns)],
     ),
     ("an empty text gets no BOS", lambda turns, bos: [bos, *bare(turns, bos)] if bare(turns, bos) else []),
-    ("only the newest turn is kept", lambda turns, bos: [bos, *bare(turns[-1:], bos)]),
+    ("only the last turn is kept", lambda turns, bos: [bos, *bare(turns[-1:], bos)]),
 ):
     prompt_ids.mutant(cause, PITFALLS)(lambda turns, bos=1, fault=fault: fault(turns, bos))
 
@@ -363,7 +361,7 @@ def _(turns, bos=1):
 
 
 class Loose(nn.Module):
-    """A model that takes whatever comes: axis 0 is the batch, axis 1 the tokens, and nobody looks."""
+    """A model without shape checks: axis 0 is the batch, axis 1 the tokens, whatever the input is."""
 
     table: Tensor
     head: Tensor
@@ -378,7 +376,7 @@ class Loose(nn.Module):
 
 
 def flat(thinker, texts):
-    """As it is given."""
+    """The broken program: no batch axis."""
     new = []
     for text in texts:
         logits = thinker(torch.tensor(text))
@@ -388,13 +386,13 @@ def flat(thinker, texts):
 
 @exercise("Pitfall 4: no batch axis", minutes=10, level=1, starter=flat)
 def next_tokens(thinker: nn.Module, texts: list[list[int]]) -> list[int]:
-    """The model by hand: the running sum of a text's vectors, and the best of the scores."""
+    """The model by hand: the running sum of a text's vectors, and the highest logit."""
     new = []
     table, head = thinker.get_buffer("table"), thinker.get_buffer("head")
     for text in texts:
         total = torch.stack([table[number] for number in text]).sum(dim=0)
-        scores = [float((total.sin() * column).sum()) for column in head.T]
-        new.append(scores.index(max(scores)))
+        logits = [float((total.sin() * column).sum()) for column in head.T]
+        new.append(logits.index(max(logits)))
     return new
 
 
@@ -414,44 +412,44 @@ def _(rng):
 
 
 def padded(texts):
-    """All texts as one batch, zeros behind the short ones."""
+    """All texts as one batch, padded with zeros on the right."""
     return nn.utils.rnn.pad_sequence([torch.tensor(text) for text in texts], batch_first=True)
 
 
 def run_on(thinker, texts):
-    """One text after the other in one row, read at the end of each."""
+    """All texts concatenated; the logits at the end of each."""
     logits = thinker(torch.tensor([list(chain.from_iterable(texts))]))[0]
     return [int(logits[end - 1].argmax()) for end in accumulate(map(len, texts))]
 
 
 for cause, fault in (
     (
-        "the axis is put at the wrong end: n texts of one token instead of one text of n",
+        "the axis is added at the wrong end: n texts of one token instead of one text of n",
         lambda think, texts: [int(think(torch.tensor(text)[:, None])[-1, -1].argmax()) for text in texts],
     ),
     (
-        "the axis is there, but the first token's guess is read",
+        "the axis is right, but the logits of the first token are used",
         lambda think, texts: [int(think(torch.tensor([text]))[0, 0].argmax()) for text in texts],
     ),
     (
-        "the best of all scores of all places is taken: tokens and vocabulary in one row",
+        "the argmax runs over all positions: tokens and vocabulary are flattened",
         lambda think, texts: [int(think(torch.tensor([text])).argmax()) for text in texts],
     ),
     (
-        "all places are added up before the best is taken",
+        "the logits of all positions are summed before the argmax",
         lambda think, texts: [int(think(torch.tensor([text])).sum(dim=1).argmax()) for text in texts],
     ),
     (
-        "short texts are filled up, and the guess is read behind the padding",
+        "short texts are padded, and the logits behind the padding are used",
         lambda think, texts: think(padded(texts))[:, -1].argmax(dim=-1).tolist(),
     ),
     (
-        "the batch and the tokens are exchanged: texts are read across",
+        "batch and tokens are swapped: each text is read as a column",
         lambda think, texts: think(padded(texts).T)[-1].argmax(dim=-1).tolist(),
     ),
-    ("all texts become one long text", run_on),
+    ("all texts are concatenated to one", run_on),
     (
-        "the second-last place is read, as if the last one were the target",
+        "the second-last position is used, as if the last one were the target",
         lambda think, texts: [int(think(torch.tensor([text]))[0, max(0, len(text) - 2)].argmax()) for text in texts],
     ),
 ):
@@ -473,16 +471,16 @@ def _(thinker, texts):
 
 
 class Parts(nn.Module):
-    """Eye, ear, projectors and Thinker under the names that they have in `Omni`, all very small."""
+    """Encoders, projectors and Thinker under their names in `Omni`, all very small."""
 
     def __init__(self, rng, vocab=9):
         super().__init__()
-        ear = AudioConfig(n_mels=16, conv_channels=2, audio_dim=12, layers=1, heads=2, intermediate_size=8)
+        audio = AudioConfig(n_mels=16, conv_channels=2, audio_dim=12, layers=1, heads=2, intermediate_size=8)
         self.thinker = small_thinker(rng, vocab=vocab)
         self.vision = drawn(
             rng, ViTTiny(VisionConfig(image_size=32, vision_dim=12, layers=1, heads=2, intermediate_size=8))
         )
-        self.mel, self.audio = MelFrontend(cfg=ear), drawn(rng, AudioEncoderTiny(ear))
+        self.mel, self.audio = MelFrontend(cfg=audio), drawn(rng, AudioEncoderTiny(audio))
         self.proj_v, self.proj_a = drawn(rng, nn.Linear(12, 8)), drawn(rng, nn.Linear(12, 8))
 
 
@@ -494,7 +492,7 @@ def ask(
     wav: Float[Tensor, "1 samples"] | None = None,
     new_tokens: int = 8,
 ) -> list[int]:
-    """The library's stream, with its cache."""
+    """The library's `stream`, with its cache."""
     model: Any = omni
     parts = [model.thinker.tok_emb.weight[ids]]
     if wav is not None:
@@ -507,21 +505,21 @@ def ask(
 
 @ask.cases
 def _(rng):
-    def given(tokens, picture=True, sound=True, **more):
+    def given(tokens, image=True, audio=True, **more):
         found = {
             "omni": Parts(rng),
             "ids": torch.cat([torch.ones(1, 1, dtype=torch.long), rng.randint(9, 1, tokens - 1, low=3)], dim=1),
         }
-        found |= {"img": rng.randn(1, 3, 32, 32)} if picture else {}
-        return found | ({"wav": 0.1 * rng.randn(1, 1600)} if sound else {}) | more
+        found |= {"img": rng.randn(1, 3, 32, 32)} if image else {}
+        return found | ({"wav": 0.1 * rng.randn(1, 1600)} if audio else {}) | more
 
-    yield "picture, sound and text", given(5)
+    yield "image, audio and text", given(5)
     for number in range(2):
-        yield f"picture, sound and text, {number + 2}", given(4 + number, new_tokens=4 + number)
+        yield f"image, audio and text, {number + 2}", given(4 + number, new_tokens=4 + number)
     yield "text alone", given(4, False, False)
-    yield "BOS alone, and a picture", given(1, sound=False)
-    yield "sound and text", given(6, picture=False, new_tokens=5)
-    yield "one new token", given(3, sound=False, new_tokens=1)
+    yield "BOS alone, and an image", given(1, audio=False)
+    yield "audio and text", given(6, image=False, new_tokens=5)
+    yield "one new token", given(3, audio=False, new_tokens=1)
     yield "a longer answer", given(4, new_tokens=9)
     yield "a longer answer to a text", given(7, False, False, new_tokens=9)
 
@@ -539,49 +537,49 @@ def asked(
     stop=True,
     keep=False,
     prompt=False,
-    eye=lambda omni, x: omni.proj_v(x),
-    ear=lambda omni, x: omni.proj_a(x),
+    project_image=lambda omni, x: omni.proj_v(x),
+    project_audio=lambda omni, x: omni.proj_a(x),
 ):
-    """The loop without a cache, with one thing to go wrong at a time."""
+    """Generation without a cache; a mutant changes one step of it."""
     parts = {"text": omni.thinker.embed(ids)}
     if img is not None:
-        parts["img"] = eye(omni, omni.vision(img))
+        parts["img"] = project_image(omni, omni.vision(img))
     if wav is not None:
-        parts["wav"] = ear(omni, omni.audio(omni.mel(wav)))
-    row = torch.cat([parts[name] for name in order.split() if name in parts], dim=1)
-    said = ids[0].tolist() if prompt else []
+        parts["wav"] = project_audio(omni, omni.audio(omni.mel(wav)))
+    sequence = torch.cat([parts[name] for name in order.split() if name in parts], dim=1)
+    generated = ids[0].tolist() if prompt else []
     for _ in range(new_tokens):
-        new = omni.thinker(embeddings=row)[:, at].argmax(dim=-1)
+        new = omni.thinker(embeddings=sequence)[:, at].argmax(dim=-1)
         if stop and int(new) == 2:
             if keep:
-                said.append(2)
+                generated.append(2)
             break
-        said.append(int(new))
+        generated.append(int(new))
         vector = omni.thinker.embed(new[None])
-        row = {"all": torch.cat([row, vector], dim=1), "new": vector, "never": row}[feed]
-    return said
+        sequence = {"all": torch.cat([sequence, vector], dim=1), "new": vector, "never": sequence}[feed]
+    return generated
 
 
 for cause, fault, section in (
-    ("the text stands before picture and sound: its tokens cannot look at them", {"order": "text img wav"}, ALL),
-    ("the sound stands before the picture", {"order": "wav img text"}, ALL),
-    ("the picture is left out: the answer comes from sound and text alone", {"order": "wav text"}, ALL),
-    ("the sound is left out", {"order": "img text"}, ALL),
-    ("the guess at the first place is read, which has seen nothing of the question", {"at": 0}, TEXT),
-    ("what it has said is never fed back: the same token again and again", {"feed": "never"}, TEXT),
+    ("the text is before image and audio: its tokens cannot attend to them", {"order": "text img wav"}, ALL),
+    ("the audio is before the image", {"order": "wav img text"}, ALL),
+    ("the image is left out: the answer depends on audio and text alone", {"order": "wav text"}, ALL),
+    ("the audio is left out", {"order": "img text"}, ALL),
+    ("the logits of the first position are used, which cannot attend to the question", {"at": 0}, TEXT),
+    ("the new token is never fed back: the same token again and again", {"feed": "never"}, TEXT),
     ("only the newest token is fed, without a cache: the question is forgotten", {"feed": "new"}, QUESTIONS),
-    ("it goes on behind EOS", {"stop": False}, TEXT),
-    ("EOS is in the answer: it is a sign, no word", {"keep": True}, TEXT),
-    ("the question stands in the answer", {"prompt": True}, TEXT),
-    ("picture and sound go through the same projector", {"ear": lambda omni, x: omni.proj_v(x)}, PITFALLS),
+    ("it continues after EOS", {"stop": False}, TEXT),
+    ("EOS is in the answer: it is a special token, not text", {"keep": True}, TEXT),
+    ("the prompt is part of the answer", {"prompt": True}, TEXT),
+    ("image and audio go through the same projector", {"project_audio": lambda omni, x: omni.proj_v(x)}, PITFALLS),
     (
-        "the two projectors are exchanged",
-        {"ear": lambda omni, x: omni.proj_v(x), "eye": lambda omni, x: omni.proj_a(x)},
+        "the two projectors are swapped",
+        {"project_audio": lambda omni, x: omni.proj_v(x), "project_image": lambda omni, x: omni.proj_a(x)},
         PITFALLS,
     ),
     (
-        "the mean of all sound tokens stands for the sound: what came when is lost",
-        {"ear": lambda omni, x: omni.proj_a(x).mean(dim=1, keepdim=True)},
+        "the audio tokens are averaged to one: their order in time is lost",
+        {"project_audio": lambda omni, x: omni.proj_a(x).mean(dim=1, keepdim=True)},
         ALL,
     ),
 ):
@@ -593,13 +591,13 @@ ask.alternative(asked)
 
 @ask.alternative
 def _(omni, ids, img=None, wav=None, new_tokens=8):
-    seen = [] if img is None else [omni.proj_v(omni.vision(img))]
-    heard = [] if wav is None else [omni.proj_a(omni.audio(omni.mel(wav)))]
-    cache, said = omni.thinker.new_cache(1), []
-    logits = omni.thinker(embeddings=torch.cat([*seen, *heard, omni.thinker.tok_emb(ids)], dim=1), cache=cache)
+    image = [] if img is None else [omni.proj_v(omni.vision(img))]
+    audio = [] if wav is None else [omni.proj_a(omni.audio(omni.mel(wav)))]
+    cache, generated = omni.thinker.new_cache(1), []
+    logits = omni.thinker(embeddings=torch.cat([*image, *audio, omni.thinker.tok_emb(ids)], dim=1), cache=cache)
     while (new := int(logits[0, -1].argmax())) != 2:
-        said.append(new)
-        if len(said) == new_tokens:
+        generated.append(new)
+        if len(generated) == new_tokens:
             break
         logits = omni.thinker(torch.tensor([[new]]), cache=cache)
-    return said
+    return generated
