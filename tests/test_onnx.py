@@ -19,7 +19,7 @@ pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 
-from tinyomni.onnx import export, runtime  # noqa: E402 (after the skips)
+from tinyomni.onnx import export, runtime
 
 TOP = Path(__file__).resolve().parent.parent
 SMALL = OmniConfig(
@@ -148,7 +148,8 @@ def test_the_pages_tokenizer_vocoder_and_parser_agree(exact: runtime.OnnxOmni, o
                ("Is it? There is a big red star on the left: Yes.", True), ("Only words.", True)]  # fmt: skip
     mel = omni.codec.to_mel(omni.codec.rvq.decode(torch.from_numpy(exact.speech_codes("Red."))))[0].detach()
     vocoder = omni.codec.vocoder
-    phase = torch.rand((vocoder.n_fft // 2 + 1, len(mel) + 1), generator=torch.Generator().manual_seed(0)) * 2 * torch.pi
+    shape, generator = (vocoder.n_fft // 2 + 1, len(mel) + 1), torch.Generator().manual_seed(0)
+    phase = torch.rand(shape, generator=generator) * 2 * torch.pi
     for name, values in (("mel", mel), ("phase", phase.T.contiguous())):
         values.numpy().astype(np.float32).tofile(tmp_path / name)
     (tmp_path / "given.json").write_text(json.dumps({"texts": texts, "replies": replies, "frames": len(mel)}))
