@@ -84,7 +84,7 @@ def test_a_head_that_is_switched_off_adds_nothing(exact: runtime.OnnxOmni, omni:
     np.testing.assert_allclose(ablated, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("samples", [160 * 4, 16_000, 16_000 + 77])
+@pytest.mark.parametrize("samples", [160 * 4, 8000, 15_077])
 def test_audio_of_any_length(exact: runtime.OnnxOmni, omni: Model, samples: int) -> None:
     wav = torch.randn(1, samples) * 0.1
     with torch.no_grad():

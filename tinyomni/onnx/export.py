@@ -6,6 +6,7 @@
 The axis names are read from the annotations of `graphs.py` by the tracer's own reader: there is no second list.
 """
 
+import contextlib
 import json
 import logging
 import re
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -94,7 +96,7 @@ def to_onnx(graph: Graph) -> Any:
         name: {axis: torch.export.Dim.DYNAMIC for axis in graph.dynamic.get(name, ())} or None for name in graph.inputs
     }
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad(), finite_checks(False):
+    with warnings.catch_warnings(), torch.no_grad(), finite_checks(False), without_shape_checks():
         warnings.simplefilter("ignore")  # of the exporter's own deprecations
         program = torch.onnx.export(
             graph.module.eval(),
@@ -109,6 +111,17 @@ def to_onnx(graph: Graph) -> Any:
         )
     assert program is not None
     return strip(program.model_proto)
+
+
+@contextlib.contextmanager
+def without_shape_checks() -> Iterator[None]:
+    """jaxtyping looks at sizes, which are symbols while a graph is recorded."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def strip(model: Any) -> Any:
