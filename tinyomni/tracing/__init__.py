@@ -22,7 +22,7 @@ from tinyomni.tracing.formula import SpecError
 from tinyomni.tracing.functions import step
 from tinyomni.tracing.glossaries import register_glossary
 from tinyomni.tracing.mismatch import Mismatch
-from tinyomni.tracing.recorder import Recorder, tokens, trace
+from tinyomni.tracing.recorder import Recorder, annotate, tokens, trace
 from tinyomni.tracing.records import Entry, Ledger, Record, Run, Value
 from tinyomni.tracing.spec import Spec, SpecMismatch, SpecReport
 from tinyomni.tracing.sweep import Sweep, SweepMismatch, sweep
@@ -44,6 +44,7 @@ __all__ = [
     "SweepMismatch",
     "Trace",
     "Value",
+    "annotate",
     "check_shapes",
     "register_glossary",
     "step",

@@ -7,6 +7,7 @@ The hook never gets in the way: it makes no tensor, runs no operation, and what 
 """
 
 import dis
+import functools
 import itertools
 import sys
 import threading
@@ -23,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from tinyomni.tracing import annotations, mismatch, tensors, torch_errors
-from tinyomni.tracing.annotations import AnnotationError
+from tinyomni.tracing.annotations import AnnotationError, Axis
 from tinyomni.tracing.errors import ShapeError, explained
+from tinyomni.tracing.flow import NameFlow
 from tinyomni.tracing.functions import (
     Function,
     Located,
@@ -37,13 +39,15 @@ from tinyomni.tracing.functions import (
     owner_of,
 )
 from tinyomni.tracing.glossaries import glossary_of
+from tinyomni.tracing.lines import Lines, LineTracer
 from tinyomni.tracing.mismatch import Bound, Context, Mismatch
 from tinyomni.tracing.names import Given, Names
-from tinyomni.tracing.records import STOPPED, Entry, Record, Value
+from tinyomni.tracing.operations import Operations, is_plain, tensors_among, users_frame
+from tinyomni.tracing.records import STOPPED, Entry, Gradient, Record, Value
 from tinyomni.tracing.rows import Row
 from tinyomni.tracing.table import between
 from tinyomni.tracing.trace import Trace
-from tinyomni.tracing.values import annotated_tensors, describe, key_of, tensors_in
+from tinyomni.tracing.values import SCALAR, TENSOR, annotated_tensors, describe, key_of, tensors_in, text_of, walk
 
 MOST_SIGNATURES = 512  # of one function, that are remembered
 RETURNS = frozenset(dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in dis.opmap)
@@ -93,6 +97,7 @@ class OpenCall:
     function: Function
     signature: CallSignature
     training: bool
+    locals: list[Bound] = field(default_factory=list)  # annotated variables, so far
     caches: dict[int, CacheState] = field(default_factory=dict)
 
 
@@ -107,10 +112,14 @@ class Recorder:
         strict: bool | None = None,
         model: nn.Module | None = None,
         names: Given | None = None,
+        lines: bool | frozenset[types.CodeType] = False,
+        ops: bool = False,
+        backward: bool = False,
     ) -> None:
         self.trace = Trace(title, recorder=self)
         self._model = model
         self._names = Names(names)
+        self._lines, self._ops, self._backward = lines, ops, backward
         self._glossary = dict(glossary or {})
         self._modules = modules
         self._strict = strict
@@ -127,6 +136,9 @@ class Recorder:
         self._faults: Counter[str] = Counter()
         self._threads: set[str] = set()
         self._problem_at: int | None = None
+        self._flow = NameFlow() if self._lines or self._ops else None
+        self._gradients: list[tuple[Record, Value, Tensor]] = []
+        self._followed: set[types.CodeType] = set()
 
     # ---- on and off
 
@@ -151,6 +163,15 @@ class Recorder:
         # what is compiled would be invisible; without dynamo, nothing is compiled, and loading it takes seconds
         self._dynamo = "torch._dynamo" in sys.modules
         self._stance = torch.compiler.set_stance("force_eager") if self._dynamo else nullcontext()
+        self._operations = Operations(self._operation) if self._lines or self._ops else nullcontext()
+        self._operations.__enter__()
+        self._before_lines = sys.gettrace()
+        if self._lines:
+            tracer = LineTracer(self._flow or NameFlow(), self._follows, self._local, self._returns, self._quietly)
+            self.trace.lines = tracer.found
+            if self._before_lines is not None:
+                self.trace.notes.append("the trace function of a debugger or a coverage tool was paused meanwhile")
+            sys.settrace(tracer)
         self._thread = threading.get_ident()
         self._threads = running_threads()
         threading.setprofile(self._other_thread)
@@ -159,7 +180,10 @@ class Recorder:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         global current
         sys.setprofile(self._before)
+        if self._lines:
+            sys.settrace(self._before_lines)
         threading.setprofile(self._before_threads)  # type: ignore[arg-type]
+        self._operations.__exit__(None, None, None)
         self._stance.__exit__(None, None, None)
         current = None
         better: Exception | None = None
@@ -268,6 +292,8 @@ class Recorder:
         self._open.append(call)
         self._annotated += function.annotated
         self._unnamed += not function.annotated and not function.lenient
+        if self._flow is not None:
+            name_axes(self._flow, *((values[name], hint) for name, hint in function.hints.items() if name in values))
         if signature.wrong is not None:
             self._wrong(call, signature.wrong, values, signature.bound)
 
@@ -312,12 +338,112 @@ class Recorder:
             signature.outputs[key] = (outputs, fits)
         record.outputs, fits = signature.outputs[key]
         self._remember(result, record.id)
+        if self._flow is not None:
+            name_axes(self._flow, (result, call.function.hints.get("return")))
+        if self._backward:
+            self._watch_gradients(record, result, call.function.hints.get("return"))
         if record.status == "open":
             record.status = "ok"
             if not fits:
                 hint = signature.hints["return"]
                 bound = (*signature.bound, *annotated_tensors("return", result, hint))
                 self._wrong(call, "return", {"return": result}, bound)
+
+    # ---- lines and operations
+
+    def _follows(self, frame: types.FrameType) -> bool:
+        """Is this a function whose lines are to be shown? The first call of each."""
+        code = frame.f_code
+        if isinstance(self._lines, frozenset):
+            wanted = code in self._lines
+        else:
+            wanted = not is_library(code) and locate(frame) is not None
+        if not wanted or code in self._followed:
+            return False
+        self._followed.add(code)
+        return True
+
+    def _returns(self, frame: types.FrameType, result: Any) -> None:
+        """Name the axes of a result by its annotation, before its line is shown."""
+        if self._flow is not None and self._open and self._open[-1].frame is frame:
+            name_axes(self._flow, (result, self._open[-1].function.hints.get("return")))
+
+    def _local(self, frame: types.FrameType, name: str, value: Any, hint: Any, line: int) -> None:
+        """Judge the annotation of a local variable."""
+        call = self._open[-1] if self._open and self._open[-1].frame is frame else None
+        bound = [*call.signature.bound, *call.locals] if call is not None else []
+        mine = list(annotated_tensors(name, value, hint))
+        if annotations.result_fits([each[1:] for each in bound], value, hint):
+            if call is not None:
+                call.locals += mine
+            return
+        qualname = frame.f_code.co_qualname.rpartition("<locals>.")[2]
+        context = self._context(str(frame.f_globals.get("__name__", "")))
+        found = mismatch.explain(qualname, name, value, [*bound, *mine], {name: hint}, context)
+        where = f"\n  assigned at {file_of(frame.f_code, frame.f_globals)}:{line}"
+        self._mismatch(found, call.record if call is not None else None, where)
+
+    def _operation(
+        self, frame: types.FrameType, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        """Called after each operation."""
+        self._quietly(self._note_operation, frame, name, args, kwargs, result)
+
+    def _note_operation(
+        self, frame: types.FrameType, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        if self._flow is not None:
+            self._flow.operation(name, args, kwargs, result)
+        above = self._open[-1] if self._open else None
+        if not self._ops or threading.get_ident() != self._thread or (above and _is_leaf(above.function)):
+            return
+        caller = users_frame(frame)
+        if caller is None:
+            return
+        given = [("", each) for each in tensors_among(args)]
+        given += [(key, each) for key, each in kwargs.items() if isinstance(each, Tensor)]
+        plain = [text_of(each) for each in args if is_plain(each)]
+        plain += [f"{key}={text_of(each)}" for key, each in kwargs.items() if is_plain(each)]
+        record = Record(
+            id=len(self.trace.steps),
+            parent=above.record.id if above else None,
+            depth=len(self._open),
+            call=name,
+            title=f"{name}({', '.join(plain)})" if plain else name,
+            phase=above.record.phase if above else "",
+            op=True,
+            inputs=tuple(each for key, value in given for each in self._described(key, value)),
+            outputs=tuple(self._described("out", result)),
+            status="ok",
+            file=file_of(caller.f_code, caller.f_globals),
+            line=caller.f_lineno,
+            sources=tuple(dict.fromkeys(self._sources(tensors_among((*args, *kwargs.values()))))),
+        )
+        self.trace.steps.append(record)
+        self._remember(result, record.id)
+
+    def _described(self, name: str, value: Any) -> Iterator[Value]:
+        """A value with the names that have flowed to it."""
+        for path, part, _, how in walk(name, value, hinted=False):
+            if how == TENSOR and self._flow is not None:
+                pairs = zip(self._flow.of(part), tensors.sizes(part), strict=True)
+                kind = tensors.dtype_name(part.dtype), tensors.device_name(part.device)
+                yield Value(path, tuple(Axis(each, size) for each, size in pairs), *kind)
+            elif how == SCALAR and name == path:
+                yield Value(path, text=text_of(part))
+
+    def _watch_gradients(self, record: Record, result: Any, hint: Any) -> None:
+        """Have torch tell of the gradients of what a call gave."""
+        for path, part, _, how in walk("out", result, hint):
+            if how == TENSOR and part.requires_grad and not part.is_leaf:
+                value = next((each for each in record.outputs if each.name == path), None)
+                if value is not None:
+                    part.register_hook(functools.partial(self._gradient, record, value))
+
+    def _gradient(self, record: Record, value: Value, gradient: Tensor) -> None:
+        """Called in the backward pass: keeps the norm, which is read at the end of the trace."""
+        if current is self:
+            self._quietly(lambda _: self._gradients.append((record, value, gradient.detach().norm())), sys._getframe())
 
     def _remember(self, result: Any, record: int) -> None:
         """Which call made a tensor, for as long as the tensor lives."""
@@ -411,13 +537,17 @@ class Recorder:
         record.status = f"{name}: does not fit its annotation"
         context = self._context(call.function.module)
         found = mismatch.explain(record.call, name, values[name], bound, call.signature.hints, context)
-        record.status = _status(found)
-        self.trace.mismatches.append(found)
-        if self._problem_at is not None:
-            return
-        self._problem_at = record.id
         name = found.argument.partition(".")[0]
-        self.trace.problem = f"{found}{self._where(call, name, values.get(name))}"
+        self._mismatch(found, record, "" if self.trace.problem else self._where(call, name, values.get(name)))
+
+    def _mismatch(self, found: Mismatch, record: Record | None, where: str) -> None:
+        """Keep a mismatch; the first one is the trace's problem."""
+        self.trace.mismatches.append(found)
+        if record is not None:
+            record.status = _status(found)
+        if not self.trace.problem:
+            self._problem_at = record.id if record is not None else len(self.trace.steps) - 1
+            self.trace.problem = f"{found}{where}"
 
     def _where(self, call: OpenCall, name: str, value: Any) -> str:
         """The line of the call or of the result, and the call that made the tensor."""
@@ -449,6 +579,8 @@ class Recorder:
         """Say what could not be seen; the error that explains more than the program's own, if there is one."""
         notes = self.trace.notes
         notes += [f"{text}{f' ({count} times)' if count > 1 else ''}" for text, count in self._faults.items()]
+        for record, value, norm in self._gradients:
+            record.gradients = (*record.gradients, Gradient(value, float(norm)))
         if self._threads:
             notes.append(f"calls in other threads are not traced: {', '.join(sorted(self._threads))}")
         compiled = sys.modules.get("torch._dynamo.utils")
@@ -495,6 +627,25 @@ def _name(record: Record) -> str:
 
 def _status(found: Mismatch) -> str:
     return f"{found.argument}: expected {found.annotation}, got {found.value}"
+
+
+def name_axes(flow: NameFlow, *annotated: tuple[Any, Any]) -> None:
+    """Let names flow from the annotations of values. A tensor that is given twice, under two names, has neither."""
+    named: dict[int, tuple[Tensor, tuple[str, ...]]] = {}
+    for value, hint in annotated:
+        for _, part, each, how in walk("", value, hint) if annotations.leaves(hint) else ():
+            if how == TENSOR and (leaf := annotations.choose(each, part)) is not None:
+                names = tuple(axis.name or axis.formula for axis in annotations.axes(leaf, tensors.sizes(part)))
+                other = named.get(id(part), (part, names))[1]
+                names = tuple(a if a == b else "" for a, b in zip(names, other, strict=True))
+                named[id(part)] = (part, names)
+    for part, names in named.values():
+        flow.annotate(part, names)
+
+
+def _is_leaf(function: Function) -> bool:
+    """A layer of torch.nn: what it does inside is its own affair."""
+    return function.module.startswith("torch.nn.")
 
 
 def running_threads() -> set[str]:
@@ -548,17 +699,45 @@ def trace(
     strict: bool | None = None,
     model: nn.Module | None = None,
     names: Given | None = None,
+    lines: bool = False,
+    ops: bool = False,
+    backward: bool = False,
 ) -> Trace:
     """`with trace("my run") as t: model(batch)`; then `print(t)`, `t.steps`, `t.check(spec)`.
 
-    `glossary` explains your own axis names in error messages. `modules`: also record un-annotated `nn.Module`s: True
-    all of them, False none, None (the default) those that are not inside an annotated call. `strict`: raise a
-    ShapeError at the end if a value did not fit its annotation although the program went on; None (the default) does
-    so while `check_shapes()` is on. `model`: module paths are those inside it, whichever of its modules runs first;
-    by default those inside the first module that is called. `names`: axis names for functions without annotations,
-    as a dict or a TOML file (see `names.py`).
+    glossary  explains your own axis names in error messages
+    modules   also record un-annotated `nn.Module`s: True all of them, False none, None (the default) those that are
+              not inside an annotated call
+    strict    raise a ShapeError at the end if a value did not fit its annotation although the program went on; None
+              (the default) does so while `check_shapes()` is on
+    model     module paths are those inside it; by default those inside the first module that is called
+    names     axis names for functions without annotations: a dict or a TOML file, see `names`
+    lines     also show the source of each function with shapes behind its lines, see `lines`
+    ops       also record the operations between calls: `cat`, `view`, `matmul`, …
+    backward  also record the gradients of what each call gave, with their norms
     """
-    return Recorder(title, glossary, modules, strict, model, names).trace
+    return Recorder(title, glossary, modules, strict, model, names, lines, ops, backward).trace
+
+
+def annotate(function: Callable[..., Any]) -> Callable[..., Lines]:
+    """`annotate(f)(x)` runs `f(x)` and gives its source with the shapes behind each line; `.result` is what f gave."""
+    inner = type(function).forward if isinstance(function, nn.Module) else annotations.unwrapped(function)
+    if inner is None and hasattr(function, "__func__"):
+        inner = annotations.unwrapped(function.__func__)
+    if inner is None:
+        raise TypeError(f"annotate: expected a Python function or a module, got {type(function).__name__}")
+    code = inner.__code__
+
+    @functools.wraps(inner)
+    def run(*args: Any, **kwargs: Any) -> Lines:
+        with Recorder(inner.__qualname__, lines=frozenset({code})).trace as seen:
+            result = function(*args, **kwargs)
+        if not seen.lines:
+            raise RuntimeError(f"annotate: {inner.__qualname__} did not run, or has no source. {' '.join(seen.notes)}")
+        seen.lines[0].result = result
+        return seen.lines[0]
+
+    return run
 
 
 def tokens(source: str, count: int, of: int) -> None:

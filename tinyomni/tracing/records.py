@@ -30,6 +30,16 @@ class Value:
         return f"({', '.join(map(str, self.axes))}{comma})"
 
 
+class Gradient(NamedTuple):
+    """The gradient of one tensor that a call gave, and its norm."""
+
+    value: Value
+    norm: float
+
+    def __str__(self) -> str:
+        return f"grad {self.value} |{self.norm:.2g}|"
+
+
 STOPPED = "stopped early"
 """Status of a call that activation checkpointing ran again, and ended as soon as it had what it needed."""
 
@@ -54,6 +64,8 @@ class Record:
     status: str = "open"  # ok, raised, stopped early (checkpointing), open (never returned), or what was wrong
     file: str = ""
     line: int = 0
+    op: bool = False  # an operation of torch, not a call of a function
+    gradients: tuple[Gradient, ...] = ()  # of its outputs, with `backward=True`
 
     @property
     def ok(self) -> bool:

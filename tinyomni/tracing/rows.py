@@ -45,6 +45,11 @@ class Row:
         return (f" ×{self.count}" + " in turn" * (self.in_turn > 1)) if self.count > 1 else ""
 
     @property
+    def label(self) -> str:
+        """The call; of an operation, with its numbers."""
+        return self.last.title if self.last.op else self.last.call
+
+    @property
     def path(self) -> str:
         """`layers.0…3.mlp`."""
         first, last = self.records[0].path, self.last.path
@@ -81,7 +86,7 @@ def text(one: Value, other: Value, usual: Usual | None, named: bool) -> str:
         found = f"({', '.join(axes)})"
     if usual is not None:
         found += f" {other.dtype}" * (other.dtype != usual[0]) + f" {other.device}" * (other.device != usual[1])
-    return f"{other.name} {found}" if named else found
+    return f"{other.name} {found}" if named and other.name else found
 
 
 def usual_of(records: list[Record]) -> Usual:
@@ -157,7 +162,8 @@ def _folded(records: list[Record], below: list[_Folded]) -> _Folded:
         if shown(value, values)
     )
     pattern = (
-        record.call, record.status, record.phase, record.cache is None, NUMBER.sub("#", record.path), names,
+        Row(records).label, record.op, record.status, record.phase, record.cache is None,
+        NUMBER.sub("#", record.path), names,
         tuple((each.pattern, each.row.count) for each in below),
     )  # fmt: skip
     sizes = (record.cache or 0, *(size for values in sides for value in values for size in value.shape))
@@ -182,7 +188,7 @@ def _repeats(rows: list[_Folded], at: int, length: int) -> int:
             break
         steps, end = differences, end + length
     # two sizes are no series: 6…9 would promise 7 and 8
-    jump = max((abs(size) for sizes in steps or () for size in sizes or ()), default=0)
+    jump = max((size for sizes in steps or () for size in sizes or ()), default=0)
     return at + length if end == at + 2 * length and jump > 1 else end
 
 
@@ -190,12 +196,13 @@ def _difference(one: _Folded, other: _Folded) -> tuple[int, ...] | None:
     """By how much each size grows from one row to the next; None if they cannot be joined."""
     if one.sizes == other.sizes and one.below == other.below:
         return (0,) * len(one.sizes)
-    if one.path != other.path or one.row.count != other.row.count:
+    if one.path != other.path or one.row.count != other.row.count or one.row.last.op:
         return None
     pairs = list(zip(one.sizes, other.sizes, strict=True))
     if any(type(size) is str and size != now for size, now in pairs):
         return None
-    return tuple(0 if type(size) is str else now - size for size, now in pairs)
+    steps = tuple(0 if type(size) is str else now - size for size, now in pairs)
+    return steps if min(steps) >= 0 else None
 
 
 def _join(rows: list[_Folded], in_turn: int) -> _Folded:

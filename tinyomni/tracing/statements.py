@@ -87,7 +87,7 @@ def statement_of(frame: types.FrameType, line: int, instruction: int) -> Stateme
     code = frame.f_code
     place = f"{file_of(code, frame.f_globals)}:{line}, in {code.co_qualname}"
     lines = tuple(linecache.getlines(code.co_filename, frame.f_globals))
-    node = _smallest(_parsed(code.co_filename, lines), line)
+    node = _smallest(parsed(code.co_filename, lines), line)
     if node is None:  # no source that can be read
         return Statement(place, lines[line - 1].strip() if line <= len(lines) else "", None)
     whole = node
@@ -121,7 +121,7 @@ def _worth_showing(value: Any, node: ast.expr) -> bool:
 
 
 @functools.lru_cache(16)
-def _parsed(file: str, lines: tuple[str, ...]) -> ast.Module | None:
+def parsed(file: str, lines: tuple[str, ...]) -> ast.Module | None:
     try:
         return ast.parse("".join(lines))
     except (SyntaxError, ValueError):  # a cell with magics, a generated file

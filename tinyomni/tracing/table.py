@@ -16,7 +16,7 @@ def table(run: Run, depth: int | None = None, unfold: bool = False, most: int | 
     rows = list(walk(top if unfold else fold(top), deepest=depth))
     above: dict[int, str] = {}
     cells = [
-        ("  " * depth + row.last.call + row.times, row.path, between(row, usual), remark(row, above, depth))
+        ("  " * depth + row.label + row.times, row.path, between(row, usual), remark(row, above, depth))
         for depth, row in rows[:most]
     ]
     width, place = (max(len(cell[column]) for cell in cells) for column in (0, 1))
@@ -24,7 +24,14 @@ def table(run: Run, depth: int | None = None, unfold: bool = False, most: int | 
     left = len(rows) - len(cells)
     more = [f"  … {left} more rows: t.to_html(FILE) or t.table(most=None) shows all"] if left else []
     tokens = [f"tokens: {run.ledger}"] if run.ledger else []
-    return "\n".join([f"{run.title}: {len(run.steps)} calls", *lines, *more, *tokens, *notes])
+    return "\n".join([f"{run.title}: {count_of(run)}", *lines, *more, *tokens, *notes])
+
+
+def count_of(run: Run) -> str:
+    """`14 calls, 31 operations`."""
+    ops = sum(record.op for record in run.steps)
+    calls = len(run.steps) - ops
+    return f"{calls} call{'s' * (calls != 1)}" + (f", {ops} operation{'s' * (ops != 1)}" if ops else "")
 
 
 def between(row: Row, usual: Usual | None = None) -> str:
@@ -40,8 +47,17 @@ def remark(row: Row, above: dict[int, str], depth: int) -> str:
     parts = [last.phase] if last.phase != above.get(depth - 1, "") else []
     if last.cache is not None and parts:
         parts.append(f"cache {last.cache}" if first.cache == last.cache else f"cache {first.cache}…{last.cache}")
+    parts += [str(each) for each in last.gradients] if row.count == 1 else gradient_range(row)
     if row.below_differs:
         parts.append("below: the last call")
     if last.status != "ok":
         parts.append(f"({last.status})" if last.ok else f"✘ {last.status}")
     return ", ".join(parts)
+
+
+def gradient_range(row: Row) -> list[str]:
+    """The gradients of several calls: how small and how large their norms are."""
+    norms = [each.norm for record in row.records for each in record.gradients]
+    if not norms:
+        return []
+    return [f"grad {row.last.gradients[0].value if row.last.gradients else ''} |{min(norms):.2g}…{max(norms):.2g}|"]

@@ -10,12 +10,14 @@ from typing import Any
 from tinyomni.tracing import html, svg, table
 from tinyomni.tracing.annotations import Axis
 from tinyomni.tracing.diff import Diff
+from tinyomni.tracing.lines import Lines
 from tinyomni.tracing.mismatch import Mismatch
-from tinyomni.tracing.records import Entry, Ledger, Record, Run, Value
+from tinyomni.tracing.records import Entry, Gradient, Ledger, Record, Run, Value
 from tinyomni.tracing.rows import Row, fold, tree
 from tinyomni.tracing.spec import Spec, SpecMismatch, SpecReport
 
 SCHEMA = 2
+SHARED = ("inputs", "outputs", "gradients")  # values that many calls have in common are written once
 
 
 @dataclass(repr=False)
@@ -25,6 +27,7 @@ class Trace(Run):
 
     mismatches: list[Mismatch] = field(default_factory=list)
     problem: str = ""
+    lines: list[Lines] = field(default_factory=list)  # of `trace(lines=True)`; not saved
     recorder: AbstractContextManager[Any] | None = field(default=None, compare=False)  # until the run has ended
 
     def __enter__(self) -> "Trace":
@@ -62,7 +65,8 @@ class Trace(Run):
     def table(self, depth: int | None = None, unfold: bool = False, most: int | None = table.MOST_ROWS) -> str:
         """The calls as text. `depth`: none deeper than this, 0 for the outermost. `unfold`: each call its own row."""
         problem = [f"✘ {self.problem}"] if self.problem else []
-        return "\n".join([table.table(self, depth, unfold, most), *problem])
+        sources = [f"\n{each}" for each in self.lines]
+        return "\n".join([table.table(self, depth, unfold, most), *problem, *sources])
 
     def __str__(self) -> str:
         return self.table()
@@ -78,7 +82,7 @@ class Trace(Run):
         return _write(svg.flow(self), path)
 
     def _repr_html_(self) -> str:
-        return html.fragment(self)
+        return html.fragment(self) + "".join(each._repr_html_() for each in self.lines)
 
     # ---- keeping
 
@@ -91,9 +95,10 @@ class Trace(Run):
 
         steps = [
             {
-                **{name: getattr(record, name) for name in Record.__slots__ if name not in ("inputs", "outputs")},
+                **{name: getattr(record, name) for name in Record.__slots__ if name not in SHARED},
                 "inputs": [index(value) for value in record.inputs],
                 "outputs": [index(value) for value in record.outputs],
+                "gradients": [(index(each.value), each.norm) for each in record.gradients],
             }
             for record in self.steps
         ]
@@ -130,8 +135,9 @@ class Trace(Run):
 
 
 def _record(each: dict[str, Any], values: list[Value]) -> Record:
-    ends = {name: tuple(values[i] for i in each[name]) for name in ("inputs", "outputs")}
-    return Record(**{**each, **ends, "sources": tuple(each["sources"])})
+    ends: dict[str, Any] = {name: tuple(values[i] for i in each[name]) for name in ("inputs", "outputs")}
+    gradients = tuple(Gradient(values[i], norm) for i, norm in each["gradients"])
+    return Record(**{**each, **ends, "sources": tuple(each["sources"]), "gradients": gradients})
 
 
 def _write(text: str, path: str | Path | None) -> str:
