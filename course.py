@@ -39,10 +39,16 @@ PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 OLDEST, NEWEST = (3, 11), (3, 13)
 PASSED_ON = (
     "dry-run", "ask", "caption", "transcribe", "speak", "chat", "demo", "progress", "grade", "world", "data", "train",
-    "curves", "report", "export", "trace", "doctor",
+    "curves", "report", "export", "export-onnx", "trace", "doctor",
 )  # fmt: skip
 """The commands of tinyomni."""
-EXTRAS = {"test": ["judge", "test"], "demo": ["demo"], "report": ["judge"], "export": ["judge"]}
+EXTRAS = {
+    "test": ["judge", "test"],
+    "demo": ["demo"],
+    "report": ["judge"],
+    "export": ["judge"],
+    "export-onnx": ["onnx"],
+}
 """What a command needs beyond what every learner gets, as extras of pyproject.toml."""
 
 

@@ -1,4 +1,4 @@
-"""`tinyomni report` and `tinyomni export`."""
+"""`tinyomni report`, `tinyomni export` and `tinyomni export-onnx`."""
 
 import argparse
 from collections.abc import Iterable
@@ -40,6 +40,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     export.add_argument("--hardware", default="", help="for the card: what it was trained on")
     export.add_argument("--commit", default="", help="for the card, where it is not that of this checkout")
     export.set_defaults(run=run_export)
+
+    onnx = commands.add_parser("export-onnx", help="write the model as ONNX graphs, for onnxruntime or the live page")
+    onnx.add_argument("folder", metavar="OUT", help="where the graphs and model.json go")
+    onnx.add_argument("--weights", metavar="FILE", help="other weights than the shipped ones")
+    onnx.add_argument("--float32", action="store_true", help="weights as they are, not as int8: four times the size")
+    onnx.set_defaults(run=run_export_onnx)
 
 
 def check_trained(folder: Path, preset: str) -> None:
@@ -84,3 +90,15 @@ def run_export(args: argparse.Namespace) -> int:
     found = export(RunDir(folder, args.preset), out, args.n, args.hardware, args.commit, measured)
     say(f"{found}\n\n{out}: {out.stat().st_size / 1e6:.1f} MB; {out.parent / CARD}")
     return 0 if found.passed else 1
+
+
+def run_export_onnx(args: argparse.Namespace) -> int:
+    """Write the ONNX graphs; takes about a minute."""
+    from tinyomni.omni import Omni
+    from tinyomni.onnx.export import export
+
+    sizes = export(Omni.from_pretrained(args.weights), Path(args.folder), quantize=not args.float32)
+    for name, size in sizes.items():
+        say(f"  {name:12} {size / 1e6:6.2f} MB")
+    say(f"{args.folder}: {sum(sizes.values()) / 1e6:.1f} MB")
+    return 0

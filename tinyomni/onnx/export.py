@@ -216,7 +216,7 @@ def describe(omni: Omni, made: list[Graph]) -> dict[str, Any]:
 
 
 def export(omni: Omni, folder: Path, quantize: bool = True) -> dict[str, int]:
-    """Write all graphs and model.json into a folder; the size of each file in bytes.
+    """Write all graphs and model.json into a folder; the size of each of these files in bytes.
 
     Raises InputError where the extra `onnx` is not installed.
     """
@@ -231,4 +231,5 @@ def export(omni: Omni, folder: Path, quantize: bool = True) -> dict[str, int]:
         model = to_onnx(graph)
         (folder / f"{graph.name}.onnx").write_bytes((int8(model) if quantize else model).SerializeToString())
     (folder / "model.json").write_text(json.dumps(describe(omni, made), ensure_ascii=False), encoding="utf-8")
-    return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    names = [*(f"{graph.name}.onnx" for graph in made), "model.json"]
+    return {name: (folder / name).stat().st_size for name in names}
