@@ -12,10 +12,10 @@ from tinyomni.grade.exercise import exercise
 NOTEBOOK, TITLE = "08_one_sequence", "One sequence"
 
 PROJECTOR = "2. The projector: one matrix"
-SEQUENCE = "3. One row"
-THINKER = "5. The Thinker reads the row"
+SEQUENCE = "3. Concatenation"
+THINKER = "5. The Thinker reads the sequence"
 BUGS = "6. Two bugs that keep the shape"
-BUDGET = "7. The budget"
+BUDGET = "7. The token budget"
 
 
 # ---- projector ------------------------------------------------------------------------------------------------------
