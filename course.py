@@ -7,7 +7,8 @@
     python3 course.py COMMAND …   any command of tinyomni, with its options:
         ask caption transcribe speak chat demo      talk to the model
         progress grade                              exercises
-        world data train curves report export       train and measure a model of your own
+        world data train curves report              train and measure a model of your own
+        export export-onnx                          its weights as one file; as graphs for other runtimes
         trace doctor                                look at shapes; look at the installation
 
     python3 course.py notebooks   run all lessons again and store their outputs
