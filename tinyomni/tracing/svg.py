@@ -1,4 +1,8 @@
-"""A run as a flow diagram in SVG: the outermost calls from top to bottom, on the arrows what goes to the next."""
+"""A run as a flow diagram in SVG: calls from top to bottom, on the arrows what goes from one to the next.
+
+An arrow is drawn where a tensor is known to come from a call. Operations between calls are known with `ops=True` only;
+without them, a part of a model that got its input from somewhere hangs by a dashed line from the call before it.
+"""
 
 from html import escape
 
@@ -13,11 +17,12 @@ class Box:
 
     def __init__(self, row: Row) -> None:
         record = row.last
-        name = record.title if record.declared else " ".join(part for part in (record.call, record.path) if part)
+        name = record.title if record.declared else " ".join(part for part in (row.label, row.path) if part)
         self.lines = [
             name + row.times,
             *([] if record.ok else [f"✘ {record.status}"]),
         ]
+        self.op = record.op
         self.shapes = [text for text in dict.fromkeys(map(str, (v for v in record.outputs if v.dtype)))]
         inputs = [value for value in record.inputs if value.dtype]
         self.inputs = list(dict.fromkeys(f"{value.name} {value}" for value in inputs))
@@ -41,17 +46,22 @@ class Box:
         return len(self.lines) * LINE + PAD
 
 
-def flow(run: Run) -> str:
-    """The outermost calls from top to bottom; on the arrows, what shape goes from one to the next."""
+def flow(run: Run, depth: int | None = None) -> str:
+    """The calls at a depth, 0 for the outermost; by default the outermost, or the parts of a single one."""
     rows = fold(tree(run.steps), turns=False)  # an arrow has one direction
-    boxes = [Box(row) for row in rows]
-    if not boxes:
+    if not rows:
         raise ValueError(f"{run.title}: nothing was traced, so there is nothing to draw")
+    top, rows = rows, opened(rows, depth)
+    boxes = [Box(row) for row in rows]
     owner = _owners(run, boxes)
     parents: list[list[int]] = []
+    guessed: set[int] = set()
     for place, box in enumerate(boxes):
         found = {owner[source] for source in box.sources if owner.get(source, place) != place}
         box.sources = {source for source in box.sources if owner.get(source, place) != place}
+        if not found and place and rows is not top:
+            found = {place - 1}
+            guessed.add(place)
         parents.append(sorted(found))
         box.rank = max((boxes[parent].rank + 1 for parent in found), default=0)
     # a box without known parents stands right above its first child
@@ -59,19 +69,30 @@ def flow(run: Run) -> str:
         children = [child for child, found in enumerate(parents) if place in found]
         if not parents[place] and children:
             boxes[place].rank = max(0, min(boxes[child].rank for child in children) - 1)
-    return _draw(run.title, boxes, parents)
+    return _draw(run.title, boxes, parents, guessed)
+
+
+def opened(rows: list[Row], depth: int | None) -> list[Row]:
+    """The rows at a depth; None opens a call that is alone."""
+    if depth is None:
+        while len(calls := [row for row in rows if not row.last.op]) == 1 and calls[0].below and calls[0].count == 1:
+            rows = calls[0].below
+        return rows
+    for _ in range(depth):
+        rows = [inner for row in rows for inner in (row.below if row.below and row.count == 1 else [row])]
+    return rows
 
 
 def _owners(run: Run, boxes: list[Box]) -> dict[int, int]:
-    """For every call, the box of its outermost caller."""
+    """For every call, the box that it belongs to."""
     place = {record: index for index, box in enumerate(boxes) for record in box.ids}
     for record in run.steps:
-        if record.parent is not None:
+        if record.id not in place and record.parent in place:
             place[record.id] = place[record.parent]
     return place
 
 
-def _draw(title: str, boxes: list[Box], parents: list[list[int]]) -> str:
+def _draw(title: str, boxes: list[Box], parents: list[list[int]], guessed: set[int]) -> str:
     ranks = sorted({box.rank for box in boxes})
     # an arrow that passes a rank needs a lane of its own there
     lanes: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -126,7 +147,8 @@ def _draw(title: str, boxes: list[Box], parents: list[list[int]]) -> str:
     lines = [_text(0, LINE + 2, title, "bold")]
     for place, box in enumerate(boxes):
         for parent in parents[place]:
-            lines.append(_arrow(boxes[parent], box, lanes.get((parent, place), []), xs, (parent, place), tops, bottoms))
+            lane = lanes.get((parent, place), [])
+            lines.append(_arrow(boxes[parent], box, lane, xs, (parent, place), tops, bottoms, place in guessed))
     lines += [part for box in boxes for part in _box(box)]
     size = f'width="{2 * half:.0f}" height="{y:.0f}" viewBox="{-half:.0f} 0 {2 * half:.0f} {y:.0f}"'
     return "\n".join([
@@ -140,7 +162,7 @@ def _draw(title: str, boxes: list[Box], parents: list[list[int]]) -> str:
 
 def _arrow(
     start: Box, end: Box, lane: list[tuple[int, int]], xs: dict[tuple[int, object], float],
-    key: tuple[int, int], tops: dict[int, float], bottoms: dict[int, float],
+    key: tuple[int, int], tops: dict[int, float], bottoms: dict[int, float], dashed: bool,
 ) -> str:  # fmt: skip
     """From under the shapes of one box to the top of another, through its lanes."""
     y = start.y + start.height + len(start.shapes) * LINE + PAD / 2
@@ -149,13 +171,14 @@ def _arrow(
         points += [(xs[rank, key], tops[rank]), (xs[rank, key], bottoms[rank])]
     points += [(end.x, tops[end.rank]), (end.x, end.y - 1)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{path}" fill="none" stroke="#333" marker-end="url(#tip)"/>'
+    style = ' stroke-dasharray="4 4"' if dashed else ""
+    return f'<polyline points="{path}" fill="none" stroke="#333"{style} marker-end="url(#tip)"/>'
 
 
 def _box(box: Box) -> list[str]:
     top = [_text(box.x, box.y - PAD / 2 - (len(box.entry) - 1 - n) * LINE, text) for n, text in enumerate(box.entry)]
     rect = (f'<rect x="{box.x - box.width / 2:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" '
-            'rx="4" fill="#f4f4f4" stroke="#333"/>')  # fmt: skip
+            f'rx="4" fill="{"#fff" if box.op else "#f4f4f4"}" stroke="#333"/>')  # fmt: skip
     inside = [_text(box.x, box.y + PAD / 2 + LINE * (n + 0.75), text, "bold") for n, text in enumerate(box.lines)]
     under = [_text(box.x, box.y + box.height + LINE * (n + 0.9), text) for n, text in enumerate(box.shapes)]
     return [*top, rect, *inside, *under]

@@ -6,8 +6,11 @@ from tinyomni.tracing.rows import Row, Usual, fold, tree, usual_of, walk
 MOST_ROWS = 60
 
 
-def table(run: Run, depth: int | None = None, unfold: bool = False, most: int | None = MOST_ROWS) -> str:
-    """The calls of a run. `depth`: none deeper than this, 0 for the outermost. `unfold`: each call a row of its own."""
+def table(
+    run: Run, depth: int | None = None, unfold: bool = False, most: int | None = MOST_ROWS, where: bool = False
+) -> str:
+    """The calls of a run. `depth`: none deeper than this, 0 for the outermost. `unfold`: each call a row of its own.
+    `where`: with `file:line`."""
     notes = [f"note: {note}" for note in run.notes]
     if not run.steps:
         why = "Was the model called inside the `with`? Compiled, scripted and other threads' code is not seen."
@@ -16,7 +19,7 @@ def table(run: Run, depth: int | None = None, unfold: bool = False, most: int | 
     rows = list(walk(top if unfold else fold(top), deepest=depth))
     above: dict[int, str] = {}
     cells = [
-        ("  " * depth + row.label + row.times, row.path, between(row, usual), remark(row, above, depth))
+        ("  " * depth + row.label + row.times, place_of(row, where), between(row, usual), remark(row, above, depth))
         for depth, row in rows[:most]
     ]
     width, place = (max(len(cell[column]) for cell in cells) for column in (0, 1))
@@ -25,6 +28,11 @@ def table(run: Run, depth: int | None = None, unfold: bool = False, most: int | 
     more = [f"  … {left} more rows: t.to_html(FILE) or t.table(most=None) shows all"] if left else []
     tokens = [f"tokens: {run.ledger}"] if run.ledger else []
     return "\n".join([f"{run.title}: {count_of(run)}", *lines, *more, *tokens, *notes])
+
+
+def place_of(row: Row, where: bool) -> str:
+    """The module path, and perhaps the file and line."""
+    return f"{row.path} {row.last.file}:{row.last.line}".strip() if where else row.path
 
 
 def count_of(run: Run) -> str:

@@ -62,24 +62,29 @@ class Trace(Run):
 
     # ---- showing
 
-    def table(self, depth: int | None = None, unfold: bool = False, most: int | None = table.MOST_ROWS) -> str:
-        """The calls as text. `depth`: none deeper than this, 0 for the outermost. `unfold`: each call its own row."""
+    def table(
+        self, depth: int | None = None, unfold: bool = False, most: int | None = table.MOST_ROWS, where: bool = False
+    ) -> str:
+        """The calls as text. `depth`: none deeper than this, 0 for the outermost. `unfold`: each call its own row.
+        `where`: also the file and line of each function, which many terminals open at a click."""
         problem = [f"✘ {self.problem}"] if self.problem else []
         sources = [f"\n{each}" for each in self.lines]
-        return "\n".join([table.table(self, depth, unfold, most), *problem, *sources])
+        return "\n".join([table.table(self, depth, unfold, most, where), *problem, *sources])
 
     def __str__(self) -> str:
         return self.table()
 
     __repr__ = __str__
 
-    def to_html(self, path: str | Path | None = None) -> str:
-        """One self-contained page, without scripts; written to `path` if there is one."""
-        return _write(html.page(self), path)
+    def to_html(self, path: str | Path | None = None, links: str = "") -> str:
+        """One self-contained page, without scripts; written to `path` if there is one. `links`: the address behind each
+        `file:line`, such as `vscode://file/{path}:{line}` or `file://{path}`."""
+        return _write(html.page(self, links), path)
 
-    def to_svg(self, path: str | Path | None = None) -> str:
-        """A flow diagram of the outermost calls, with named shapes between them; written to `path` if there is one."""
-        return _write(svg.flow(self), path)
+    def to_svg(self, path: str | Path | None = None, depth: int | None = None) -> str:
+        """A flow diagram with named shapes between the calls; written to `path` if there is one. `depth`: 0 for the
+        outermost calls, 1 for their parts; by default the outermost, or the parts of a model that is called alone."""
+        return _write(svg.flow(self, depth), path)
 
     def _repr_html_(self) -> str:
         return html.fragment(self) + "".join(each._repr_html_() for each in self.lines)
