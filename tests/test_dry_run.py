@@ -203,7 +203,9 @@ def bad_files(folder: Path) -> dict[str, tuple[list[str], str]]:
         "NaN": (["--audio", str(folder / "nan.wav")], "NaN"),
         "empty text": (["--text", " "], "empty"),
         "too much text": (["--text", "red " * 500], "= 565 > ctx_len = 512|tokens"),
-        "no GPU": (["--device", "cuda"], "no such device") if not torch.cuda.is_available() else (["--device", "cuda:99"], ""),
+        "no GPU": (["--device", "cuda:99"], "") if torch.cuda.is_available() else (["--device", "cuda"], "no such dev"),
+        if torch.cuda.is_available()
+        else (["--device", "cuda"], "no such device"),
     }
 
 

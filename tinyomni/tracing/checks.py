@@ -128,9 +128,7 @@ def wrap(thing: Any) -> Any:
         or inspect.isasyncgenfunction(thing)
     ):
         return thing
-    return (
-        checked(thing) if any(annotations.leaves(hint) for hint in annotations.hints_of(thing).values()) else thing
-    )
+    return checked(thing) if any(annotations.leaves(hint) for hint in annotations.hints_of(thing).values()) else thing
 
 
 def wrap_class(kind: type, module: str) -> int:
