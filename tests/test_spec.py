@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tinyomni.tracing import Spec, SpecError, SpecMismatch, SweepMismatch, Trace, step, tokens, trace
-from tinyomni.tracing.formula import Floor, evaluate, floor_form, shape
+from tinyomni.tracing.floors import Floor, floor_form
+from tinyomni.tracing.formula import evaluate, shape
 
 
 @step("Ends")

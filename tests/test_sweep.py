@@ -1,16 +1,19 @@
-"""All lengths: the formulas of the course's own sound path, wrong formulas, caps, minimum lengths."""
+"""All lengths: formulas of the course's own audio path, false formulas, caps, minimum lengths, and what is claimed."""
 
+import math
 import random
-import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tinyomni import sweep
-from tinyomni.tracing import SpecError, SweepMismatch
-from tinyomni.tracing.formula import Floor
+from tinyomni.tracing import SpecError, SweepMismatch, lengths
+from tinyomni.tracing.floors import Floor
 
 
 def max_frames(text_tokens: int) -> int:
@@ -19,49 +22,154 @@ def max_frames(text_tokens: int) -> int:
 
 @pytest.fixture(scope="module")
 def mel() -> nn.Module:
-    """The ear's front end; the tracer's own tests run without the course too."""
+    """The recogniser's front end; the tracer's own tests run without the course too."""
     pytest.importorskip("torchaudio")
     from tinyomni import MelFrontend
 
     return MelFrontend()
 
 
-def test_the_sound_path_for_every_length(mel: nn.Module) -> None:
+def test_the_audio_path_is_proven_for_every_length(mel: nn.Module) -> None:
     from tinyomni import AudioEncoderTiny
 
-    front, encoder, start = mel, AudioEncoderTiny(), time.perf_counter()
-    frames = sweep(front, over="samples", want="samples // 160")
-    ear = sweep(encoder, over="mel_frames", want="(mel_frames + 3) // 4", n_mels=128)
-    both = sweep(lambda n: encoder(front(torch.zeros(1, n))), over="samples", want="(samples // 160 + 3) // 4")
-    assert (frames.form, frames.least) == (
-        Floor(1, 0, 160),
-        160,
-    ) and "at least one frame of 160 samples" in frames.refusal
-    assert (ear.form, ear.least) == (Floor(1, 3, 4), 1)
-    assert (both.form, both.jumps) == (Floor(1, 480, 640), (800, 1440, 2080))
-    assert "⌊(samples + 480) / 640⌋ for every samples ≥ 160" in str(both) and "two whole periods" in str(both)
-    assert max(frames.calls, ear.calls, both.calls) < 60
-    # not a timed test of speed, only of the right way: computing values for these lengths would take minutes
-    assert time.perf_counter() - start < 60
+    encoder = AudioEncoderTiny().eval()
+    frames = sweep(mel, over="samples", want="samples // 160")
+    tokens = sweep(encoder, over="mel_frames", want="(mel_frames + 3) // 4", n_mels=128)
+    both = sweep(lambda n: encoder(mel(torch.zeros(1, n))), over="samples", want="(samples // 160 + 3) // 4")
+    assert (frames.form, frames.least, frames.most, frames.proven) == (Floor(1, 0, 160), 160, None, True)
+    assert "at least one frame of 160 samples" in str(frames)
+    assert (tokens.form, tokens.least, tokens.proven) == (Floor(1, 3, 4), 1, True)
+    assert (both.form, both.proven) == (Floor(1, 480, 640), True)
+    assert "⌊(samples + 480) / 640⌋ for every samples ≥ 160\n  proven: by the shape rules of its operators" in str(both)
 
 
 @pytest.mark.parametrize(
     "want", ["samples // 160 + 1", "samples // 161", "(samples + 1) // 160", "min(100, samples // 160)"]
 )
 def test_a_wrong_formula_is_refused_with_a_length_where_it_fails(want: str, mel: nn.Module) -> None:
-    with pytest.raises(SweepMismatch, match=r"MelFrontend: samples = \d+ gives \d+, but .*looks like ⌊samples / 160⌋"):
+    with pytest.raises(
+        SweepMismatch, match=r"MelFrontend: samples = \d+ gives \d+, expected .*looks like ⌊samples / 160⌋"
+    ):
         sweep(mel, over="samples", want=want)
 
 
-def test_declared_caps_are_looked_at_on_both_sides() -> None:
+# ---- false formulas -------------------------------------------------------------------------------------------------
+
+
+def refuse(n: int, where: Callable[[int], bool], value: int) -> int:
+    if where(n):
+        raise ValueError("no such length")
+    return value
+
+
+def scaled(n: int, factor: float) -> Tensor:
+    return functional.interpolate(torch.zeros(1, 1, n), scale_factor=factor)
+
+
+def convolved(n: int, kernel: int, **options: int) -> Tensor:
+    return functional.conv1d(torch.zeros(1, 1, n), torch.zeros(1, 1, kernel), **options)
+
+
+FALSE: dict[str, tuple[Callable[[int], Any], str, int]] = {
+    # the result is right for most lengths, and the first wrong one is known
+    "interpolation by a float": (lambda n: scaled(n, 0.7), "7 * n // 10", 90),
+    "a float factor": (lambda n: int(n * 0.7), "7 * n // 10", 90),
+    "one minus a float": (lambda n: int(n * (1 - 0.3)), "7 * n // 10", 90),
+    "a float above one": (lambda n: int(n * 1.1), "11 * n // 10", 0),
+    "upsampling by a float": (lambda n: scaled(n, 1.4), "7 * n // 5", 45),
+    "one length": (lambda n: n // 2 + (n == 4096), "n // 2", 4096),
+    "one far length": (lambda n: n // 2 + (n == 123_456_789), "n // 2", 123_456_789),
+    "one residue": (lambda n: n // 160 + (n % 160 == 80), "n // 160", 80),
+    "a late residue": (lambda n: n // 4 - (n % 64 == 63), "n // 4", 63),
+    "a residue of a long period": (lambda n: n // 160 + (n % 48_000 == 47_999), "n // 160", 47_999),
+    "an undeclared cap": (lambda n: min(n // 2, 1_500_000), "n // 2", 3_000_002),
+    "an undeclared minimum, reached late": (lambda n: max(n // 3, n // 2 - 1_000_000), "n // 3", 6_000_002),
+    "a cap that is not there": (lambda n: n // 2, "min(n // 2, 1_500_000)", 3_000_002),
+    "another slope from one length on": (lambda n: n // 2 if n < 70_000 else n // 2 + n // 70_000, "n // 2", 70_000),
+    "rounding": (lambda n: round(n / 3), "(n + 2) // 3", 1),
+    "truncation below zero": (lambda n: math.trunc((n - 10) / 4), "(n - 10) // 4", 1),
+    "one of many floors": (lambda n: n // 2 + n // 3 + n // 5 + n // 7, "n // 2 + n // 3 + n // 5 + (n + 1) // 7", 6),
+    "padded to a multiple, but of another number": (lambda n: n + -n % 8, "(n + 7) // 8 * 8 + n // 5000", 5000),
+    "the kernel is one larger": (lambda n: convolved(n, 4, stride=3), "(n - 2) // 3", 4),
+    "dilation": (lambda n: convolved(n, 3, dilation=2), "n - 2", 5),
+    "a square": (lambda n: n * n, "n", 2),
+    "a square root from one length on": (lambda n: int(n**0.5) ** 2 if n > 10**6 else n, "n", 1_000_003),
+    "a table": (lambda n: {3000: 0}.get(n, n), "n", 3000),
+    "data": (lambda n: torch.arange(n).float().ge(n // 2).nonzero(), "n // 2", 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FALSE)
+def test_a_false_formula_is_refuted_or_nothing_is_proven(name: str) -> None:
+    fn, want, first = FALSE[name]
+    if not first:  # right as far as anybody looked: no claim beyond that
+        assert not sweep(fn, over="n", want=want).proven
+        return
+    with pytest.raises(SweepMismatch, match=rf"n = {first} gives "):
+        sweep(fn, over="n", want=want, axis=0 if name == "data" else None)
+
+
+def test_a_function_that_refuses_long_input_is_proven_only_up_to_there() -> None:
+    found = sweep(lambda n: refuse(n, lambda n: n >= 2_000_000, n // 2), over="n", want="n // 2")
+    assert (found.proven, found.most) == (True, 1_999_999) and "for every n in 1…1,999,999" in str(found)
+    assert "n > 1,999,999: ValueError: no such length" in str(found)
+    # the same without a symbolic run: a dictionary takes no symbol
+    found = sweep(lambda n: refuse({}.get(n, n), lambda n: n >= 2_000_000, n // 2), over="n", want="n // 2")
+    assert (found.proven, found.most) == (False, 1_999_999)
+    assert "for all n in 1…4,096, checked one by one" in str(found) and "n > 1,999,999: ValueError" in str(found)
+
+
+@pytest.mark.parametrize("where", [lambda n: n == 77, lambda n: n == 77_777])
+def test_a_hole_among_the_lengths_is_a_counterexample(where: Callable[[int], bool]) -> None:
+    with pytest.raises(SweepMismatch, match=r"n = 7+ is refused \(ValueError: no such length\), although"):
+        sweep(lambda n: refuse(n, where, n // 2), over="n", want="n // 2")
+
+
+def test_only_multiples_may_be_taken() -> None:
+    def patches(n: int) -> int:
+        if n % 16:
+            raise ValueError(f"{n} is not a multiple of 16")
+        return n // 16
+
+    found = sweep(patches, over="n", want="n // 16")
+    assert (found.proven, found.least, found.step) == (True, 16, 16)
+    assert "⌊n / 16⌋ for every n ≥ 16 in steps of 16" in str(found) and "not a multiple of 16" in str(found)
+    with pytest.raises(SweepMismatch, match="n = 32 gives 2"):
+        sweep(patches, over="n", want="n // 16 + n // 32")
+
+
+def test_what_has_no_symbolic_run_is_checked_and_says_so() -> None:
+    found = sweep(lambda n: len(range(0, n, 3)), over="n", want="(n + 2) // 3")
+    assert not found.proven and found.upto == 4096 and found.far[-1] == 2**24 + 1
+    assert str(found).splitlines()[0].endswith("⌊(n + 2) / 3⌋ for all n in 1…4,096, checked one by one")
+    assert "not proven beyond that: the function asks for the value of n" in str(found)
+    short = sweep(lambda n: len(range(0, n, 3)), over="n", want="(n + 2) // 3", upto=100)
+    assert short.upto == 100
+    values = sweep(lambda n: torch.zeros(n).nonzero(), over="n", want="0", axis=0, upto=20)
+    assert not values.proven and values.real and not values.far and "computed for zeros" in str(values)
+
+
+def test_a_function_that_remembers_is_no_function_of_the_length() -> None:
+    seen: list[int] = []
+
+    def fn(n: int) -> int:
+        seen.append(n)
+        return n + (n == 1 and max(seen) > 10_000)
+
+    with pytest.raises(SweepMismatch, match="n = 1 gives 1, but 2 when it is called again"):
+        sweep(fn, over="n", want="n", upto=100)
+
+
+# ---- formulas it finds ----------------------------------------------------------------------------------------------
+
+
+def test_declared_caps() -> None:
     found = sweep(max_frames, over="text_tokens", want="max(50, min(1000, 30 * text_tokens))")
-    assert found.form == Floor(30, 0, 1, 50, 1000) and "caps at 50 and 1000" in str(found)
+    assert found.form == Floor(30, 0, 1, 50, 1000) and found.proven
     for want in ("min(1000, 30 * text_tokens)", "max(50, 30 * text_tokens)", "max(50, min(1001, 30 * text_tokens))",
                  "max(51, min(1000, 30 * text_tokens))", "max(50, min(1000, 31 * text_tokens))"):  # fmt: skip
         with pytest.raises(SweepMismatch):
             sweep(max_frames, over="text_tokens", want=want)
-    with pytest.raises(ValueError, match="Are there caps"):
-        sweep(max_frames, over="text_tokens")
 
 
 def test_integer_inputs_and_a_named_axis() -> None:
@@ -69,47 +177,120 @@ def test_integer_inputs_and_a_named_axis() -> None:
     from tinyomni import TalkerTiny
 
     found = sweep(TalkerTiny(), over="frames", want="frames", codebooks=2, axis=1)
-    assert found.form == Floor(1, 0, 1) and found.longest == 1513 and "up to 1513" in str(found)
+    assert found.form == Floor(1, 0, 1) and found.most == 1513 and "frames in 1…1,513" in str(found)
 
 
 def test_random_stacks_of_strided_layers_are_found_exactly() -> None:
     rng = random.Random(0)
-    for _ in range(25):
+    for _ in range(12):
         layers: list[nn.Module] = []
         for _ in range(rng.randint(1, 3)):
             kernel = rng.randint(1, 5)
-            kind = rng.choice([nn.Conv1d, nn.MaxPool1d])
+            kind = rng.choice([nn.Conv1d, nn.MaxPool1d, nn.AvgPool1d])
             stride, padding = rng.randint(1, 4), rng.randint(0, kernel // 2)
             more = (1, 1) if kind is nn.Conv1d else ()
             layers.append(kind(*more, kernel, stride=stride, padding=padding))
         stack = nn.Sequential(*layers)
         found = sweep(lambda n, stack=stack: stack(torch.zeros(1, 1, n)), over="n")
+        assert found.proven
         for n in (found.least, found.least + 1, 50, 51, 97, 128, 1001):
             assert stack(torch.zeros(1, 1, n)).shape[-1] == found.form.at(n)
 
 
-def test_a_formula_with_both_numbers_above_one() -> None:
-    for a, b, c in ((4, 0, 5), (7, 3, 5), (3, 1, 2), (2, 5, 3)):
-        assert sweep(lambda n, a=a, b=b, c=c: (a * n + b) // c, over="n").form == Floor(a, b, c)
+@pytest.mark.parametrize(
+    ("fn", "form"),
+    [
+        (lambda n: (4 * n) // 5, Floor(4, 0, 5)),
+        (lambda n: (7 * n + 3) // 5, Floor(7, 3, 5)),
+        (lambda n: 100 - n, Floor(-1, 100, 1)),
+        (lambda n: functional.pad(torch.zeros(1, n), (0, -n % 8)), "8·⌊(n + 7) / 8⌋"),
+        (lambda n: 640 * (n // 640), "640·⌊n / 640⌋"),
+        (lambda n: math.ceil(160 * n / 441), "⌈160·n / 441⌉"),
+        (lambda n: n // 2 + n // 3, "⌊n / 2⌋ + ⌊n / 3⌋"),
+        (lambda n: n * n, "n·n"),
+        (lambda n: scaled(n, 1.5), "⌊3·n / 2⌋"),
+        (max_frames, Floor(30, 0, 1, 50, 1000)),
+        (lambda n: nn.GRU(3, 4, batch_first=True)(torch.zeros(1, n, 3)), Floor(1, 0, 1)),
+    ],
+)
+def test_formulas_are_found_and_proven(fn: Callable[[int], Any], form: Floor | str) -> None:
+    found = sweep(fn, over="n")
+    assert found.proven and (found.form == form or found.form.text("n") == form), found.form.text("n")
+
+
+@pytest.mark.parametrize(
+    ("fn", "text"),
+    [
+        (lambda n: 8 * ((n + 7) // 8), "8·⌊(n + 7) / 8⌋"),
+        (lambda n: (160 * n + 440) // 441, "⌊(160·n + 440) / 441⌋"),
+        (lambda n: n // 2 + n // 3, "⌊(n + 4) / 6⌋ + ⌊(n + 3) / 6⌋ + ⌊(n + 2) / 6⌋ + 2·⌊n / 6⌋"),
+        (max_frames, "max(50, min(1000, 30·n))"),
+        (lambda n: min(100, n // 3), "min(100, ⌊n / 3⌋)"),
+    ],
+)
+def test_formulas_are_found_in_the_lengths_alone(fn: Callable[[int], int], text: str) -> None:
+    found = sweep(lambda n: fn({}.get(n, n)), over="n")
+    assert not found.proven and found.form.text("n") == text
+
+
+def test_resampling_from_44100_to_16000() -> None:
+    torchaudio = pytest.importorskip("torchaudio")
+    found = sweep(
+        lambda n: torchaudio.functional.resample(torch.zeros(1, n), 44_100, 16_000),
+        over="n",
+        want="(160 * n + 440) // 441",
+        upto=500,
+    )
+    assert not found.proven and "for all n in 1…500" in str(found)
+
+
+# ---- what cannot be swept -------------------------------------------------------------------------------------------
 
 
 def test_functions_that_cannot_be_decided_say_why() -> None:
-    with pytest.raises(ValueError, match="has no effect"):
-        sweep(lambda n: 5, over="n")
+    with pytest.raises(ValueError, match="n has no effect on the shape"):
+        sweep(lambda n: torch.zeros(2, 3), over="n")
     with pytest.raises(ValueError, match="takes no n up to"):
-        sweep(lambda n: torch.zeros(2) @ torch.zeros(3), over="n")
+        sweep(lambda n: torch.zeros(2) @ torch.zeros(3), over="n", upto=8)
     with pytest.raises(ValueError, match=r"axes \[0, 1\] of the result depend on n"):
         sweep(lambda n: torch.zeros(n, n), over="n")
-    with pytest.raises(ValueError, match="no formula"):
-        sweep(lambda n: n * n, over="n")
-    with pytest.raises(SweepMismatch):
-        sweep(lambda n: n * n, over="n", want="n")
-    with pytest.raises(SpecError, match="has no form"):
-        sweep(lambda n: n, over="n", want="n * n")
-    with pytest.raises(SpecError, match="does not grow"):
-        sweep(lambda n: n, over="n", want="3")
-    with pytest.raises(TypeError, match="a tensor or a length"):
+    with pytest.raises(ValueError, match=r"no formula found for the lengths 1, 3, 6"):
+        sweep(lambda n: sum(range(n + 1)), over="n", upto=100)
+    with pytest.raises(TypeError, match="expected a tensor or a length, got str"):
         sweep(lambda n: "n", over="n")
+    with pytest.raises(SpecError, match="unknown axis 'm' in 'm // 2'"):
+        sweep(lambda n: n, over="n", want="m // 2")
+    with pytest.raises(ValueError, match="upto must be 1 or more, got 0"):
+        sweep(lambda n: n, over="n", upto=0)
+
+
+def test_a_misspelt_axis(mel: nn.Module) -> None:
+    with pytest.raises(SpecError, match=r"unknown axis 'sampels' in .* MelFrontend.* Did you mean 'samples'\?"):
+        sweep(mel, over="sampels", want="sampels // 160")
+    with pytest.raises(SpecError, match="unknown axis 'up_to'"):
+        sweep(mel, over="samples", up_to=100)
+    with pytest.raises(SpecError, match=r"no jaxtyping annotation with an axis 'n'.*lambda"):
+        sweep(nn.Conv1d(1, 1, 3), over="n")
+
+
+def test_a_function_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lengths, "MAX_SECONDS", 0.5)  # of CPU time: a busy machine does not matter
+
+    def endless(n: int) -> int:
+        while n == 3:
+            try:
+                raise ValueError
+            except Exception:
+                continue
+        return n
+
+    def deep(n: int) -> int:
+        return deep(n + 1)
+
+    with pytest.raises(ValueError, match=r"endless: no result for n = 3 within 0.5 s of CPU time. Does it end\?"):
+        sweep(endless, over="n", upto=10)
+    with pytest.raises(ValueError, match=r"deep: no result for n = 1: maximum recursion depth"):
+        sweep(deep, over="n", upto=10)
 
 
 def test_inputs_are_built_from_the_annotations() -> None:

@@ -13,10 +13,13 @@ This package knows no model: it needs torch, jaxtyping and beartype only.
     functions     which function a frame runs   recorder      the profile hook
     mismatch      why a value does not fit      torch_errors  what torch's errors mean
     formula       the language of formulas      spec, sweep   specifications in TOML, all lengths
-    checks        run-time checks               glossaries    what axis names mean
+    checks        run-time checks               glossaries, names  what axes are called and mean
+    lines, flow   shapes behind source lines    operations    what happens between calls
+    suspicions    what did not fail, but        distinct      a run with another size for each axis
 """
 
 from tinyomni.tracing.checks import check_shapes
+from tinyomni.tracing.distinct import distinct_sizes
 from tinyomni.tracing.errors import ShapeError
 from tinyomni.tracing.formula import SpecError
 from tinyomni.tracing.functions import step
@@ -46,6 +49,7 @@ __all__ = [
     "Value",
     "annotate",
     "check_shapes",
+    "distinct_sizes",
     "register_glossary",
     "step",
     "sweep",

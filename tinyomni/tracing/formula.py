@@ -1,78 +1,120 @@
-"""Formulas over axes: parsed, never run. `evaluate` gives a number, `floor_form` what a formula is for all sizes.
+"""Formulas over axes: parsed, never run as Python.
 
-Allowed are `+ - * // % min max`, brackets, whole numbers and names.
+Allowed are `+ - * // % min max`, brackets, integers and names. A formula is read once into nested closures, so that
+evaluating it costs time linear in its length; its length and depth are limited.
 """
 
 import ast
-import math
+import difflib
+import functools
 import operator
-from collections.abc import Mapping
-from typing import NamedTuple
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 
-OPERATORS = {
+OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
-FUNCTIONS = {"min": min, "max": max}
+FUNCTIONS: dict[str, Callable[..., int]] = {"min": min, "max": max}
+MAX_LENGTH = 1000  # characters
+MAX_DEPTH = 100  # brackets, or terms of one sum
+MAX_VALUE = 2**63  # no size is larger
 
 
 class SpecError(ValueError):
     """A formula or a specification that cannot be read."""
 
 
+@functools.lru_cache(maxsize=1024)
 def parse(text: str | int) -> ast.expr:
     """The syntax tree of a formula. Raises SpecError for everything that is not allowed."""
+    source = str(text).strip()
+    if len(source) > MAX_LENGTH:
+        raise SpecError(f"formula of {len(source)} characters, expected at most {MAX_LENGTH}: {source[:40]}…")
     try:
-        found = ast.parse(str(text).strip(), mode="eval").body
+        with warnings.catch_warnings():  # Python's own on strange literals; they are refused below
+            warnings.simplefilter("ignore")
+            found = ast.parse(source, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise SpecError(f"{text!r} cannot be read: {error}") from error
-
-    def allowed(node: ast.expr) -> bool:
-        match node:
-            case ast.Constant(int(number)):
-                return not isinstance(number, bool)
-            case ast.Name():
-                return True
-            case ast.UnaryOp(ast.USub(), operand):
-                return allowed(operand)
-            case ast.BinOp(left, sign, right):
-                return type(sign) in OPERATORS and allowed(left) and allowed(right)
-            case ast.Call(ast.Name(name), [_, *_] as arguments, []):
-                return name in FUNCTIONS and all(map(allowed, arguments))
-        return False
-
-    if not allowed(found):
-        raise SpecError(f"{text!r}: only + - * // % min max, brackets, whole numbers and axis names are allowed")
+        raise SpecError(f"cannot read the formula {text!r}: {error}") from error
+    level, depth = [found], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise SpecError(f"formula nested deeper than {MAX_DEPTH} levels: {source[:40]}…")
+        level = [part for node in level for part in _parts(node, text)]
     return found
 
 
-def evaluate(text: str | int, sizes: Mapping[str, int]) -> int:
-    """A whole number. Raises SpecError for unknown names, for division by zero, for anything that is not allowed."""
+def _parts(node: ast.expr, text: str | int) -> list[ast.expr]:
+    """The operands of one node."""
+    match node:
+        case ast.Constant(int(number)) if not isinstance(number, bool):
+            return []
+        case ast.Name():
+            return []
+        case ast.UnaryOp(ast.USub(), operand):
+            return [operand]
+        case ast.BinOp(left, sign, right) if type(sign) in OPERATORS:
+            return [left, right]
+        case ast.Call(ast.Name(name), [_, *_] as arguments, []) if name in FUNCTIONS:
+            if not any(isinstance(each, ast.Starred) for each in arguments):
+                return arguments
+    raise SpecError(f"formula {text!r}: expected only + - * // % min max, brackets, integers and axis names")
 
-    def value(node: ast.AST) -> int:
+
+@functools.lru_cache(maxsize=1024)
+def compiled(text: str | int) -> Callable[[Mapping[str, int]], int]:
+    """The formula as a function of the sizes."""
+
+    def build(node: ast.expr) -> Callable[[Mapping[str, int]], int]:
         match node:
             case ast.Constant(int(number)):
-                return number
+                return lambda sizes: number
             case ast.UnaryOp(_, operand):
-                return -value(operand)
-            case ast.Name(name) if name in sizes:
-                return sizes[name]
+                inner = build(operand)
+                return lambda sizes: -inner(sizes)
+            case ast.Name(name):
+                return operator.itemgetter(name)
             case ast.BinOp(left, sign, right):
-                if isinstance(sign, (ast.FloorDiv, ast.Mod)) and value(right) == 0:
-                    raise SpecError(f"{text!r} divides by zero")
-                return OPERATORS[type(sign)](value(left), value(right))
+                apply, one, other = OPERATORS[type(sign)], build(left), build(right)
+                return lambda sizes: apply(one(sizes), other(sizes))
             case ast.Call(ast.Name(name), arguments):
-                return FUNCTIONS[name]([value(argument) for argument in arguments])
-        raise SpecError(f"unknown axis {ast.unparse(node)!r} in {text!r}; known: {', '.join(sorted(sizes)) or 'none'}")
+                call, parts = FUNCTIONS[name], [build(each) for each in arguments]
+                if len(parts) == 1:
+                    return parts[0]
+                return lambda sizes: call(*[part(sizes) for part in parts])
+        raise AssertionError(ast.dump(node))  # `parse` lets nothing else through
 
-    return value(parse(text))
+    return build(parse(text))
+
+
+def evaluate(text: str | int, sizes: Mapping[str, int]) -> int:
+    """The value of a formula. Raises SpecError for unknown names, division by zero, and what `parse` refuses."""
+    try:
+        value = compiled(text)(sizes)
+    except KeyError as error:
+        raise SpecError(unknown(str(error.args[0]), sizes, f" in {text!r}")) from error
+    except ZeroDivisionError as error:
+        raise SpecError(f"formula {text!r}: division by zero") from error
+    if isinstance(value, int) and abs(value) > MAX_VALUE:
+        raise SpecError(f"formula {text!r}: the value is larger than 2**63")
+    return value
+
+
+def unknown(name: str, known: Iterable[str], where: str = "", what: str = "axis") -> str:
+    """`unknown axis 'toknes'; did you mean 'tokens'? known: …`."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {name!r}{where}.{hint} Known: {', '.join(names) or 'none'}"
 
 
 def names_in(text: str | int) -> set[str]:
-    """The axes that a formula speaks of."""
+    """The axes in a formula."""
     return {node.id for node in ast.walk(parse(text)) if isinstance(node, ast.Name)} - set(FUNCTIONS)
 
 
@@ -92,84 +134,3 @@ def split(text: str) -> list[str]:
 def shape(text: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """`"1, tokens, d_model"` → (1, 6, 256)."""
     return tuple(evaluate(each, sizes) for each in split(text))
-
-
-class Floor(NamedTuple):
-    """⌊(a·n + b) / c⌋, held between two caps. With these five numbers a length is known for every n."""
-
-    a: int
-    b: int
-    c: int
-    least: int | None = None
-    most: int | None = None
-
-    def at(self, n: int) -> int:
-        """The value for one n."""
-        value = (self.a * n + self.b) // self.c
-        value = value if self.least is None else max(self.least, value)
-        return value if self.most is None else min(self.most, value)
-
-    def inner(self) -> "Floor":
-        """Without the caps, in lowest terms: ⌊(4n + 7) / 8⌋ is ⌊(n + 1) / 2⌋."""
-        g = math.gcd(self.a, self.c) or 1
-        return Floor(self.a // g, self.b // g, self.c // g)
-
-    def text(self, n: str) -> str:
-        """`max(50, min(1000, 30·tokens))`."""
-        top = n if self.a == 1 else f"{self.a}·{n}"
-        top += f" + {self.b}" if self.b > 0 else f" - {-self.b}" if self.b < 0 else ""
-        text = top if self.c == 1 else f"⌊({top}) / {self.c}⌋" if self.b else f"⌊{top} / {self.c}⌋"
-        text = text if self.most is None else f"min({self.most}, {text})"
-        return text if self.least is None else f"max({self.least}, {text})"
-
-
-def floor_form(text: str | int, over: str, sizes: Mapping[str, int] | None = None) -> Floor:
-    """Write a formula as one `Floor` over an axis; every other name needs a size.
-
-    ⌊⌊x / c⌋ / m⌋ = ⌊x / (c·m)⌋ and ⌊x / c⌋ + k = ⌊(x + k·c) / c⌋ for whole numbers (Graham, Knuth & Patashnik,
-    Concrete Mathematics, section 3.2), so sums with a constant, products before any division and divisions compose.
-    """
-    known = {name: size for name, size in (sizes or {}).items() if name != over}
-
-    def constant(node: ast.expr) -> int | None:
-        if any(isinstance(each, ast.Name) and each.id == over for each in ast.walk(node)):
-            return None
-        return evaluate(ast.unparse(node), known)
-
-    def form(node: ast.expr) -> Floor:
-        number = constant(node)
-        if number is not None:
-            return Floor(0, number, 1)
-        match node:
-            case ast.Name():
-                return Floor(1, 0, 1)
-            case ast.Call(ast.Name("min" | "max" as name), [one, other], []):
-                if constant(one) is not None:
-                    one, other = other, one
-                limit = constant(other)
-                inner = form(one)
-                if limit is not None and name == "min":
-                    return inner._replace(most=limit if inner.most is None else min(limit, inner.most))
-                if limit is not None and (inner.most is None or limit <= inner.most):
-                    return inner._replace(least=limit if inner.least is None else max(limit, inner.least))
-            case ast.BinOp(left, sign, right):
-                if isinstance(sign, (ast.Add, ast.Mult)) and constant(left) is not None:
-                    left, right = right, left
-                number = constant(right)
-                inner = form(left) if number is not None else Floor(0, 0, 1, least=0)
-                if number is not None and inner.least is None and inner.most is None:
-                    match sign:
-                        case ast.Add():
-                            return inner._replace(b=inner.b + number * inner.c)
-                        case ast.Sub():
-                            return inner._replace(b=inner.b - number * inner.c)
-                        case ast.Mult() if inner.c == 1 and number > 0:
-                            return Floor(inner.a * number, inner.b * number, 1)
-                        case ast.FloorDiv() if number > 0:
-                            return inner._replace(c=inner.c * number)
-        raise SpecError(
-            f"{text!r} has no form ⌊(a·{over} + b) / c⌋: write it with + - of constants, * before any //, and min or "
-            "max around the whole"
-        )
-
-    return form(parse(text))

@@ -45,10 +45,12 @@ from tinyomni.tracing.names import Given, Names
 from tinyomni.tracing.operations import Operations, is_plain, tensors_among, users_frame
 from tinyomni.tracing.records import STOPPED, Entry, Gradient, Record, Value
 from tinyomni.tracing.rows import Row
+from tinyomni.tracing.suspicions import columns_against_rows, masks
 from tinyomni.tracing.table import between
 from tinyomni.tracing.trace import Trace
 from tinyomni.tracing.values import SCALAR, TENSOR, annotated_tensors, describe, key_of, tensors_in, text_of, walk
 
+MOST_SUSPICIONS = 5  # that are printed
 MOST_SIGNATURES = 512  # of one function, that are remembered
 RETURNS = frozenset(dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in dis.opmap)
 
@@ -588,6 +590,8 @@ class Recorder:
             notes.append("torch.compile was first used inside the trace: what it compiled could not be seen")
         if self._unnamed:
             notes.append(f"axes of {self._unnamed} calls have no name: those functions have no jaxtyping annotations")
+        found = [*columns_against_rows(self.trace), *masks(self.trace)]
+        notes += [f"look at {text}" for text in dict.fromkeys(found)][:MOST_SUSPICIONS]
         notes += self._names.notes(record.call for record in self.trace.steps)
         for call in self._open:
             call.record.status = "raised" if call.record.status == "open" else call.record.status

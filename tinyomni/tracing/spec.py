@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tinyomni.tracing.formula import SpecError, evaluate, names_in, shape, split
-from tinyomni.tracing.records import Record, Value
+from tinyomni.tracing.records import Record, Run, Value
 from tinyomni.tracing.sweep import Sweep, sweep
-from tinyomni.tracing.trace import Trace
 
 
 class SpecMismatch(AssertionError):
@@ -247,7 +246,7 @@ class Spec:
             for each in self.rules
         ]
 
-    def compare(self, run: Trace, given: dict[str, int]) -> SpecReport:
+    def compare(self, run: Run, given: dict[str, int]) -> SpecReport:
         """Walk through the run and the lines side by side: the calls named here, and all that are marked with @step."""
         names = self.axes(given)
         report = SpecReport(self.title, axes=names)
@@ -287,7 +286,7 @@ class Spec:
         self._tokens(run, names, report)
         return report
 
-    def _named(self, run: Trace) -> list[Record]:
+    def _named(self, run: Run) -> list[Record]:
         """The records that a step has to name or names, in order; a step with `inside` answers for what is below it."""
         found, answered = [], set()
         for record in run.steps:
@@ -301,7 +300,7 @@ class Spec:
                 answered.add(record.id)
         return found
 
-    def _unnamed(self, run: Trace, named: list[Record]) -> list[Record]:
+    def _unnamed(self, run: Run, named: list[Record]) -> list[Record]:
         """The outermost calls that no step names, and no call below them either."""
         within = {record.id for record in named}
         for record in reversed(run.steps):
@@ -328,7 +327,7 @@ class Spec:
                 return f"out: expected {', '.join(map(str, shapes))}, got {', '.join(map(str, got)) or 'nothing'}"
         return ""
 
-    def _inside(self, each: dict[str, Any], record: Record, run: Trace, names: dict[str, int]) -> str:
+    def _inside(self, each: dict[str, Any], record: Record, run: Run, names: dict[str, int]) -> str:
         """Calls that have to be found under this one, in order."""
         under = _below(run.steps, record)
         for item in each.get("inside", []):
@@ -343,7 +342,7 @@ class Spec:
             under = [record for record in under if record.id > calls[-1].id]
         return ""
 
-    def _tokens(self, run: Trace, names: dict[str, int], report: SpecReport) -> None:
+    def _tokens(self, run: Run, names: dict[str, int], report: SpecReport) -> None:
         """The ledger: every source with its count, and their sum within the limit."""
         report.ledger = [(entry.source, entry.tokens) for entry in run.ledger]
         report.limit = int(self.limit)

@@ -1,28 +1,29 @@
-"""All lengths, not one: find the formula of a length from where it jumps, and hold it against the one you expect.
+"""All lengths, not one: is this length that formula, and for which lengths has that been shown?
 
-Strided convolutions, pooling, an STFT, slicing and division by a whole number each turn a length n into ⌊(n + b) / c⌋,
-and such steps compose to one more: ⌊(⌊(n + b) / c⌋ + d) / e⌋ = ⌊(n + b + c·d) / (c·e)⌋. A formula of this kind is
-periodic, so that its jumps over two whole periods decide it for every n.
+Three answers, in this order:
+
+- a counterexample, as soon as one length gives another result;
+- *proven*, where symbolic runs cover every length and their formulas equal the expected one (`derive`, `piecewise`);
+- *checked*: all lengths of a stated range were run one by one, and some far ones. Nothing is claimed for the others.
 """
 
-import inspect
-import itertools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from tinyomni.tracing import fit
+from tinyomni.tracing.derive import Derivation
+from tinyomni.tracing.floors import Form, form_of
+from tinyomni.tracing.formula import SpecError, evaluate, names_in, unknown
+from tinyomni.tracing.lengths import Endless, Lengths
+from tinyomni.tracing.piecewise import Domain, Finding, Undecided, cases, domain, pieces, piecewise
 
-from tinyomni.tracing import annotations
-from tinyomni.tracing.formula import Floor, SpecError, evaluate, floor_form
-
-LONGEST = 2**22  # a function that takes no length up to here, or gives the same for all, is given up
-MOST_JUMPS = 32  # in one period
-FAR = (10_007, 100_003, 1_000_003)  # beyond the two periods: is the length really of this kind?
-REFUSALS = (ValueError, RuntimeError, IndexError, AssertionError)
+WINDOW = 16  # lengths that are run one by one where a proof holds
+FAR = sorted({*(2**k + side for k in range(13, 25) for side in (-1, 0, 1)), 10_007, 100_003, 1_000_003})
+FAR_PROVEN = [8191, 65_536, 1_000_003, 2**24 + 1]
+EDGES = 24  # far places at which the expected formula turns (caps), with their neighbours
+FITTED = 2048  # lengths of the symbolic runs in which a formula is looked for
+SHOWN = 4  # counterexamples in a message
 
 
 class SweepMismatch(AssertionError):
@@ -31,202 +32,36 @@ class SweepMismatch(AssertionError):
 
 @dataclass(frozen=True)
 class Sweep:
-    """A formula that holds for every length, and how that was seen."""
+    """A formula, the lengths for which it was shown, and how."""
 
     name: str
     over: str
-    form: Floor
-    least: int  # the shortest input that the function takes
-    refusal: str  # what it says to shorter input
-    jumps: tuple[int, ...]
-    calls: int
-    longest: int | None = None  # the longest input that it takes, if there is one
+    form: Form
+    least: int  # the shortest length that the function takes
+    most: int | None  # the longest one, if there is one
+    step: int  # 1, or: only every step-th length is taken
+    proven: bool
+    reason: str  # what the proof rests on, or why there is none
+    upto: int  # all lengths from `least` to here were run
+    far: tuple[int, ...]  # the longer ones that were run
+    refusals: Mapping[str, str] = field(default_factory=dict)  # "n < 3" → what the function says
+    real: bool = False  # the shape depends on values: zeros were given
 
     def __str__(self) -> str:
-        end = "" if self.longest is None else f", up to {self.longest}, the longest that it takes"
-        text = [
-            f"{self.name}: {self.form.text(self.over)} for every {self.over} ≥ {self.least}{end}",
-            f"  it jumps at {', '.join(map(str, self.jumps))}: two whole periods; {self.calls} lengths looked at",
-        ]
-        caps = [str(cap) for cap in (self.form.least, self.form.most) if cap is not None]
-        text += [f"  caps at {' and '.join(caps)}, looked at on both sides"] if caps else []
-        text += [f"  {self.over} < {self.least}: {self.refusal}"] if self.refusal else []
-        return "\n".join(text)
-
-
-class ShapesOnly(TorchFunctionMode):
-    """Every operation runs on the meta device, also those on a module's real weights: shapes, and no numbers."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called for each operation; new tensors are made on the meta device by `torch.device("meta")`."""
-
-        def move(value: Any) -> Any:
-            if isinstance(value, Tensor) and not value.is_meta:
-                with torch._C.DisableTorchFunctionSubclass():
-                    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-            return torch.device("meta") if isinstance(value, torch.device) else value
-
-        return func(*tree_map(move, args), **tree_map(move, kwargs or {}))
-
-
-class Lengths:
-    """The function as a mapping from one whole number to another. Shapes only: values are never computed."""
-
-    def __init__(self, fn: Callable[..., Any], over: str, sizes: Mapping[str, int], axis: int | None) -> None:
-        function = type(fn).forward if isinstance(fn, nn.Module) else fn
-        self.fn, self.over, self.sizes, self.axis = fn, over, sizes, axis
-        self.name = type(fn).__name__ if isinstance(fn, nn.Module) else getattr(fn, "__qualname__", type(fn).__name__)
-        hints = annotations.hints_of(inspect.unwrap(function))
-        self.inputs = {
-            name: leaf
-            for name, hint in hints.items()
-            if name != "return" and type(None) not in annotations.typing.get_args(hint)
-            for leaf in list(annotations.leaves(hint))[:1]
-        }
-        words = [word.name for leaf in self.inputs.values() for word in annotations.words(leaf.dim_str)]
-        self.annotated = over in words
-        self.known: dict[int, tuple[int, ...]] = {}
-
-    def arguments(self, n: int) -> dict[str, Any]:
-        """Tensors as the annotations ask for them; an axis without a known size has size 1."""
-        sizes = {**self.sizes, self.over: n}
-        found = {}
-        for name, leaf in self.inputs.items():
-            shape = []
-            for word in annotations.words(leaf.dim_str):
-                if word.fixed is not None:
-                    shape.append(word.fixed)
-                elif not word.many:
-                    shape.append(evaluate(word.formula, sizes) if word.formula else sizes.get(word.name, 1))
-            whole = not isinstance(torch.empty(0), leaf.dtype[leaf.array_type, "..."])
-            found[name] = torch.zeros(shape, dtype=torch.int64 if whole else torch.float32)
-        return found
-
-    def shape(self, n: int) -> tuple[int, ...]:
-        """The shape that comes out, or a plain number as a shape of one."""
-        if n not in self.known:
-            with torch.device("meta"), ShapesOnly(), torch.no_grad():
-                out = self.fn(**self.arguments(n)) if self.annotated else self.fn(n)
-            while isinstance(out, (tuple, list)) and out:
-                out = out[0]
-            if isinstance(out, bool) or not isinstance(out, (Tensor, int)):
-                raise TypeError(f"{self.name} gave {type(out).__name__}; a tensor or a length was expected")
-            self.known[n] = tuple(out.shape) if isinstance(out, Tensor) else (out,)
-        return self.known[n]
-
-    def __call__(self, n: int) -> int:
-        """The length for one n."""
-        if self.axis is None:
-            raise TypeError("choose_axis first")
-        return self.shape(n)[self.axis]
-
-    def least(self) -> tuple[int, str]:
-        """The shortest length that is taken, and what is said to the one before it."""
-        bad, good, refusal = 0, 1, ""
-        while True:
-            try:
-                self.shape(good)
-                break
-            except REFUSALS as error:
-                if good >= LONGEST:
-                    raise ValueError(f"{self.name} takes no {self.over} up to {LONGEST}: {error}") from error
-                bad, good, refusal = good, good * 2, str(error)
-        while good - bad > 1:
-            middle = (bad + good) // 2
-            try:
-                self.shape(middle)
-                good = middle
-            except REFUSALS as error:
-                bad, refusal = middle, str(error)
-        return good, refusal.splitlines()[0] if refusal else ""
-
-    def longest(self, good: int) -> int | None:
-        """The longest length that is taken, or None if even a very long one is."""
-        bad = FAR[-1]
-        try:
-            self.shape(bad)
-            return None
-        except REFUSALS:
-            while bad - good > 1:
-                middle = (bad + good) // 2
-                try:
-                    self.shape(middle)
-                    good = middle
-                except REFUSALS:
-                    bad = middle
-        return good
-
-    def choose_axis(self, least: int) -> None:
-        """The one axis of the result that depends on the length."""
-        if self.axis is not None:
-            return
-        further = least
-        while further < LONGEST:
-            further = 2 * further + 1
-            one, other = self.shape(least), self.shape(further)
-            axes = [place for place, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1]]
-            if len(axes) > 1:
-                raise ValueError(f"{self.name}: axes {axes} of the result depend on {self.over}; say which with axis=")
-            if axes:
-                self.axis = axes[0]
-                return
-        raise ValueError(f"{self.name}: {self.over} has no effect on the shape {self.shape(least)}")
-
-    def next_jump(self, n: int, guess: int) -> int | None:
-        """The smallest length after n that gives another result, for a result that never falls as n grows."""
-        now, step = self(n), max(1, guess)
-        low, high = n, n + step
-        if guess and self(high - 1) == now:
-            low = high - 1
-        while self(high) == now:
-            low, step = high, step * 2
-            high = low + step
-            if high > LONGEST:
-                return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self(middle) == now else (low, middle)
-        return high
-
-    def jumps(self, start: int) -> Iterator[tuple[int, int, int]]:
-        """(length, result before, result after) for each jump."""
-        n, gap = start, 0
-        while True:
-            place = self.next_jump(n, gap)
-            if place is None:
-                return
-            yield place, self(n), self(place)
-            n, gap = place, place - n
-
-
-def formula_of(lengths: Lengths, start: int, skip: int) -> tuple[Floor, list[int]]:
-    """⌊(a·n + b) / c⌋ from the jumps of two whole periods; `skip` jumps at the beginning belong to a cap."""
-    jumps: list[tuple[int, int, int]] = []
-    for number, jump in enumerate(lengths.jumps(start)):
-        if number < skip:
-            continue
-        jumps.append(jump)
-        steps = [(b[0] - a[0], b[2] - a[2]) for a, b in itertools.pairwise(jumps)]
-        half = len(steps) // 2
-        if half and steps[:half] == steps[half : 2 * half]:
-            c, a = (sum(step[place] for step in steps[:half]) for place in (0, 1))
-            b = max(after * c - a * place for place, _, after in jumps)
-            form = Floor(a, b, c).inner()
-            fits = all((form.at(p), form.at(p - 1)) == (after, before) for p, before, after in jumps[skip > 0 :])
-            if fits and form.at(jumps[0][0]) == jumps[0][2] and lengths(jumps[-1][0] + 7 * c) == jumps[-1][2] + 7 * a:
-                return form, [place for place, _, _ in jumps]
-        if len(jumps) > 2 * MOST_JUMPS:
-            break
-    raise ValueError(
-        f"{lengths.name}: no formula ⌊(a·{lengths.over} + b) / c⌋ from {start} on; it jumps at "
-        f"{', '.join(str(place) for place, _, _ in jumps[:8]) or 'no place'}. Are there caps (min, max)? Name them in "
-        "`want`."
-    )
-
-
-def first_at(form: Floor, value: int) -> int:
-    """The smallest n for which ⌊(a·n + b) / c⌋ ≥ value."""
-    return -((form.b - value * form.c) // form.a)
+        formula, steps = self.form.text(self.over), f" in steps of {self.step}" if self.step > 1 else ""
+        end = f"{self.over} in {self.least:,}…{self.most:,}" if self.most else f"{self.over} ≥ {self.least:,}"
+        ran = f"{self.least:,}…{self.upto:,}{steps}"
+        far = f"{len(self.far)} more up to {self.far[-1]:,}" if self.far else ""
+        if self.proven:
+            text = [f"{self.name}: {formula} for every {end}{steps}", f"  proven: {self.reason}"]
+            text.append(f"  run as well: all of {ran}" + (f", and {far}" if far else ""))
+        else:
+            text = [f"{self.name}: {formula} for all {self.over} in {ran}, checked one by one"]
+            text += [f"  as expected, too: {far}"] if far else []
+            text.append(f"  not proven beyond that: {self.reason}")
+        if self.real:
+            text.append("  the shape depends on values; it was computed for zeros")
+        return "\n".join([*text, *(f"  {where}: {said}" for where, said in self.refusals.items())])
 
 
 def sweep(
@@ -235,57 +70,250 @@ def sweep(
     want: str | None = None,
     given: Mapping[str, int] | None = None,
     axis: int | None = None,
+    upto: int = 4096,
     **sizes: int,
 ) -> Sweep:
-    """Prove a length for every `over`: find its formula, and raise SweepMismatch unless it is `want`.
+    """Compare a length with a formula for every `over`; without `want`, find the formula.
 
     `fn` is a module or function whose annotations name the axis `over`: its input is built from them, `sizes` gives the
-    other axes (1 where none is given). Without such an annotation it is called with the length alone. It gives a tensor
-    or a length; `axis` says which axis counts if more than one depends on `over`. The result must not fall as `over`
-    grows. `given` are sizes of other names in `want`; the caps (`min`, `max`) around `want` are checked on both sides.
+    other axes (1 where none is given). Without annotated inputs it is called with the length alone. It gives a tensor
+    or a length; `axis` says which axis counts if more than one depends on `over`. `given` are sizes of other names in
+    `want`, a formula of `+ - * // % min max`. Where there is no proof, all lengths up to `upto` are run.
 
-    Raises SpecError if `want` cannot be written as ⌊(a·n + b) / c⌋ with caps, ValueError if no length works, none has
-    an effect, or the length is not of this kind.
+    Raises SweepMismatch with a counterexample; SpecError for a formula or an axis that cannot be read; ValueError if no
+    length is taken, none has an effect, a call does not end, or no formula was found.
     """
-    due = floor_form(want, over, {**(given or {}), **sizes}) if want is not None else None
-    if due is not None and due.a <= 0:
-        raise SpecError(f"{want!r} does not grow with {over}")
-    lengths = Lengths(fn, over, sizes, axis)
-    least, refusal = lengths.least()
-    lengths.choose_axis(least)
-    capped = due is not None and due.least is not None
-    try:
-        form, jumps = formula_of(lengths, least, skip=int(capped))
-    except ValueError:
-        if due is not None:
-            compare(lengths, due, str(want), range(least, least + 64))
-        raise
-    longest = lengths.longest(jumps[-1])
-    far = [jumps[-1] + more for more in FAR]
-    if due is None:
-        compare(lengths, form, form.text(over), [n for n in far if longest is None or n <= longest])
-        return Sweep(lengths.name, over, form, least, refusal, tuple(jumps[:3]), len(lengths.known), longest)
-    inner = due.inner()
-    edges = [first_at(inner, cap + side) for cap in (due.least, due.most) if cap is not None for side in (0, 1)]
-    places = [edge + side for edge in edges for side in (-2, -1, 0, 1, 2)]
-    places += [*range(least, least + 8), *(jump + side for jump in jumps for side in (-1, 0)), *far]
-    if form != inner:
-        # the first length at which the two formulas part; arithmetic only
-        ends = range(least, least + 4 * max(form.c, inner.c) + 1000)
-        places += [n for n in ends if form._replace(least=due.least, most=due.most).at(n) != due.at(n)][:1]
-    taken = sorted({n for n in places if n >= least and (longest is None or n <= longest)})
-    compare(lengths, due, str(want), taken, form)
-    if form != inner:
-        raise SweepMismatch(f"{lengths.name}: {want!r} expected for every {over}, {form.text(over)} found")
-    shown = form._replace(least=due.least, most=due.most)
-    return Sweep(lengths.name, over, shown, least, refusal, tuple(jumps[:3]), len(lengths.known), longest)
+    if upto < 1:
+        raise ValueError(f"upto must be 1 or more, got {upto}")
+    lengths, known = Lengths(fn, over, sizes, axis), {**(given or {}), **sizes}
+    for name in sorted(names_in(want) - {over, *known}) if want is not None else ():
+        raise SpecError(unknown(name, {over, *known}, f" in {want!r}"))
+    with lengths.limit:
+        return _Search(lengths, want, known, upto).result()
 
 
-def compare(lengths: Lengths, due: Floor, want: str, places: Any, found: Floor | None = None) -> None:
-    """Raise SweepMismatch at the first length that is not as expected."""
-    for n in places:
-        if lengths(n) != due.at(n):
-            instead = f" It looks like {found.text(lengths.over)}." if found is not None else ""
-            raise SweepMismatch(
-                f"{lengths.name}: {lengths.over} = {n} gives {lengths(n)}, but {want} = {due.at(n)}.{instead}"
+class _Search:
+    """One sweep at work."""
+
+    def __init__(self, lengths: Lengths, want: str | None, known: Mapping[str, int], upto: int) -> None:
+        self.lengths, self.asked, self.known, self.over = lengths, want, known, lengths.over
+        self.want = want or ""  # the formula that is looked at
+        self.least = lengths.first(upto)
+        self.upto = upto if upto >= self.least else self.least + upto - 1
+        self.derivation = Derivation(lengths.symbolic, self.over, lengths.refusal)
+        self.domain = Domain(self.least)
+
+    def result(self) -> Sweep:
+        """Counterexamples, then a proof, then all lengths one by one."""
+        end = self.run(WINDOW)
+        if self.want:
+            self.compare()
+        reason, proven = "", True
+        try:
+            self.want = self.want or self.derived()
+            reason = self.prove()
+            self.look_far(FAR_PROVEN)
+        except Undecided as error:
+            reason, proven = str(error), False
+            end = self.run(self.upto)
+            self.domain = self.taken(end)
+            self.want = self.want or self.fitted()
+            self.look_far(FAR)
+        self.compare()
+        self.again()
+        return self.sweep(proven, reason, end)
+
+    # ---- what is run
+
+    def run(self, count: int) -> int:
+        """The lengths from the shortest on, up to the first `count` or `upto`."""
+        end = min(max(self.least + WINDOW - 1, count), self.upto)
+        for n in range(self.least, end + 1):
+            self.lengths.value(n)
+        return end
+
+    def look_far(self, places: list[int]) -> None:
+        """Longer ones: powers of two and their neighbours, some primes, and where the formula has caps."""
+        end, step, most = max(self.lengths.values), self.domain.step, self.domain.most
+        if self.lengths.real:
+            return
+        edges: set[int] = set()
+        try:
+            form = piecewise(self.want, self.over, self.known)
+            edges = {n for n, _, _ in pieces(form.turns, end + 1, form.period) if n > end + form.period}
+        except (Undecided, ZeroDivisionError):  # a formula of another kind: nothing is known of its caps
+            pass
+        near = {n + side for n in sorted(edges)[:EDGES] for side in (-2, -1, 0, 1)}
+        wanted = sorted({n + (self.least - n) % step for n in (*places, *near) if n > end})
+        good = end - (end - self.least) % step
+        for n in wanted:
+            if most is not None and n > most:
+                break
+            try:
+                value = self.lengths.value(n)
+            except Endless:
+                break
+            if value is None:
+                self.domain = Domain(self.least, step, self.last(good, n))
+                break
+            good = n
+
+    def last(self, good: int, bad: int) -> int:
+        """The longest length that is taken, between one that is and one that is not."""
+        step = self.domain.step
+        while bad - good > step:
+            middle = good + (bad - good) // (2 * step) * step
+            good, bad = (middle, bad) if self.lengths.value(middle) is not None else (good, middle)
+        return good
+
+    def taken(self, end: int) -> Domain:
+        """Which lengths up to `end` are taken. A hole among them is a counterexample."""
+        values = [n for n in range(self.least, end + 1) if n in self.lengths.values]
+        refused = [n for n in range(self.least, end + 1) if n in self.lengths.refusals]
+        if not refused:
+            return Domain(self.least)
+        if refused[0] > values[-1]:
+            return Domain(self.least, 1, values[-1])
+        step = values[1] - values[0]
+        if values == list(range(self.least, end + 1, step)):
+            return Domain(self.least, step)
+        raise self.hole(refused[0])
+
+    def again(self) -> None:
+        """The same length gives the same result."""
+        for n in (self.least, max(self.lengths.values)):
+            before, now = self.lengths.values[n], self.lengths.shape(n)[self.lengths.axis or 0]
+            if before != now:
+                raise self.failure(f"{self.over} = {n} gives {before}, but {now} when it is called again")
+
+    # ---- what is shown
+
+    def expected(self, n: int) -> int:
+        """The expected length for one n."""
+        return evaluate(self.want, {**self.known, self.over: n})
+
+    def compare(self) -> None:
+        """Raise at the first of all lengths run so far that is not as expected."""
+        values = self.lengths.values
+        wrong = sorted(n for n, value in values.items() if value != self.expected(n))
+        if not wrong:
+            return
+        first, more = wrong[0], wrong[1:SHOWN]
+        text = f"{self.over} = {first} gives {values[first]}, expected {self.want} = {self.expected(first)}."
+        if more:
+            also = ", ".join(map(str, more)) + (", …" if len(wrong) > SHOWN else "")
+            text += f" {len(wrong)} of {len(values)} lengths differ, also {also}."
+        raise self.failure(text + self.likely())
+
+    def failure(self, text: str) -> Exception:
+        """A mismatch with what was asked for; without that, there is no formula."""
+        return (SweepMismatch if self.asked else ValueError)(f"{self.lengths.name}: {text}")
+
+    def hole(self, n: int) -> Exception:
+        """A length that is refused although shorter and longer ones are taken."""
+        return self.failure(
+            f"{self.over} = {n} is refused ({self.lengths.refusal(n)}), although shorter and longer ones are taken"
+        )
+
+    def likely(self) -> str:
+        """The formula that all lengths have, as far as can be told."""
+        wrong, self.want = self.want, ""
+        try:
+            text = self.derived()
+        except Undecided:
+            text = fit.formula(self.contiguous(), self.over) or ""
+        return f" It looks like {form_of(text, self.over, {}).text(self.over)}." if text and text != wrong else ""
+
+    def derived(self) -> str:
+        """The one formula that the symbolic runs have for every length. Raises Undecided if there is none."""
+        if self.lengths.real:
+            raise Undecided("the shape depends on values")
+        start = max(2, self.least)
+        self.derivation.compare(None, start)
+        values = {n: value for n in range(start, start + FITTED) if (value := self.derivation.at(n)) is not None}
+        texts = {path.text for path in self.derivation.paths if path.value is not None}
+        texts |= {text for text in (fit.formula(values, self.over), fit.formula(self.contiguous(), self.over)) if text}
+        for text in sorted(texts, key=lambda text: (len(form_of(text, self.over, {}).text(self.over)), text)):
+            found = self.derivation.compare(piecewise(text, self.over), start)
+            if not isinstance(found, Finding) and all(
+                evaluate(text, {self.over: n}) == value for n, value in self.lengths.values.items()
+            ):
+                return text
+        raise Undecided("the symbolic runs have no formula in common")
+
+    def prove(self) -> str:
+        """What the proof rests on. Raises Undecided, or with a counterexample."""
+        if self.lengths.real:
+            raise Undecided("the shape depends on values")
+        expected = piecewise(self.want, self.over, self.known)
+        found = self.derivation.compare(expected, max(2, self.least))
+        if isinstance(found, Finding):
+            if self.lengths.value(found.n) is not None:
+                self.compare()
+            raise Undecided(f"the symbolic run gives {found.value} at {self.over} = {found.n}, the function does not")
+        shown = domain(found)
+        if shown is None:
+            refused = min(n for n, _, _, path in found if path.value is None and n > self.least)
+            if self.lengths.refusal(refused):
+                raise self.hole(refused)
+            raise Undecided(f"the symbolic run refuses {self.over} = {refused}, the function does not")
+        self.domain = Domain(self.least, shown.step, shown.most)
+        if shown.most is not None and not (
+            self.lengths.value(shown.most) is not None and self.lengths.refusal(shown.most + shown.step)
+        ):
+            raise Undecided(f"the symbolic run takes {self.over} up to {shown.most}, the function does not")
+        for n in self.lengths.values:
+            if (n - self.least) % shown.step or (shown.most is not None and n > shown.most):
+                raise Undecided(f"the symbolic run refuses {self.over} = {n}, the function does not")
+        for n in self.lengths.refusals:
+            if n > self.least and not (n - self.least) % shown.step and (shown.most is None or n <= shown.most):
+                raise Undecided(f"the symbolic run takes {self.over} = {n}, the function does not")
+        floats = "; its division in floating point is exact below 2**53" if self.derivation.floats else ""
+        return f"by the shape rules of its operators, for {cases(found, self.over)}{floats}"
+
+    def contiguous(self) -> dict[int, int]:
+        """The lengths run without a gap, from the shortest on."""
+        values, found, n = self.lengths.values, {}, self.least
+        step = next((k - n for k in sorted(values) if k > n), 1)
+        while n in values:
+            found[n] = values[n]
+            n += step
+        return found
+
+    def fitted(self) -> str:
+        """A formula found in the lengths that were run."""
+        values = self.contiguous()
+        text = fit.formula(values, self.over)
+        if text is None:
+            row = ", ".join(map(str, list(values.values())[:12]))
+            raise ValueError(
+                f"{self.lengths.name}: no formula found for the lengths {row}, … of {self.over} = {self.least}, …, "
+                f"{max(values)}. Give the expected one with want=, or look further with upto="
             )
+        return text
+
+    def sweep(self, proven: bool, reason: str, end: int) -> Sweep:
+        """The report."""
+        where, refusals = self.domain, {}
+        if self.least > 1:
+            refusals[f"{self.over} < {self.least:,}"] = self.lengths.refusal(self.least - 1)
+        if where.step > 1:
+            refusals[f"other {self.over}"] = self.lengths.refusal(self.least + 1)
+        if where.most is not None:
+            refusals[f"{self.over} > {where.most:,}"] = self.lengths.refusal(where.most + where.step)
+        upto = end if where.most is None else min(end, where.most)
+        upto -= (upto - self.least) % where.step
+        return Sweep(
+            name=self.lengths.name,
+            over=self.over,
+            form=form_of(self.want, self.over, self.known),
+            least=self.least,
+            most=where.most,
+            step=where.step,
+            proven=proven,
+            reason=reason,
+            upto=upto,
+            far=tuple(sorted(n for n in self.lengths.values if n > upto)),
+            refusals=refusals,
+            real=self.lengths.real,
+        )

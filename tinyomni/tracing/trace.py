@@ -15,6 +15,7 @@ from tinyomni.tracing.mismatch import Mismatch
 from tinyomni.tracing.records import Entry, Gradient, Ledger, Record, Run, Value
 from tinyomni.tracing.rows import Row, fold, tree
 from tinyomni.tracing.spec import Spec, SpecMismatch, SpecReport
+from tinyomni.tracing.suspicions import suspicions
 
 SCHEMA = 2
 SHARED = ("inputs", "outputs", "gradients")  # values that many calls have in common are written once
@@ -59,6 +60,10 @@ class Trace(Run):
     def diff(self, other: Run) -> Diff:
         """What changed from this run to the other one: rows that are new, gone, or have other shapes."""
         return Diff(self, other)
+
+    def suspicions(self) -> list[str]:
+        """What a person should look at although nothing failed: shapes that were spread, masks, axes of equal size."""
+        return suspicions(self)
 
     # ---- showing
 
