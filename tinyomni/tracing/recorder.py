@@ -672,7 +672,7 @@ def running_threads() -> set[str]:
 
 def _is_recomputed(frame: types.FrameType, above: OpenCall | None) -> bool:
     """Is activation checkpointing between this call and the one above it?"""
-    if "torch.utils.checkpoint" not in sys.modules:
+    if "torch.utils.checkpoint" not in sys.modules or not torch.is_grad_enabled():
         return False
     outer, end = frame.f_back, above.frame if above else None
     while outer is not None and outer is not end:

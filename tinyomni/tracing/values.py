@@ -77,18 +77,47 @@ def walk(name: str, value: Any, hint: Any = None, hinted: bool = True) -> Iterat
 
 
 def key_of(value: Any) -> Any:
-    """Equal for two values only if they are described and judged alike."""
+    """Equal for two values only if they are described and judged alike. Called for every argument of every call."""
     kind = type(value)
+    if kind is Tensor:
+        try:
+            return value.shape, value.dtype, value.device, kind
+        except RuntimeError:  # a nested tensor
+            return tensors.sizes(value), value.dtype, value.device, kind
+    if value is None:
+        return None
     how = classify(kind)  # type: ignore[arg-type]
+    if how == OTHER:
+        return kind
+    if how <= SCALAR:
+        return _leaf_key(value, kind, how)
+    return _container_key(value, kind, how, DEEPEST, [MOST_NODES])
+
+
+def _leaf_key(value: Any, kind: type, how: int) -> Any:
     if how == TENSOR:
         return tensors.sizes(value), value.dtype, value.device, kind
     if how == SCALAR:
         return kind, value if kind is not str or len(value) <= LONGEST_TEXT else text_of(value)
-    if how == OTHER:
-        return kind
-    return tuple(
-        (path, type(part) if each > SCALAR else key_of(part)) for path, part, _, each in walk("", value, hinted=False)
-    )
+    return kind
+
+
+def _container_key(value: Any, kind: type, how: int, depth: int, left: list[int]) -> Any:
+    """The keys of all parts that are described; like `walk`, it ends in cyclic and endless containers."""
+    found: list[Any] = [kind]
+    for place, (name, part) in enumerate(items_of(value, how)):
+        left[0] -= 1
+        if place == MOST_ITEMS or left[0] <= 0:
+            found.append("more")
+            break
+        each = type(part)
+        what = classify(each)  # type: ignore[arg-type]
+        if what in (DATACLASS, SEQUENCE, MAPPING):
+            key = _container_key(part, each, what, depth - 1, left) if depth > 1 else each
+        else:
+            key = _leaf_key(part, each, what)
+        found.append((name, key))
+    return tuple(found)
 
 
 def text_of(value: Any) -> str:
