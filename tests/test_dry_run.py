@@ -122,7 +122,7 @@ def test_a_call_without_a_step_and_a_step_without_a_call_fail(runs: dict[str, Tr
         assert parts or any("no [[step]] names it" in each for each in report.problems), step["call"]
     longer = tomllib.loads(text)
     longer["step"].append({"call": "sing", "title": "Sing"})
-    assert "sing: expected 1 calls, got 0" in str(seen.report(Spec(longer)).problems)
+    assert "sing: expected 1 call, got 0" in str(seen.report(Spec(longer)).problems)
 
 
 def test_the_modules_one_by_one_compute_what_the_whole_does(omni: Omni) -> None:

@@ -110,7 +110,7 @@ def test_the_command_opens_lesson_00_or_the_one_that_is_named(
     commands: list[list[str]] = []
     monkeypatch.setattr(course, "HOME", tmp_path)
     monkeypatch.setattr(course, "run", lambda *command, **_: commands.append([str(part) for part in command]) or 0)
-    monkeypatch.setattr(course, "set_up", lambda cpu: None)
+    monkeypatch.setattr(course, "set_up", lambda *_: None)
     assert course.main(["lab", "--no-browser", *named]) == 0
     assert "--no-browser" in commands[0] and commands[0][-1].endswith(named[0] if named else "00_start_here.ipynb")
     (settings,) = tmp_path.rglob("*.jupyterlab-settings")

@@ -86,7 +86,7 @@ def test_a_good_run_passes_for_given_sizes_too(tmp_path: Path) -> None:
         ({"batch": 3}, r"x: expected .2, 5, 4., got .batch 3, .* \(toy.toml:12\)"),
         ({"words": 4}, r"toy.toml:12"),
         ({"times": 2}, r"grow: expected 3 calls, got 2, then the end of the run \(toy.toml:17\)"),
-        ({"times": 4}, "grow ran 1 times, but no ..step"),
+        ({"times": 4}, r"grow: expected 3 calls, got 4 \(toy.toml:17\)"),
         ({"told": 6}, "ledger"),
         ({"words": 10}, "more than 9 tokens"),
     ],
@@ -113,18 +113,18 @@ def test_all_wrong_lines_are_listed(tmp_path: Path) -> None:
         (('all = "batch * words"', 'all = "batch * sentences"'), r"toy.toml:7: unknown axis 'sentences'"),
         (
             ('in = { x = "batch, words, classes" }', 'in = { x = "batch, letters" }'),
-            r"toy.toml:12: unknown axis 'letters'",
+            r"toy.toml:14: unknown axis 'letters'",
         ),
-        (('formula = "all"', 'formula = "every"'), r"toy.toml:22: unknown axis 'every'"),
-        (("times = 3", "time = 3"), r"toy.toml:17: unknown key 'time' in"),
+        (('formula = "all"', 'formula = "every"'), r"toy.toml:24: unknown axis 'every'"),
+        (("times = 3", "time = 3"), r"toy.toml:19: unknown key 'time' in ..step..\. Did you mean 'times'"),
         (('call = "ends"', 'title = "ends"'), r"toy.toml:12: missing key 'call'"),
         (("equals = 10", ""), r"toy.toml:22: missing key 'equals'"),
         (("batch = 2", 'batch = "2"'), r"toy.toml:4: .*expected an integer"),
         (("batch = 2", "batch = 2\nclasses = 3"), r"duplicate name 'classes'"),
-        (("[ledger]", "[account]"), r"toy.toml:9: unknown table account"),
-        (('want = "n + 1"', 'want = "m + 1"'), r"toy.toml:26: unknown axis 'm'"),
+        (("[ledger]", "[account]"), r"toy.toml:9: unknown table or key 'account'"),
+        (('want = "n + 1"', 'want = "m + 1"'), r"toy.toml:29: unknown axis 'm'"),
         (('title = "toy"', "title = "), r"toy.toml:2"),
-        (('tokens = "batch"', 'tokens = "batch ** 2"'), r"toy.toml:12: .*only"),
+        (('tokens = "batch"', 'tokens = "batch ** 2"'), r"toy.toml:16: .*only"),
         (('words = "words"', 'words = "letters"'), r"unknown axis 'letters'"),
     ],
 )
@@ -153,12 +153,12 @@ def test_an_empty_run_and_an_empty_specification_are_never_green(tmp_path: Path)
 
 
 def test_rules_hold_for_every_length(tmp_path: Path) -> None:
-    (found,) = spec(tmp_path).prove({"grow": grow})
+    (found,) = spec(tmp_path).check_rules({"grow": grow})
     assert found.form == Floor(1, 1, 1)
     with pytest.raises(SweepMismatch):
-        spec(tmp_path, ('want = "n + 1"', 'want = "n + 2"')).prove({"grow": grow})
-    with pytest.raises(SpecError, match="no function for the rule"):
-        spec(tmp_path).prove({})
+        spec(tmp_path, ('want = "n + 1"', 'want = "n + 2"')).check_rules({"grow": grow})
+    with pytest.raises(SpecError, match="unknown function 'grow'"):
+        spec(tmp_path).check_rules({})
 
 
 # ---- the small language ---------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_a_formula_becomes_one_floor(text: str, form: Floor) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["n * n", "n % 3", "3 - n", "n // 2 * 3", "min(n, 3) + 1", "hop // n", "min(n, 2 * n)"]
+    "text", ["n * n", "n % 3", "3 - n // 2", "n // 2 * 3", "min(n, 3) + 1", "hop // n", "min(n, 2 * n)"]
 )
 def test_what_has_no_such_form_says_so(text: str) -> None:
     with pytest.raises(SpecError, match="has no form"):
@@ -256,7 +256,7 @@ def test_a_step_names_the_module_where_a_call_has_to_happen() -> None:
     assert nested().check(Spec({"step": [first, {**second, "times": 2}]})).ok
     with pytest.raises(SpecMismatch, match=r"Inner.forward \(first\): expected 2 calls, got 1, then .*second"):
         nested().check(Spec({"step": [{**first, "times": 2}, second]}))
-    with pytest.raises(SpecMismatch, match=r"Inner.forward \(third\): expected 1 calls, got 0, then the end"):
+    with pytest.raises(SpecMismatch, match=r"Inner.forward \(third\): expected 1 call, got 0, then the end"):
         nested().check(Spec({"step": [{**INNER, "module": "third"}]}))
 
 
@@ -264,16 +264,122 @@ def test_calls_below_a_step_with_inside_belong_to_it_alone() -> None:
     outer = {"call": "Outer.forward", "inside": [{**INNER, "module": "first"}, {**INNER, "module": "second"}]}
     report = nested().check(Spec({"step": [outer, INNER]}))
     assert [step.calls for step in report.steps] == [[0], [3]]
-    with pytest.raises(SpecMismatch, match=r"Inner.forward: expected 1 calls inside, got 0"):
+    words = r"inside, Inner.forward \(second\): expected 1 call, got 0, then Inner.forward \(first\)"
+    with pytest.raises(SpecMismatch, match=words):
         nested().check(Spec({"step": [{**outer, "inside": outer["inside"][::-1]}, INNER]}))
     # without `inside`, the calls below are steps like others
     assert nested().check(Spec({"step": [{"call": "Outer.forward"}, {**INNER, "times": 3}]})).ok
 
 
+def test_too_many_calls_are_counted() -> None:
+    with pytest.raises(SpecMismatch, match=r"grow: expected 2 calls, got 3$"):
+        run().check(Spec({"step": [{"call": "ends"}, {"call": "grow", "times": 2}], "ledger": {"words": 5, "of": 9}}))
+    # those below a step as well
+    once = {"call": "Outer.forward", "inside": [{**INNER, "times": 1}]}
+    with pytest.raises(SpecMismatch, match=r"Outer.forward: inside, Inner.forward: expected 1 call, got 2$"):
+        nested().check(Spec({"step": [once, INNER]}))
+    # two items of the same call share what there is
+    both = {"call": "Outer.forward", "inside": [INNER, {**INNER, "times": 1}]}
+    assert nested().check(Spec({"step": [both, INNER]})).ok
+
+
+def test_a_step_without_shapes_was_only_called() -> None:
+    report = nested().check(Spec({"step": [{"call": "Outer.forward", "inside": []}, INNER]}))
+    assert [step.mark for step in report.steps] == ["·", "✔"]
+    assert "  ·       Outer.forward" in str(report) and "(called; no shapes to compare)" in str(report)
+
+
+def test_rules_are_checked_or_reported_as_unchecked(tmp_path: Path) -> None:
+    report = run().check(spec(tmp_path))
+    assert [rule.status for rule in report.rules] == ["unchecked"]
+    assert "·       rule grow: unchecked: n + 1 for every n; give functions={'grow': …}" in str(report)
+    report = run().check(spec(tmp_path), functions={"grow": grow})
+    assert report.rules[0].status == "proven" and "✔       rule grow: n + 1 for every n ≥ 1" in str(report)
+    report = run().report(spec(tmp_path, ('want = "n + 1"', 'want = "n + 2"')), functions={"grow": grow})
+    assert not report.ok and "✘       rule grow: grow: n = 1 gives 2, expected n + 2 = 3" in str(report)
+    other = spec(tmp_path, ('over = "n"', 'over = "m"'), ('want = "n + 1"', 'want = "m + 1"'))
+    with pytest.raises(SpecError, match=r"toy.toml:26: .*unknown axis 'm' in the annotations of grow"):
+        run().check(other, functions={"grow": grow})
+
+
+def test_shapes_with_wildcards_and_dtypes() -> None:
+    one = {"call": "Inner.forward", "module": "*", "in": {"x": "float32[_, 3]"}, "out": "..., 3"}
+    assert nested().check(Spec({"step": [{**one, "call": "Inn*", "times": 3}]})).ok
+    assert nested().check(Spec({"step": [{**one, "module": "f?rst"}, {**one, "times": 2}]})).ok
+    for wrong, words in [
+        ({"in": {"x": "int*[_, 3]"}}, r"x: expected int\* \(_, 3\), got float32 \(batch 2, n 3\)"),
+        ({"in": {"x": "_, _, 3"}}, r"x: expected \(_, _, 3\), got \(batch 2, n 3\)"),
+        ({"out": "..., 4"}, r"out: expected \(\.\.\., 4\), got"),
+        ({"out": ["_, 3", "_, 3"]}, r"out: expected \(_, 3\), \(_, 3\), got \(batch 2, n 3\)"),
+        ({"in": {"y": "_, 3"}}, r"unknown argument 'y'.* Known: x"),
+    ]:
+        with pytest.raises(SpecMismatch, match=words):
+            nested().check(Spec({"step": [{**one, "times": 3, **wrong}]}))
+
+
+def test_a_misspelt_call() -> None:
+    with pytest.raises(SpecMismatch, match=r"Iner.forward: expected 1 call.*did you mean 'Inner.forward'"):
+        nested().check(Spec({"step": [{"call": "Iner.forward"}]}))
+
+
+WRONG = {  # text → the line, and what is wrong with it
+    "step = 3": (1, r"expected \[\[step\]\] tables, got 3"),
+    "[step]\ncall = 'x'": (1, r"expected \[\[step\]\] tables"),
+    "[[stop]]\ncall = 'x'": (1, r"unknown table or key 'stop'\. Did you mean 'step'"),
+    "given = 3\nSTEP": (1, r"\[given\]: expected a table, got 3"),
+    "fixed = [1]\nSTEP": (1, r"\[fixed\]: expected a table"),
+    "[fixed]\na = 1\nb = [2]\nSTEP": (3, r"\[fixed\] b: expected an integer or a formula"),
+    "[fixed]\na = 1.5\nSTEP": (2, r"\[fixed\] a: expected an integer or a formula"),
+    "[fixed]\na = true\nSTEP": (2, r"\[fixed\] a: expected an integer or a formula"),
+    "[fixed]\n'a b' = 1\nSTEP": (2, r"\[fixed\] 'a b': expected a name"),
+    "[fixed]\nk = 0\nl = '1 // k'\nSTEP": (3, r"formula '1 // k': division by zero"),
+    "[ledger]\nof = '9'\nSTEP": (2, r"\[ledger\] of: expected an integer, got '9'"),
+    "title = 3\nSTEP": (1, r"title: expected a text in quotes, got 3"),
+    "complete = 1\nSTEP": (1, r"complete: expected true or false, got 1"),
+    "[[step]]\ncall = 3": (2, r"\[\[step\]\] call: expected a text in quotes, got 3"),
+    "STEP\nin = 'a, b'": (3, r"\[\[step\]\] in: expected a table of shapes"),
+    "STEP\nin = { x = 3 }": (3, r"\[\[step\]\] in: expected a table of shapes"),
+    "STEP\nout = 3": (3, r"\[\[step\]\] out: expected a shape in quotes"),
+    "STEP\nout = [3]": (3, r"\[\[step\]\] out: expected a shape in quotes"),
+    "STEP\nout = '..., ...'": (3, r"shape '\.\.\., \.\.\.': expected at most one"),
+    "STEP\nout = 'a[2'": (3, "cannot read the formula"),
+    f"STEP\nout = '{'(' * 300}'": (3, "cannot read the formula"),
+    "STEP\ntimes = 1.0": (3, r"\[\[step\]\] times: expected an integer or a formula"),
+    "STEP\ninside = 'y'": (3, r"\[\[step\]\] inside: expected a list of tables"),
+    "STEP\ninside = [{ cal = 'y' }]": (3, r"unknown key 'cal' in inside\. Did you mean 'call'"),
+    "STEP\nQUANTITY\nequals = '1'": (6, "equals: expected an integer"),
+    "STEP\nQUANTITY\nequals = 1.0": (6, "equals: expected an integer"),
+    "STEP\nQUANTITY\nequals = 1\nequal = 2": (7, "unknown key 'equal'"),
+    "STEP\nRULE\nover = 'n n'\nwant = 'n'": (5, "over: expected the name of an axis"),
+    "STEP\nRULE\nover = 'n'\nwant = 'n'\nupto = 0": (7, "upto: expected an integer, 1 or more"),
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_wrong_types_are_errors_with_their_line(text: str, tmp_path: Path) -> None:
+    line, words = WRONG[text]
+    text = text.replace("STEP", "[[step]]\ncall = 'x'").replace("RULE", "[[rule]]\ncall = 'x'")
+    text = text.replace("QUANTITY", "[[quantity]]\nname = 'a'\nformula = '1'")
+    (tmp_path / "bad.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError, match=rf"bad\.toml:{line}: .*{words}"):
+        Spec.load(tmp_path / "bad.toml")
+
+
+def test_a_long_formula_takes_linear_time() -> None:
+    text = "n"
+    for _ in range(30):  # each level evaluated its right side twice once: 2**30
+        text = f"9 % (1 + {text})" if len(text) % 2 else f"9 // (1 + {text})"
+    assert evaluate(text, {"n": 3}) >= 0
+    limits = {"n" + " + n" * 400: "1601 characters", "-" * 200 + "n": "deeper than 100", "n" + " * n" * 90: "2..63"}
+    for bad, words in limits.items():
+        with pytest.raises(SpecError, match=words):
+            evaluate(bad, {"n": 9})
+
+
 def test_a_complete_specification_names_every_outermost_call() -> None:
     outer = {"step": [{"call": "Outer.forward", "inside": []}]}
     assert nested().check(Spec(outer)).ok
-    with pytest.raises(SpecMismatch, match=r"Inner.forward \(second\) ran 1 times, but no ..step.. names it"):
+    with pytest.raises(SpecMismatch, match=r"Inner.forward \(second\) ran once, but no ..step.. names it"):
         nested().check(Spec({"complete": True, **outer}))
     # a call is named by what it calls, too
     assert nested().check(Spec({"complete": True, "step": [{**INNER, "times": 3}]})).ok

@@ -47,7 +47,7 @@ def test_a_specification(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "expected (2, 3)" in capsys.readouterr().err
     (tmp_path / "spec.toml").write_text("[[step]]\nname = 3\n")
     assert main(["trace", "--spec", str(tmp_path / "spec.toml"), script(tmp_path, GOOD)]) == 2
-    assert "spec.toml:1" in capsys.readouterr().err
+    assert "spec.toml:2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

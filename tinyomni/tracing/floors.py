@@ -67,6 +67,12 @@ def floor_form(text: str | int, over: str, sizes: Mapping[str, int] | None = Non
                     return inner._replace(most=limit if inner.most is None else min(limit, inner.most))
                 if limit is not None and (inner.most is None or limit <= inner.most):
                     return inner._replace(least=limit if inner.least is None else max(limit, inner.least))
+            case ast.UnaryOp(ast.USub(), operand):
+                inner = form(operand)
+                if inner.c == 1 and inner.least is None and inner.most is None:
+                    return Floor(-inner.a, -inner.b, 1)
+            case ast.BinOp(left, ast.Sub(), right) if constant(left) is not None:
+                return form(ast.BinOp(ast.UnaryOp(ast.USub(), right), ast.Add(), left))
             case ast.BinOp(left, sign, right):
                 if isinstance(sign, (ast.Add, ast.Mult)) and constant(left) is not None:
                     left, right = right, left
@@ -78,7 +84,7 @@ def floor_form(text: str | int, over: str, sizes: Mapping[str, int] | None = Non
                             return inner._replace(b=inner.b + number * inner.c)
                         case ast.Sub():
                             return inner._replace(b=inner.b - number * inner.c)
-                        case ast.Mult() if inner.c == 1 and number > 0:
+                        case ast.Mult() if inner.c == 1:
                             return Floor(inner.a * number, inner.b * number, 1)
                         case ast.FloorDiv() if number > 0:
                             return inner._replace(c=inner.c * number)
@@ -127,7 +133,7 @@ def pretty(formula: str, names: Mapping[str, int | str]) -> str:
             case ast.UnaryOp(_, ast.BinOp(ast.UnaryOp(_, top), ast.FloorDiv(), bottom)):
                 return f"⌈{write(top, 2)} / {write(bottom, 3)}⌉"
             case ast.UnaryOp(_, operand):
-                return f"-{write(operand, 2)}"
+                return f"(-{write(operand, 2)})" if inner > 1 else f"-{write(operand, 2)}"
             case ast.Call(ast.Name(name), arguments):
                 return f"{name}({', '.join(map(write, arguments))})"
             case ast.BinOp(left, ast.FloorDiv(), right):

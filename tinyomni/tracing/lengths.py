@@ -8,8 +8,7 @@ import ctypes
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -37,6 +36,7 @@ class CpuLimit:
     def __init__(self) -> None:
         self.thread, self.lock, self.done = threading.get_ident(), threading.Lock(), threading.Event()
         self.began: float | None = None  # while a call runs
+        self.fired = False
         if hasattr(time, "pthread_getcpuclockid"):
             clock = time.pthread_getcpuclockid(self.thread)
             self.now: Callable[[], float] = lambda: time.clock_gettime(clock)
@@ -55,24 +55,27 @@ class CpuLimit:
             with self.lock:
                 if self.began is not None and self.now() - self.began > MAX_SECONDS:
                     self.fired = True
-                    _raise(self.thread, TooLong)
+                    exception = ctypes.py_object(TooLong)  # raised before the next line of Python of that thread
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread), exception)
 
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        """One call."""
+    def run(self, work: Callable[[], Any]) -> Any:
+        """One call. Raises TooLong."""
         self.began, self.fired = self.now(), False
         try:
-            yield
+            return work()
         finally:
-            with self.lock:
-                self.began = None
-                if self.fired:
-                    _raise(self.thread, None)  # one that has not arrived yet is taken back
+            self.end()
 
-
-def _raise(thread: int, kind: type[BaseException] | None) -> None:
-    """Raise an exception in another thread, before its next line of Python."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if kind is None else ctypes.py_object(kind))
+    def end(self) -> None:
+        """No exception is sent any more; one that is on its way arrives here."""
+        with self.lock:
+            self.began = None
+        if self.fired:
+            try:
+                for _ in range(10_000):
+                    pass
+            except TooLong:
+                pass
 
 
 class ShapesOnly(TorchFunctionMode):
@@ -163,9 +166,10 @@ class Lengths:
     def shape(self, n: int) -> tuple[int, ...]:
         """The shape for one length, or a number as a shape of one. Raises one of REFUSALS, ValueError for no end."""
         try:
-            with self.limit.call(), torch.no_grad():
-                out = self._out(n)
+            with torch.no_grad():
+                out = self.limit.run(lambda: self._out(n))
         except TooLong:
+            self.limit.end()
             raise Endless(
                 f"{self.name}: no result for {self.over} = {n} within {MAX_SECONDS:g} s of CPU time. Does it end?"
             ) from None
@@ -208,9 +212,9 @@ class Lengths:
         """The length for a symbol."""
         assert self.axis is not None
         try:
-            with self.limit.call():
-                out = self.run(n)
+            out = self.limit.run(lambda: self.run(n))
         except TooLong:
+            self.limit.end()
             raise Endless(f"the symbolic run took more than {MAX_SECONDS:g} s of CPU time") from None
         return out.shape[self.axis] if isinstance(out, Tensor) else out
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tinyomni.tracing import fit
 from tinyomni.tracing.derive import Derivation
-from tinyomni.tracing.floors import Form, form_of
+from tinyomni.tracing.floors import Form, Formula, form_of
 from tinyomni.tracing.formula import SpecError, evaluate, names_in, unknown
 from tinyomni.tracing.lengths import Endless, Lengths
 from tinyomni.tracing.piecewise import Domain, Finding, Undecided, cases, domain, pieces, piecewise
@@ -230,10 +230,12 @@ class _Search:
             raise Undecided("the shape depends on values")
         start = max(2, self.least)
         self.derivation.compare(None, start)
-        values = {n: value for n in range(start, start + FITTED) if (value := self.derivation.at(n)) is not None}
+        values = {n: value for n, value in self.lengths.values.items() if n < start}
+        values |= {n: value for n in range(start, start + FITTED) if (value := self.derivation.at(n)) is not None}
         texts = {path.text for path in self.derivation.paths if path.value is not None}
         texts |= {text for text in (fit.formula(values, self.over), fit.formula(self.contiguous(), self.over)) if text}
-        for text in sorted(texts, key=lambda text: (len(form_of(text, self.over, {}).text(self.over)), text)):
+        forms = {text: form_of(text, self.over, {}) for text in sorted(texts)}
+        for text in sorted(forms, key=lambda text: (isinstance(forms[text], Formula), len(forms[text].text("n")))):
             found = self.derivation.compare(piecewise(text, self.over), start)
             if not isinstance(found, Finding) and all(
                 evaluate(text, {self.over: n}) == value for n, value in self.lengths.values.items()

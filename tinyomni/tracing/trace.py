@@ -14,7 +14,7 @@ from tinyomni.tracing.lines import Lines
 from tinyomni.tracing.mismatch import Mismatch
 from tinyomni.tracing.records import Entry, Gradient, Ledger, Record, Run, Value
 from tinyomni.tracing.rows import Row, fold, tree
-from tinyomni.tracing.spec import Spec, SpecMismatch, SpecReport
+from tinyomni.tracing.spec import Functions, Spec, SpecMismatch, SpecReport
 from tinyomni.tracing.suspicions import suspicions
 
 SCHEMA = 2
@@ -46,16 +46,24 @@ class Trace(Run):
         """Calls under their callers; those that repeat are one row with a count."""
         return fold(tree(self.steps))
 
-    def check(self, spec: Spec | str | Path, given: dict[str, int] | None = None) -> SpecReport:
-        """Compare the run with a `Spec` (or the path of one): a report, or SpecMismatch with every wrong line."""
-        report = self.report(spec, given)
+    def check(
+        self, spec: Spec | str | Path, given: dict[str, int] | None = None, functions: Functions | None = None
+    ) -> SpecReport:
+        """Compare the run with a `Spec` (or the path of one): a report, or SpecMismatch with every wrong line.
+
+        `given`: other sizes than those of the specification. `functions`: what the calls of its rules stand for; rules
+        without a function are reported as unchecked.
+        """
+        report = self.report(spec, given, functions)
         if not report.ok:
             raise SpecMismatch(report)
         return report
 
-    def report(self, spec: Spec | str | Path, given: dict[str, int] | None = None) -> SpecReport:
+    def report(
+        self, spec: Spec | str | Path, given: dict[str, int] | None = None, functions: Functions | None = None
+    ) -> SpecReport:
         """The same without raising."""
-        return (spec if isinstance(spec, Spec) else Spec.load(spec)).compare(self, given or {})
+        return (spec if isinstance(spec, Spec) else Spec.load(spec)).compare(self, given or {}, functions)
 
     def diff(self, other: Run) -> Diff:
         """What changed from this run to the other one: rows that are new, gone, or have other shapes."""

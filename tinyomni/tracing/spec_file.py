@@ -1,0 +1,194 @@
+"""A specification file as it is written: its tables, keys and types, and the line of whatever is wrong."""
+
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinyomni.tracing.formula import SpecError, names_in, unknown
+from tinyomni.tracing.shape_pattern import ShapePattern
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a key may hold."""
+
+    text: str
+    fits: Callable[[Any], bool]
+    formulas: Callable[[Any], Iterable[str | int]] = lambda value: ()
+
+
+def _integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _shape_formulas(value: str | list[str]) -> list[str | int]:
+    return [
+        axis for text in ([value] if isinstance(value, str) else value) for axis in ShapePattern.read(text).formulas
+    ]
+
+
+TEXT = Kind("a text in quotes", _texts)
+NAME = Kind("the name of an axis in quotes", lambda value: isinstance(value, str) and value.isidentifier())
+NUMBER = Kind("a text in quotes or an integer", lambda value: isinstance(value, str) or _integer(value))
+INTEGER = Kind("an integer", _integer)
+COUNT = Kind("an integer, 1 or more", lambda value: _integer(value) and value > 0)
+YES = Kind("true or false", lambda value: isinstance(value, bool))
+FORMULA = Kind(
+    'an integer or a formula in quotes, such as "tokens // 2"', lambda v: _integer(v) or _texts(v), lambda v: [v]
+)
+OUT = Kind(
+    'a shape in quotes, such as "batch, tokens", or a list of shapes',
+    lambda value: _texts(value) or (isinstance(value, list) and all(map(_texts, value))),
+    _shape_formulas,
+)
+IN = Kind(
+    'a table of shapes, such as { x = "batch, tokens" }',
+    lambda value: isinstance(value, dict) and all(map(_texts, value.values())),
+    lambda value: [formula for text in value.values() for formula in _shape_formulas(text)],
+)
+SIZES = Kind(
+    "a table of integers, such as { n_mels = 128 }",
+    lambda value: isinstance(value, dict) and all(map(_integer, value.values())),
+)
+TABLES = Kind("a list of tables", lambda value: isinstance(value, list) and all(isinstance(v, dict) for v in value))
+
+INSIDE = {"call": TEXT, "module": TEXT, "in": IN, "out": OUT, "times": FORMULA}
+TABLE_KEYS: dict[str, dict[str, Kind]] = {
+    "step": {**INSIDE, "number": NUMBER, "title": TEXT, "tokens": FORMULA, "inside": TABLES},
+    "quantity": {"name": TEXT, "formula": FORMULA, "equals": INTEGER},
+    "rule": {"call": TEXT, "over": NAME, "want": FORMULA, "axis": INTEGER, "upto": COUNT, "sizes": SIZES},
+}
+NEEDED = {"step": ("call",), "quantity": ("name", "formula", "equals"), "rule": ("call", "over", "want")}
+TOP = {"title": TEXT, "complete": YES}
+PLAIN = {"given": INTEGER, "fixed": FORMULA, "ledger": FORMULA}
+
+
+class SpecFile:
+    """The data of a specification and its text. Raises SpecError, with file and line, for what is no specification."""
+
+    def __init__(self, data: Mapping[str, Any], name: str = "spec", text: str = "") -> None:
+        self.data, self.name, self._lines = data, name, text.splitlines()
+        for key in data:
+            if key not in {*TOP, *PLAIN, *TABLE_KEYS}:
+                raise self.error(unknown(key, {*TOP, *PLAIN, *TABLE_KEYS}, what="table or key"), key)
+        for key, kind in TOP.items():
+            if key in data and not kind.fits(data[key]):
+                raise self.error(f"{key}: expected {kind.text}, got {data[key]!r}", "", key=key)
+        for table, kind in PLAIN.items():
+            self._plain(table, kind)
+        for table in TABLE_KEYS:
+            self._tables(table)
+        for name in self.data.get("given", {}):
+            if name in self.data.get("fixed", {}):
+                raise self.error(f"duplicate name {name!r}: in [given] and in [fixed]", "fixed", key=name)
+        if not data.get("step"):
+            raise self.error("no [[step]]: every run would pass")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SpecFile":
+        """Read a TOML file."""
+        name = Path(path).name
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            return cls(tomllib.loads(text), name, text)
+        except tomllib.TOMLDecodeError as error:  # also a key or a table that is there twice
+            line = re.search(r"at line (\d+)", str(error))
+            raise SpecError(f"{name}{f':{line[1]}' if line else ''}: {error}") from error
+        except UnicodeDecodeError as error:
+            raise SpecError(f"{name}: not a UTF-8 text file ({error.reason})") from error
+
+    # ---- types and keys
+
+    def _plain(self, table: str, kind: Kind) -> None:
+        """[given], [fixed], [ledger]: names with values."""
+        found = self.data.get(table, {})
+        if not isinstance(found, dict):
+            raise self.error(f"[{table}]: expected a table, got {found!r}", table)
+        for name, value in found.items():
+            if table != "ledger" and not name.isidentifier():
+                raise self.error(f"[{table}] {name!r}: expected a name of letters, digits and _", table, key=name)
+            limit = table == "ledger" and name == "of"
+            if not (INTEGER if limit else kind).fits(value):
+                expected = (INTEGER if limit else kind).text
+                raise self.error(f"[{table}] {name}: expected {expected}, got {value!r}", table, key=name)
+
+    def _tables(self, table: str) -> None:
+        """[[step]], [[quantity]], [[rule]]."""
+        found = self.data.get(table, [])
+        if not TABLES.fits(found):
+            raise self.error(f"expected [[{table}]] tables, got {found!r}"[:200], table)
+        for place, each in enumerate(found):
+            self._keys(table, place, each, TABLE_KEYS[table], NEEDED[table], f"[[{table}]]")
+            for item in each.get("inside", []):
+                self._keys(table, place, item, INSIDE, ("call",), "inside", within="inside")
+
+    def _keys(
+        self, table: str, place: int, each: Mapping[str, Any], kinds: Mapping[str, Kind], needed: Iterable[str],
+        where: str, within: str = "",
+    ) -> None:  # fmt: skip
+        """Nothing unknown, nothing missing, and each of its type."""
+        for key, value in each.items():
+            if key not in kinds:
+                raise self.error(unknown(key, kinds, f" in {where}", "key"), table, place, within or key)
+            if not kinds[key].fits(value):
+                text = f"{where} {key}: expected {kinds[key].text}, got {value!r}"
+                raise self.error(text, table, place, within or key)
+        for key in needed:
+            if key not in each:
+                raise self.error(f"missing key {key!r} in {where}", table, place, within)
+
+    def check_names(self, axes: Iterable[str]) -> None:
+        """Every formula has only names that there are."""
+        known = set(axes)
+        for table, kinds in TABLE_KEYS.items():
+            for place, each in enumerate(self.data.get(table, [])):
+                more = (
+                    {"i"} if table == "step" else {each["over"], *each.get("sizes", {})} if table == "rule" else set()
+                )
+                for key, kind in kinds.items():
+                    if key in each:
+                        self._names(kind, each[key], known | more, table, place, key)
+                for item in each.get("inside", []):
+                    for key, kind in INSIDE.items():
+                        if key in item:
+                            self._names(kind, item[key], known | more, table, place, "inside")
+        for name, formula in self.data.get("ledger", {}).items():
+            self._names(FORMULA, formula, known, "ledger", None, name)
+
+    def _names(self, kind: Kind, value: Any, known: set[str], table: str, place: int | None, key: str) -> None:
+        try:
+            for formula in kind.formulas(value):
+                for name in sorted(names_in(formula) - known):
+                    raise SpecError(unknown(name, known, f" in {formula!r}"))
+        except SpecError as error:
+            raise self.error(str(error), table, place, key) from error
+
+    # ---- lines
+
+    def line(self, table: str, place: int | None = None, key: str = "") -> int | None:
+        """The line of a key in a table (the n-th, if there are several); of the table's head, if the key has none."""
+        inside, count, head = not table, -1, None
+        for number, line in enumerate(self._lines, 1):
+            header = re.match(r'\s*(\[\[?)\s*"?([^\]"]+?)"?\s*\]', line)
+            if header:
+                count += header[2] == table
+                inside = header[2] == table and (place is None or count == place)
+                head = number if inside and head is None else head
+            elif inside and key and re.match(rf"""\s*["']?{re.escape(key)}["']?\s*[.=]""", line):
+                return number
+        if head is None:  # not written with a head of its own: `given = { … }`
+            pattern = re.compile(rf"""\s*\[*\s*["']?{re.escape(table or key)}\b""")
+            head = next((number for number, line in enumerate(self._lines, 1) if pattern.match(line)), None)
+        return head
+
+    def error(self, text: str, table: str = "", place: int | None = None, key: str = "") -> SpecError:
+        """The error with its line."""
+        line = self.line(table, place, key) if table or key else None
+        return SpecError(f"{self.name}{f':{line}' if line else ''}: {text}")
