@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tinyomni.config import SAMPLE_RATE
+from tinyomni.data.normalization import normalize_question, reading_note
 from tinyomni.errors import InputError, MissingFileError
 from tinyomni.io import load_image
 from tinyomni.omni import DESCRIBE, Omni
@@ -107,6 +108,9 @@ class Session:
         if not question and not audio:
             raise InputError('there is no question. Type one, or give --audio: tinyomni ask "What is it?"')
         out = check_wav_path(speak) if speak else None
+        typed, question = question or "", normalize_question(question) if question else None
+        if question and (note := reading_note(typed, question)):
+            self.write(note + "\n")
 
         def action() -> None:
             reply = self.omni.reply(question, self.image, audio, trim=True)

@@ -23,6 +23,7 @@ from torch import Tensor
 from tinyomni.apps.chat import join_with_pauses, speak_sentences, uncertainty_note
 from tinyomni.config import SAMPLE_RATE
 from tinyomni.data import rendering, world
+from tinyomni.data.normalization import normalize_question
 from tinyomni.errors import InputError
 from tinyomni.io import load_audio
 from tinyomni.omni import DESCRIBE, Omni
@@ -87,7 +88,7 @@ class PageModel:
         self, image: Image.Image | None, question: str, recording: Recording | None, speak: bool, voice: int
     ) -> Iterator[View]:
         """The answer to a question, typed or spoken."""
-        question = (question or "").strip()
+        question = normalize_question(question or "")
         if not question and recording is None:
             raise InputError("There is no question. Type one, or record one.")
         if question and recording is not None:

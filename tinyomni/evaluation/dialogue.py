@@ -21,6 +21,7 @@ from torch import Tensor
 from tinyomni.config import IMAGE_SIZE, SAMPLE_RATE
 from tinyomni.data import unanswerable
 from tinyomni.data.datasets import Scenes, pixels
+from tinyomni.data.normalization import normalize_question
 from tinyomni.data.world import Question
 from tinyomni.evaluation import asr_judge
 from tinyomni.evaluation.asr_judge import words
@@ -33,9 +34,9 @@ from tinyomni.reply import Reply
 
 
 def ask(omni: Omni, question: str | AudioLike, image: ImageLike | None) -> Reply:
-    """The finished reply to a question, typed (str) or spoken (samples, rate)."""
+    """The finished reply to a question, typed (str; normalized as in the apps) or spoken (samples, rate)."""
     if isinstance(question, str):
-        return omni.reply(question, image).finish()
+        return omni.reply(normalize_question(question), image).finish()
     return omni.reply(None, image, load_speech(question)).finish()
 
 
