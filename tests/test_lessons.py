@@ -1,0 +1,90 @@
+"""What the lessons share: every figure is described and drawn in the course's look, and a slider moves its figure."""
+
+import base64
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tinyomni import lessons
+from tinyomni.lessons import show
+from tinyomni.lessons.map import HERE, PARTS, draw_map
+from tinyomni.palette import LOOKS
+
+
+def test_looks_differ_in_colour_marker_and_hatch() -> None:
+    for part in ("colour", "marker", "hatch"):
+        assert len({getattr(look, part) for look in LOOKS.values()}) == len(LOOKS)
+
+
+def simulate(colour: str, matrix: list[list[float]]) -> np.ndarray:
+    """A colour as a colour-blind person sees it, in linear RGB."""
+    rgb = np.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return np.clip(np.array(matrix) @ linear, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "matrix",  # Machado, Oliveira & Fernandes (2009), severity 1: deuteranopia, protanopia
+    [
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    ],
+    ids=["deutan", "protan"],
+)
+def test_colours_of_modalities_stay_apart_for_colour_blind_readers(matrix: list[list[float]]) -> None:
+    seen = {name: simulate(look.colour, matrix) for name, look in LOOKS.items()}
+    near = {(a, b): round(float(np.abs(seen[a] - seen[b]).max()), 2) for a in seen for b in seen if a < b}
+    assert min(near.values()) > 0.08, near
+
+
+@pytest.mark.parametrize("number", HERE)
+def test_every_lesson_has_its_place_on_the_map(number: int) -> None:
+    figure, alt = draw_map(number)
+    assert set(HERE[number]) <= set(PARTS) and alt.startswith("Map of the model")
+    written = {text.get_text() for text in figure.axes[0].texts}
+    assert {part.title for part in PARTS.values()} <= written
+
+
+@pytest.mark.parametrize("name", lessons.DIAGRAMS)
+def test_text_of_a_diagram_stays_on_its_sheet(name: str) -> None:
+    figure, alt = lessons.DIAGRAMS[name]()
+    assert 40 < len(alt) < 140
+    figure.canvas.draw()
+    sheet = figure.bbox
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent()
+        assert sheet.x0 <= box.x0 and box.x1 <= sheet.x1 and sheet.y0 <= box.y0 and box.y1 <= sheet.y1, text.get_text()
+
+
+def drawing(height: int, word: str) -> tuple[Figure, str]:
+    return Figure(figsize=(2, height)), f"{word} {height}"
+
+
+def test_a_stored_lesson_shows_the_picture_for_the_first_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", lambda *data, **more: shown.append((data, more)))
+    lessons.explore(drawing, height=(2, 1, 4, 1), word=["tall", "low"])
+    ((data, more),) = shown
+    assert data[0]["text/plain"] == more["metadata"]["image/png"]["alt"] == "tall 2"
+    size = Image.open(io.BytesIO(base64.b64decode(data[0]["image/png"]))).size
+    assert size == (320, 320) and more["metadata"]["image/png"]["width"] == 200
+
+
+def test_moving_a_slider_draws_again_in_the_same_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    updates: list[str] = []
+    handle = SimpleNamespace(update=lambda data, **_: updates.append(data["text/plain"]))
+    box = show._controls(drawing, handle, {"height": (2, 1, 4, 1), "word": ["tall", "low"]})
+    slider, menu = box.children
+    slider.value = 3
+    menu.value = "low"
+    assert updates == ["tall 3", "low 3"]
+
+
+def test_an_unknown_diagram_is_refused_with_the_names() -> None:
+    with pytest.raises(ValueError, match=r"expected one of attention_head, .*, got 'attention'"):
+        lessons.diagram("attention")

@@ -1,0 +1,42 @@
+"""One look for each modality: a colour that colour-blind readers can tell apart, and a marker and a hatch for print.
+
+Figures, diagrams and pages take it from here. The colours are Okabe & Ito's (https://jfly.uni-koeln.de/color/).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one modality is drawn, everywhere."""
+
+    name: str
+    colour: str
+    marker: str
+    hatch: str
+
+    @property
+    def tint(self) -> str:
+        """The colour mixed with white, for areas with text on them."""
+        channels = (int(self.colour[at : at + 2], 16) for at in (1, 3, 5))
+        return "#" + "".join(f"{round(255 - 0.22 * (255 - channel)):02x}" for channel in channels)
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Keywords for `ax.plot`: a line with marks."""
+        return {"color": self.colour, "marker": self.marker}
+
+    @property
+    def bar(self) -> dict[str, Any]:
+        """Keywords for `ax.bar`: filled, and hatched for print."""
+        return {"facecolor": self.tint, "edgecolor": self.colour, "hatch": self.hatch, "linewidth": 1.2}
+
+
+TEXT = Look("text", "#0072b2", "o", "")
+IMAGE = Look("image", "#d55e00", "s", "//")
+AUDIO = Look("audio", "#009e73", "^", "..")
+SPEECH = Look("speech", "#cc79a7", "D", "xx")
+MODEL = Look("model", "#4d4d4d", "P", "--")
+LOOKS = {look.name: look for look in (TEXT, IMAGE, AUDIO, SPEECH, MODEL)}
+PAPER, INK, FAINT = "#fdfcf8", "#222222", "#8a8a8a"
