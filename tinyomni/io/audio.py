@@ -4,10 +4,8 @@ import functools
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +13,7 @@ from torchaudio.transforms import Resample
 
 from tinyomni.config import SAMPLE_RATE
 from tinyomni.errors import InputError
+from tinyomni.io.audio_files import read_audio_file, too_long
 from tinyomni.io.sources import as_tensor, existing_file
 from tinyomni.shapes import ShapeError, describe
 
@@ -26,6 +25,7 @@ WHERE = "load_audio"
 MAX_SECONDS = 1800
 MAX_AMPLITUDE = 16.0  # floats beyond it were never scaled to -1…1
 SILENCE_PEAK = 1e-5
+CANCELLED = 1e-3  # the mean of the channels is 60 dB below the loudest of them
 TRIM_LEVEL = 0.01  # of the loudest moment: 40 dB below it
 
 
@@ -40,14 +40,16 @@ def load_audio(source: AudioLike, rate: int = SAMPLE_RATE) -> Float[Tensor, "sam
     """
     if isinstance(source, (str, os.PathLike)):
         path = existing_file(WHERE, source)
-        (wav, source_rate), name = read_file(path), str(path)
+        found, name = read_audio_file(WHERE, path, MAX_SECONDS), str(path)
+        wav, source_rate, loudest = torch.from_numpy(found.mono), check_rate(found.rate), found.peak
     else:
         if not isinstance(source, (tuple, list)) or len(source) != 2:
             raise TypeError(f"{WHERE}: expected a path or a pair (samples, rate), got {type(source).__name__}")
         source_rate, name = check_rate(source[1]), "the recording"
-        wav = to_mono(as_tensor(WHERE, source[0]))
+        channels = to_channels(as_tensor(WHERE, source[0]))
+        wav, loudest = channels.double().mean(dim=0).float(), float(channels.abs().max()) if channels.numel() else 0.0
         if len(wav) > MAX_SECONDS * source_rate:
-            raise too_long(name)
+            raise too_long(WHERE, name, MAX_SECONDS)
     if len(wav) == 0:
         raise InputError(f"{WHERE}: {name} has no samples")
     if not bool(torch.isfinite(wav).all()):
@@ -58,6 +60,11 @@ def load_audio(source: AudioLike, rate: int = SAMPLE_RATE) -> Float[Tensor, "sam
             f"{WHERE}: expected samples in about -1…1, got a peak of {peak:g} in {name}. "
             "Divide 16-bit samples by 32768."
         )
+    if peak < loudest * CANCELLED:
+        raise InputError(
+            f"{WHERE}: the channels of {name} cancel each other out (opposite phase): their mean is silent. "
+            "Pass one of them: (samples[0], rate)."
+        )
     return resample(wav, source_rate, rate)
 
 
@@ -67,7 +74,7 @@ def load_speech(source: AudioLike, rate: int = SAMPLE_RATE) -> tuple[Float[Tenso
     Raises what `load_audio` raises, and InputError for silence.
     """
     wav = load_audio(source, rate)
-    check_not_silent(wav)
+    check_not_silent(wav, str(source) if isinstance(source, (str, os.PathLike)) else "the recording")
     return trim_silence(wav, rate), rate
 
 
@@ -85,17 +92,17 @@ def trim_silence(wav: Float[Tensor, "samples"], rate: int) -> Float[Tensor, "tri
     return wav[max(0, first - 1) * step : (last + 2) * step]
 
 
-def check_not_silent(wav: Float[Tensor, "*batch samples"]) -> None:
+def check_not_silent(wav: Float[Tensor, "*batch samples"], name: str = "the recording") -> None:
     """Raise an InputError for a recording in which nothing can be heard."""
-    if wav.numel() and float(wav.abs().max()) < SILENCE_PEAK:
+    if not wav.numel():
+        return
+    low, high = float(wav.min()), float(wav.max())
+    if max(-low, high) < SILENCE_PEAK:
         raise InputError(
-            f"{WHERE}: the recording is silent (no sample is louder than {SILENCE_PEAK:g}). Was the microphone on?"
+            f"{WHERE}: {name} is silent (no sample is louder than {SILENCE_PEAK:g}). Was the microphone on?"
         )
-
-
-def too_long(name: str) -> InputError:
-    """The error for a recording that would fill the memory."""
-    return InputError(f"{WHERE}: {name} is longer than {MAX_SECONDS // 60} minutes. Cut it into pieces.")
+    if high - low < SILENCE_PEAK:
+        raise InputError(f"{WHERE}: every sample of {name} is {high:g} (a constant, DC): nothing can be heard in it")
 
 
 def check_rate(rate: object) -> int:
@@ -107,8 +114,8 @@ def check_rate(rate: object) -> int:
     return int(rate)
 
 
-def to_mono(wav: Tensor) -> Float[Tensor, "samples"]:
-    """(samples,) or (channels, samples), floats or integers → the mean of the channels, float32 in -1…1."""
+def to_channels(wav: Tensor) -> Float[Tensor, "channels samples"]:
+    """(samples,) or (channels, samples), floats or integers → floats in -1…1, with a channel axis."""
     if wav.ndim not in (1, 2) or (wav.ndim == 2 and wav.shape[0] > wav.shape[1] > 0):
         fix = {0: " Are the two swapped? (samples, rate)", 2: " Are the axes swapped? samples.T"}.get(wav.ndim, "")
         fix = " One recording at a time: samples[0]" if wav.ndim == 3 else fix
@@ -116,52 +123,24 @@ def to_mono(wav: Tensor) -> Float[Tensor, "samples"]:
     if wav.is_complex() or wav.dtype == torch.bool:
         raise ShapeError(f"{WHERE}: expected samples as floats in about -1…1 or integers, got {describe(wav)}")
     if not wav.is_floating_point():
-        kind = torch.iinfo(wav.dtype)
-        half = (kind.max - kind.min + 1) / 2
-        wav = (wav.double() - (half if kind.min == 0 else 0)) / half  # 8-bit samples are 0 … 255 with 128 as silence
-    if wav.ndim == 2:
-        wav = wav.double().mean(dim=0) if len(wav) else wav.new_zeros(0)
-    return wav.float()
+        zero = 128 if wav.dtype == torch.uint8 else 0  # 8-bit samples are 0 … 255 with 128 as silence
+        wav = (wav.double() - zero) / 2 ** (integer_bits(wav) - 1)
+    wav = wav[None] if wav.ndim == 1 else wav
+    return wav if len(wav) else wav.new_zeros(1, 0)
 
 
-def read_file(path: Path) -> tuple[Float[Tensor, "samples"], int]:
-    """Read an audio file block by block, averaging its channels; refuse a truncated one."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate, kind, promised = check_rate(file.samplerate), file.format, file.frames
-            blocks, count = [], 0
-            for block in file.blocks(2**18, dtype="float32", always_2d=True):
-                count += len(block)
-                if count > MAX_SECONDS * rate:
-                    raise too_long(str(path))
-                with np.errstate(invalid="ignore", over="ignore"):
-                    blocks.append(block.mean(axis=1))
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: raw samples, without a header
-        raise InputError(f"{WHERE}: cannot decode audio {path} (expected WAV, FLAC or OGG): {error}") from error
-    # an MP3's header only estimates the length; 2**62 stands for a stream whose length was never filled in
-    short = kind not in ("MP3", "MPEG") and count < promised < 2**62
-    if short or is_truncated(path):
-        detail = f"header says {promised} frames, file has {count}" if short else "the data ends before the header says"
-        raise InputError(f"{WHERE}: {path} is truncated: {detail}. Copy or download it again.")
-    return torch.from_numpy(np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)), rate
-
-
-def is_truncated(path: Path) -> bool:
-    """Whether the header says that the file is longer than it is; libsndfile reads what is there without a word."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(8)
-        if head[:4] in (b"RIFF", b"FORM"):
-            promised = int.from_bytes(head[4:], "little" if head[:4] == b"RIFF" else "big")
-            return size < promised + 8 < 2**31  # larger: a stream whose length was never filled in
-        if head[:4] == b"OggS":
-            file.seek(max(0, size - 2**17))
-            tail = file.read()
-            page = tail[tail.rfind(b"OggS") :]
-            segments = page[26] if len(page) > 26 else 255
-            # bit 4 marks the last page; behind its header come the lengths of its segments, then the segments
-            return not page[5:6] or not page[5] & 4 or len(page) < 27 + segments + sum(page[27 : 27 + segments])
-    return False
+def integer_bits(wav: Tensor) -> int:
+    """How many bits samples have. Wide integers also carry 16-bit samples (pydub, lists), so their values decide."""
+    bits = torch.iinfo(wav.dtype).bits
+    if bits <= 16 or not wav.numel():
+        return bits
+    peak = max(-int(wav.min()), int(wav.max()))
+    if peak <= 2**15:  # as 32-bit samples they would be 96 dB below full scale
+        return 16
+    if 2**23 < peak <= 2**31:
+        return 32
+    fix = "Divide by 2**23 or 2**31 and pass floats." if peak <= 2**23 else "Pass floats in about -1…1."
+    raise InputError(f"{WHERE}: expected 16-bit or 32-bit samples, got {wav.dtype} with a peak of {peak:,}. {fix}")
 
 
 def resample(wav: Float[Tensor, "samples"], old: int, new: int) -> Float[Tensor, "new_samples"]:

@@ -1,12 +1,15 @@
 """Images: a file, a PIL image or an array becomes (3, size, size) floats in 0…1, or a clear error."""
 
+import io
 import os
 import warnings
+import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from tinyomni.config import IMAGE_SIZE
@@ -19,6 +22,16 @@ ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 
 WHERE = "load_image"
 MAX_PIXELS = 80_000_000
+PNG = b"\x89PNG\r\n\x1a\n"
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF's orientation → what undoes it
 # no EPS: Pillow would start another program for it
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "ICO", "TGA")
 
@@ -85,7 +98,7 @@ def open_image(source: str | os.PathLike[str]) -> Image.Image:
         warnings.simplefilter("ignore", UserWarning)  # damaged metadata does not touch the pixels
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(png_pixels(path) or path, formats=FORMATS)
         except UnidentifiedImageError as error:
             raise InputError(
                 f"{WHERE}: cannot decode image {path} (expected {', '.join(FORMATS)}). "
@@ -111,9 +124,33 @@ def upright(name: str, image: Image.Image) -> Image.Image:
     """Decode, and apply the EXIF orientation."""
     try:
         image.load()
-        return ImageOps.exif_transpose(image)
     except Exception as error:  # see open_image
         raise damaged(name, error) from error
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # malformed metadata raises anything at all; the pixels are whole, and stay as they are stored
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def png_pixels(path: Path) -> io.BytesIO | None:
+    """A PNG file without its metadata, since damage there would stop Pillow. None for other formats.
+
+    Left are the chunks that the pixels need, and EXIF data whose checksum is right (PNG specification, section 5).
+    """
+    with path.open("rb") as file:
+        kept = [file.read(8)]
+        if kept[0] != PNG:
+            return None
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind[0] & 32 and kind not in (b"tRNS", b"eXIf"):  # a small first letter: not critical
+                file.seek(length + 4, io.SEEK_CUR)
+                continue
+            data = file.read(length + 4)
+            if kind != b"eXIf" or zlib.crc32(kind + data[:-4]).to_bytes(4, "big") == data[-4:]:
+                kept += [head, data]
+    return io.BytesIO(b"".join(kept))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """What loaders share: a path that must be a readable file, and arrays of any library."""
 
+import array
 import os
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def as_tensor(where: str, source: object) -> Tensor:
     """An array of any library, or a list of numbers, as a tensor on the CPU."""
     try:
         # numpy's own copy resolves negative strides and foreign byte orders, which torch refuses
+        if isinstance(source, array.array):  # numpy keeps its type, torch does not
+            source = np.asarray(source)
         if isinstance(source, np.ndarray):
             source = np.ascontiguousarray(source, dtype=source.dtype.newbyteorder("="))
         return torch.as_tensor(source).detach().cpu()
