@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tinyomni.glossary import AXES
-from tinyomni.grade.predict import named, predict
+from tinyomni.grade.predict import choose, estimate, named, predict
 
 AXES_OF_Q = "batch heads tokens head_dim"
 Q = torch.zeros(2, 3, 5, 7)
@@ -79,3 +79,49 @@ def test_names_must_fit_the_tensor() -> None:
             named(Q, axes)
         with pytest.raises(ValueError, match="do not fit"):
             predict(None, Q, axes)
+
+
+OPTIONS = {"a": "it rises", "b": "it falls"}
+
+
+@pytest.mark.parametrize(
+    ("guess", "printed"),
+    [
+        (None, "✎ Write the letter of your guess first:\n  a  it rises\n  b  it falls\n"),
+        ("b", "✔ it falls\n"),
+        ("a", "✘ Not a: it rises. Guess again, or look what the next cells measure.\n"),
+    ],
+)
+def test_a_choice_is_judged_and_not_given_away(
+    guess: str | None, printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choose(guess, OPTIONS, "b")
+    assert capsys.readouterr().out == printed
+
+
+def test_a_choice_outside_the_options_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected one of a, b, got 'c'"):
+        choose("c", OPTIONS, "b")
+    with pytest.raises(ValueError, match="expected the answer to be one of a, b, got 'c'"):
+        choose(None, OPTIONS, "c")
+
+
+@pytest.mark.parametrize(
+    ("guess", "printed"),
+    [
+        (None, "✎ Write a number as your guess first\n"),
+        (0.3, "✘ 0.3 is too small.\n"),
+        (2, "✘ 2 is too large.\n"),
+        (0.55, "✔ measured: 0.5\n"),
+    ],
+)
+def test_an_estimate_is_told_the_direction(
+    guess: float | None, printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    estimate(guess, 0.5, within=0.1)
+    assert capsys.readouterr().out == printed
+
+
+def test_an_estimate_must_be_a_number() -> None:
+    with pytest.raises(TypeError, match="expected a number, got 'many'"):
+        estimate("many", 0.5, within=0.1)

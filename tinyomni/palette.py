@@ -32,6 +32,19 @@ class Look:
         """Keywords for `ax.bar`: filled, and hatched for print."""
         return {"facecolor": self.tint, "edgecolor": self.colour, "hatch": self.hatch, "linewidth": 1.2}
 
+    @property
+    def marks(self) -> dict[str, Any]:
+        """Keywords for `ax.plot`: marks without a line."""
+        return {"color": self.colour, "marker": self.marker, "linestyle": "none"}
+
+    @property
+    def cmap(self) -> Any:
+        """A map from paper to a dark shade of the colour: darker is more, in print too."""
+        from matplotlib.colors import LinearSegmentedColormap
+
+        dark = "#" + "".join(f"{round(0.35 * int(self.colour[at : at + 2], 16)):02x}" for at in (1, 3, 5))
+        return LinearSegmentedColormap.from_list(self.name, [PAPER, self.tint, self.colour, dark])
+
 
 TEXT = Look("text", "#0072b2", "o", "")
 IMAGE = Look("image", "#d55e00", "s", "//")

@@ -2,9 +2,15 @@
 
     predict((2, 3, 5, 7), q, "batch heads tokens head_dim")
 
+Behaviour is predicted the same way, by a letter or a number. The answer is measured, it is written nowhere:
+
+    choose("b", {"a": "it rises", "b": "it falls"}, "a" if last > first else "b")
+    estimate(0.5, measured, within=0.1)
+
 A wrong guess is not an error: it gets hints, not the answer, so that one can guess again.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Shaped
@@ -38,6 +44,33 @@ def predict(guess: Any, tensor: Shaped[Tensor, "..."], axes: str) -> None:
         print("\n".join(f"✘ {line}" for line in mistakes))
     else:
         print(f"✔ {shape}")
+
+
+def choose(guess: Any, options: Mapping[str, str], answer: str) -> None:
+    """Print whether the letter of an option is right. With None, print the options. Raises ValueError for no option."""
+    if answer not in options:
+        raise ValueError(f"choose: expected the answer to be one of {', '.join(options)}, got {answer!r}")
+    if guess is None:
+        listed = "\n".join(f"  {letter}  {text}" for letter, text in options.items())
+        print(f"✎ Write the letter of your guess first:\n{listed}")
+    elif guess not in options:
+        raise ValueError(f"choose: expected one of {', '.join(options)}, got {guess!r}")
+    elif guess == answer:
+        print(f"✔ {options[answer]}")
+    else:
+        print(f"✘ Not {guess}: {options[guess]}. Guess again, or look what the next cells measure.")
+
+
+def estimate(guess: Any, value: float, within: float) -> None:
+    """Print whether a number lies near the measured one; a wrong one is told the direction. With None, ask for one."""
+    if guess is None:
+        print("✎ Write a number as your guess first")
+    elif isinstance(guess, bool) or not isinstance(guess, (int, float)):
+        raise TypeError(f"estimate: expected a number, got {guess!r}")
+    elif abs(guess - value) <= within:
+        print(f"✔ measured: {value:.4g}")
+    else:
+        print(f"✘ {guess} is too {'small' if guess < value else 'large'}.")
 
 
 def find_mistakes(guess: list[int], shape: list[int], names: list[str]) -> list[str]:
