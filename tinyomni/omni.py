@@ -24,6 +24,7 @@ from tinyomni.generation import Sampling, stream
 from tinyomni.io import AudioLike, ImageLike, load_audio, load_image
 from tinyomni.io import weights as weights_file
 from tinyomni.io.audio import check_not_silent, load_speech, trim_silence
+from tinyomni.io.spoken_text import spoken_text
 from tinyomni.reply import Reply, Transcript
 from tinyomni.talker import TalkerTiny, generate_codes, max_frames, voice_token
 from tinyomni.thinker import ThinkerLM
@@ -243,12 +244,12 @@ class Omni(nn.Module):
     # -- speak ---------------------------------------------------------------------------------------------------
 
     def speech_ids(self, text: str, voice: int = 0) -> Int[Tensor, "1 text_tokens"]:
-        """The Talker's input for a text: ids without BOS, the voice in front."""
+        """The Talker's input for a text, with numbers and symbols as words: ids without BOS, the voice in front."""
         if not text.strip():
             raise InputError("Omni.speak: the text is empty")
         if voice not in range(self.cfg.talker.voices):
             raise InputError(f"Omni.speak: expected a voice in 0 … {self.cfg.talker.voices - 1}, got {voice!r}")
-        ids = [*voice_token(voice, self.cfg.talker.vocab), *self.tokenizer.encode(text)]
+        ids = [*voice_token(voice, self.cfg.talker.vocab), *self.tokenizer.encode(spoken_text(text))]
         if len(ids) > self.cfg.talker.max_text:
             raise InputError(
                 f"Omni.speak: the text has {len(ids)} tokens > max_text = {self.cfg.talker.max_text}. "

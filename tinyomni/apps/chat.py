@@ -3,6 +3,7 @@
 Text appears as it is generated. With a trace, the shape table of that very run follows.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,9 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tinyomni.config import SAMPLE_RATE
+from tinyomni.data import unanswerable, world
 from tinyomni.data.normalization import normalize_question, reading_note
 from tinyomni.errors import InputError, MissingFileError
 from tinyomni.io import load_image
+from tinyomni.io.spoken_text import spoken_text
 from tinyomni.omni import DESCRIBE, Omni
 from tinyomni.reply import Kind, Reply, Transcript
 
@@ -36,10 +39,24 @@ def split_sentences(text: str) -> list[str]:
     return [each for each in re.split(r"(?<=[.?!])\s+", text.strip()) if each]
 
 
+@functools.cache
+def learned_words() -> frozenset[str]:
+    """The words of all lines that the Talker is trained on, in lower case."""
+    texts = [line.text for _, family in world.language().values() for line in family]
+    return frozenset(word for text in (*texts, *unanswerable.ANSWERS) for word in re.findall(r"[a-z']+", text.lower()))
+
+
+def unlearned_words(text: str) -> list[str]:
+    """The words of a text that the Talker has not learned, in their order."""
+    words = dict.fromkeys(re.findall(r"[a-z']+", text.lower()))
+    return [word for word in words if word not in learned_words()]
+
+
 def speak_sentences(
     omni: Omni, text: str, voice: int = 0
 ) -> Iterator[tuple[Int[Tensor, "frames codebooks"], Float[Tensor, "samples"]]]:
     """Codes and audio of each sentence, as soon as it is generated."""
+    text = spoken_text(text)  # before it is split: `Dr. Smith` is no end of a sentence
     for sentence in split_sentences(text) or [text]:
         codes = omni.speech_codes(sentence, voice)
         yield codes[0], omni.codec.decode(codes)[0].detach().cpu()
@@ -140,7 +157,9 @@ class Session:
         """Generate the sentences one by one and write them to one file."""
         if not text.strip():
             raise InputError("speech: the text is empty")
-        waves = []
+        text, waves = spoken_text(text), []
+        if unknown := unlearned_words(text):
+            self.write(f"(the voice has not learned, and may garble: {', '.join(unknown)})\n")
         for sentence, (codes, wave) in zip(
             split_sentences(text), speak_sentences(self.omni, text, self.voice), strict=True
         ):

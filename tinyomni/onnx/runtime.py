@@ -21,6 +21,7 @@ from tinyomni.errors import InputError
 from tinyomni.generation import Step
 from tinyomni.io import AudioLike, ImageLike, load_audio, load_image
 from tinyomni.io.audio import trim_silence
+from tinyomni.io.spoken_text import spoken_text
 from tinyomni.reply import Reply
 from tinyomni.talker import max_frames, voice_token
 from tinyomni.tokenizer import BOS, EOS, BPETokenizer
@@ -125,7 +126,7 @@ class OnnxOmni:
 
     def speech_codes(self, text: str, voice: int = 0) -> Int[Array, "1 frames codebooks"]:
         """As `Omni.speech_codes`: the likeliest code of each frame, until the end is likelier than not."""
-        ids = np.array([[*voice_token(voice, self.talker["vocab"]), *self.tokenizer.encode(text)]])
+        ids = np.array([[*voice_token(voice, self.talker["vocab"]), *self.tokenizer.encode(spoken_text(text))]])
         keys, values = self.empty_cache(self.talker, self.talker["talker_dim"], self.talker["heads"])
         scale = np.ones((self.talker["layers"], self.talker["heads"]), np.float32)
         codes = np.zeros((1, 1, self.talker["codebooks"]), np.int64)
