@@ -24,6 +24,7 @@ from tinyomni.generation import Sampling, stream
 from tinyomni.io import AudioLike, ImageLike, load_audio, load_image
 from tinyomni.io import weights as weights_file
 from tinyomni.io.audio import check_not_silent, load_speech, trim_silence
+from tinyomni.io.levels import normalize_level
 from tinyomni.io.spoken_text import spoken_text
 from tinyomni.reply import Reply, Transcript
 from tinyomni.talker import TalkerTiny, generate_codes, max_frames, voice_token
@@ -135,15 +136,17 @@ class Omni(nn.Module):
         """One sequence for the Thinker: image, audio, text, whichever there are: (1, total, 256).
 
         text: a string, or ids that start with BOS. image: path, PIL image, or float (3, h, w) in 0…1. audio: path, or
-        (samples, rate); `trim` cuts off the silence around the speech. Raises InputError when nothing is given or the
-        sum exceeds ctx_len, and what the loaders raise.
+        (samples, rate); `trim` cuts off the silence around the speech and brings it to a usual level. Raises InputError
+        when nothing is given or the sum exceeds ctx_len, and what the loaders raise.
         """
         parts: dict[str, Tensor] = {}
         if image is not None:
             parts["image"] = self.embed_image(load_image(image, self.cfg.vision.image_size)[None].to(self.device))
         if audio is not None:
             wav = load_audio(audio, self.cfg.audio.sample_rate)
-            wav = trim_silence(wav, self.cfg.audio.sample_rate) if trim else wav
+            if trim:
+                rate = self.cfg.audio.sample_rate
+                wav = normalize_level(trim_silence(wav, rate), rate)
             parts["audio"] = self.embed_audio(wav[None].to(self.device))
         if text is not None:
             parts["text"] = self.embed_text(self.text_ids(text))
@@ -166,7 +169,8 @@ class Omni(nn.Module):
         """The reply while it is generated: an iterator of its pieces, which then knows how certain they were.
 
         The prompt is built as in training: the text part starts with BOS even where it is empty. A recording is taken
-        as it is, or with `trim` without the silence around the speech, of which the audio encoder has learned little.
+        as it is, or with `trim` without the silence around the speech, of which the audio encoder has learned little,
+        and at a usual level.
 
         Transcript, description of the scene, lookup and answer are generated in one go; `Reply` has them apart.
         `sampling` is max_new_tokens, temperature, top_k, top_p and seed (`generation.stream`). Raises what `embed`
@@ -231,6 +235,7 @@ class Omni(nn.Module):
         a recording longer than the Thinker could take is split where it is quietest. Raises what `load_speech` raises.
         """
         wav, rate = load_speech(audio, self.cfg.audio.sample_rate)
+        wav = normalize_level(wav, rate)
         longest = self.cfg.audio_limit * 4 * self.mel.hop
         window = max(self.mel.hop, min(rate // 10, longest // 4))
         return Transcript(map(self.recognize, split_audio(wav, longest, window)), self.thresholds.get("asr"))

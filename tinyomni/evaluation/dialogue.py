@@ -26,7 +26,7 @@ from tinyomni.data.world import Question
 from tinyomni.evaluation import asr_judge
 from tinyomni.evaluation.asr_judge import words
 from tinyomni.evaluation.registry import OUTSIDE
-from tinyomni.io.audio import AudioLike, load_speech
+from tinyomni.io.audio import AudioLike
 from tinyomni.io.images import ImageLike, open_image
 from tinyomni.metrics import Rate, accuracy
 from tinyomni.omni import Omni
@@ -37,7 +37,7 @@ def ask(omni: Omni, question: str | AudioLike, image: ImageLike | None) -> Reply
     """The finished reply to a question, typed (str; normalized as in the apps) or spoken (samples, rate)."""
     if isinstance(question, str):
         return omni.reply(normalize_question(question), image).finish()
-    return omni.reply(None, image, load_speech(question)).finish()
+    return omni.reply(None, image, question, trim=True).finish()
 
 
 # ---- spoken question → spoken answer --------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth", 
             "twelve": "twelfth"}  # fmt: skip
 MOST = 10**12  # longer numbers are read digit by digit
 ABBREVIATIONS = {
-    "mr": "mister", "mrs": "missis", "ms": "miss", "dr": "doctor", "prof": "professor", "st": "saint", "etc": "and so on",
-    "vs": "versus", "approx": "about", "e.g": "for example", "i.e": "that is", "no": "number", "p.m": "p m", "a.m": "a m",
+    "mr": "mister", "mrs": "missis", "ms": "miss", "dr": "doctor", "prof": "professor", "st": "saint",
+    "etc": "and so on", "vs": "versus", "approx": "about", "e.g": "for example", "i.e": "that is", "no": "number",
+    "p.m": "p m", "a.m": "a m",
 }  # fmt: skip
 ONLY_BEFORE_A_NUMBER = frozenset({"no"})
 SYMBOLS = {"%": " percent", "&": " and ", "+": " plus ", "=": " equals ", "@": " at ", "\N{DEGREE SIGN}": " degrees",
