@@ -183,6 +183,11 @@ def bad_calls() -> dict[str, tuple[object, type[Exception], str]]:
         ),
         "a negative id": (lambda m: m(torch.tensor([[1, -1]])), IndexError, "-1"),
         "no BOS": (lambda m: generate(m, torch.tensor([[5, 6]]), max_new_tokens=3), ValueError, "BOS"),
+        "padding at the end": (
+            lambda m: generate(m, torch.tensor([[1, 5, 6], [1, 5, 0]]), max_new_tokens=3),
+            ValueError,
+            "equal length, got padding .* of 1 of 2 rows",
+        ),
         "nothing": (lambda m: m(), TypeError, "neither"),
         "both": (lambda m: m(ids, embeddings=torch.randn(1, 3, 48)), TypeError, "both"),
         "too many": (lambda m: m(torch.ones(1, 41, dtype=torch.long)), ValueError, "41 > ctx_len = 40"),

@@ -15,7 +15,7 @@ from torch import Tensor
 from tinyomni.errors import InputError
 from tinyomni.shapes import ShapeError, describe
 from tinyomni.thinker import ThinkerLM
-from tinyomni.tokenizer import BOS, EOS
+from tinyomni.tokenizer import BOS, EOS, PAD
 
 
 class Step(NamedTuple):
@@ -68,7 +68,7 @@ def sample(
 
 
 def check_prompt(thinker: ThinkerLM, ids: Int[Tensor, "batch tokens"]) -> None:
-    """Refuse ids outside the token table, and a prompt that does not start with BOS."""
+    """Refuse ids outside the token table, a prompt that does not start with BOS, and one that is padded on the right."""
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= thinker.cfg.vocab:
         raise InputError(
@@ -79,6 +79,12 @@ def check_prompt(thinker: ThinkerLM, ids: Int[Tensor, "batch tokens"]) -> None:
         raise InputError(
             f"generate: expected a prompt that starts with BOS (id {BOS}), got {int(ids[0, 0])}. "
             f"Use [{BOS}] + tokenizer.encode(text)."
+        )
+    if bool((padded := ids[:, -1] == PAD).any()):
+        raise InputError(
+            f"generate: expected prompts of equal length, got padding (id {PAD}) at the end of {int(padded.sum())} of "
+            f"{len(ids)} rows. The new tokens would follow the padding. Generate one row at a time, or group the rows "
+            "by length."
         )
 
 
@@ -98,7 +104,8 @@ def stream(
     """Yield the new ids step by step; a sequence that has ended is filled with `eos`, of log-probability 0.
 
     `eos=None` never stops early. `vocab_limit` forbids ids from there on: rows of the table that no text piece uses.
-    Raises InputError if prompt + max_new_tokens > ctx_len, for an id outside the table, and for ids without BOS.
+    Raises InputError if prompt + max_new_tokens > ctx_len, for an id outside the table, for ids without BOS, and for rows
+    that end in PAD: `embeddings` hold no PAD, their rows must be of equal length.
     """
     prompt = embeddings if ids is None else ids
     if prompt is None or (ids is not None and embeddings is not None):
