@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from tinyomni.data import unanswerable, world
+from tinyomni.data import randomization, unanswerable, world
 from tinyomni.data.rendering import render
 from tinyomni.data.tts import FIXED_PROSODY, TTS_VOICES, SpeechCache
 from tinyomni.data.world import SPLITS, Question, Thing
@@ -27,6 +27,9 @@ from tinyomni.errors import InputError
 from tinyomni.tokenizer import EOS, PAD
 
 Encode = Callable[[str], list[int]]
+STYLES = ("plain", "wide")
+"""How data vary: as in the shipped weights' training, or as people and programs do."""
+PLAIN_SHARE = 0.12  # of the images of the wide style: else what was learned of them is lost
 SHUFFLED = 0.25  # of the utterances are words in random order
 REPLIES = 0.2  # are replies; all others are lines
 
@@ -36,6 +39,12 @@ def check_size(name: str, split: str, size: int) -> None:
     world.check_split(split)
     if size < 1:
         raise InputError(f"{name}: size must be at least 1, got {size}")
+
+
+def check_style(style: str) -> None:
+    """Raise InputError for an unknown style."""
+    if style not in STYLES:
+        raise InputError(f"style must be {' or '.join(map(repr, STYLES))}, got {style!r}")
 
 
 def check_index(name: str, index: int, size: int) -> int:
@@ -87,6 +96,7 @@ class Sample:
     speaker: Speaker
     question_wave: Float[Tensor, "question_samples"] | None = None
     answer_wave: Float[Tensor, "answer_samples"] | None = None
+    shown: np.ndarray | None = None  # which thing each patch shows, where the image was randomized
 
     @property
     def answer(self) -> str:
@@ -100,6 +110,8 @@ class Scenes(Dataset[Sample]):
     `voices` are those of training by default; `voices=[tts.HELD_OUT_VOICE]` is a speaker that no training has heard.
     `spoken_in_training` gives only questions that are spoken in training (True), or only those that never are (False);
     spoken training data have no others. `easy=7` makes every seventh image an easy one. `cache` is a folder for speech.
+    `style="wide"` draws all images but PLAIN_SHARE of them by `randomization`; over the first `ramp` scenes they vary
+    more and more.
     """
 
     def __init__(
@@ -113,8 +125,11 @@ class Scenes(Dataset[Sample]):
         spoken_in_training: bool | None = None,
         cache: str | None = None,
         easy: int | None = None,
+        style: str = "plain",
+        ramp: int = 0,
     ) -> None:
         check_size("Scenes", split, size)
+        check_style(style)
         if easy is not None and easy < 1:
             raise InputError(f"Scenes: easy must be at least 1 (every n-th image), got {easy}")
         if speech and split == "train":
@@ -125,6 +140,7 @@ class Scenes(Dataset[Sample]):
             spoken_in_training = True
         self.split, self.size, self.seed, self.hard, self.easy = split, size, seed, hard, easy
         self.spoken_in_training = spoken_in_training
+        self.style, self.ramp = style, ramp
         self.speech, self.voices, self.cache = speech, tuple(voices), SpeechCache(cache)
 
     def __len__(self) -> int:
@@ -149,10 +165,12 @@ class Scenes(Dataset[Sample]):
         """The record of a given scene."""
         rng = random.Random(f"{self.seed} {self.split} sample {index}")
         question = world.draw_question(things, rng, self.accepts)
+        image, shown = self.draw(index, things, rng.randrange(2**32))
         sample = Sample(
             index=index,
             things=tuple(things),
-            image=render(things, rng.randrange(2**32), self.hard and not (self.easy and index % self.easy == 0)),
+            image=image,
+            shown=shown,
             caption=world.description(things),
             statement=rng.choice(list(world.captions(things))),
             question=question,
@@ -166,6 +184,17 @@ class Scenes(Dataset[Sample]):
             question_wave=self.cache.utter(question.text, *how),
             answer_wave=self.cache.utter(question.answer, *how),
         )
+
+    def draw(self, index: int, things: Sequence[Thing], seed: int) -> tuple[Image.Image, np.ndarray | None]:
+        """The image of a scene, and what its patches show, if that depends on the image."""
+        easy = self.easy and index % self.easy == 0
+        if self.style == "plain" or easy or random.Random(f"plain {seed}").random() < PLAIN_SHARE:
+            return render(things, seed, self.hard and not easy), None
+        return randomization.render(things, seed, self.how(index))
+
+    def how(self, index: int) -> randomization.Randomization:
+        """How far the image of this index varies."""
+        return randomization.WIDE.scaled(min(1.0, (index + 1) / self.ramp)) if self.ramp else randomization.WIDE
 
     def with_negatives(self, index: int) -> list[Sample]:
         """The scene, and every scene that differs from it by one swap: hard negatives for contrastive retrieval.
