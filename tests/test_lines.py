@@ -49,8 +49,8 @@ def test_names_stand_behind_each_line() -> None:
     assert found["scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])"] == "batch 1, heads 4, queries 6, keys 9"
     assert found["weights = scores.softmax(dim=-1)"] == "batch 1, heads 4, queries 6, keys 9"
     assert found["return weights @ v"] == "batch 1, heads 4, queries 6, head_dim 8"
-    head = next(note for code, note in found.items() if code.startswith(") -> Float"))
-    assert head.startswith("q: batch 1, heads 4, queries 6, head_dim 8; k: batch 1, heads 4, keys 9, head_dim 8; v: ")
+    assert found['k: Float[Tensor, "batch heads keys head_dim"],'] == "batch 1, heads 4, keys 9, head_dim 8"
+    assert found["causal: bool = False,"] == "causal = False"
     assert "docstring" not in str(shown) and not any("mask" in code for code in found)  # that line did not run
     html = shown._repr_html_()
     assert "queries 6, keys 9" in html and html.count("color:#888") == 2 and "<script" not in html

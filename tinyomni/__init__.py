@@ -30,6 +30,7 @@ _EXPORTS = {
     "clip_gradients": "stability",
     "finite_checks": "stability",
     "trace": "tracing",
+    "annotate": "tracing",
     "sweep": "tracing",
     "step": "tracing",
     "tokens": "tracing",

@@ -339,7 +339,19 @@ def convolution(flow: NameFlow, args: tuple[Any, ...], kwargs: dict[str, Any], r
     return tuple(name if place == 0 or (a == b and place > 1) else "" for place, (name, a, b) in enumerate(pairs))
 
 
-@rule("movedim", "repeat_interleave", "unfold", "bincount", "one_hot", "outer", "kron", "index_select", "masked_select")
+@rule("repeat_interleave")
+def repeat_interleave(flow: NameFlow, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Axes:
+    """The axis that grows loses its name; without `dim` all axes became one."""
+    return flow.spread([args[0]], result) if result.dim() == args[0].dim() > 1 else ()
+
+
+@rule("cdist")
+def cdist(flow: NameFlow, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Axes:
+    """The rows of the left and the rows of the right."""
+    return (*_before(flow, args[0], args[1], result), flow.of(args[0])[-2], flow.of(args[1])[-2])
+
+
+@rule("movedim", "unfold", "bincount", "one_hot", "outer", "kron", "index_select", "masked_select")
 def unknown(flow: NameFlow, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Axes:
     """Nothing that could be told from the arguments alone."""
     return ()

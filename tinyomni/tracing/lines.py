@@ -11,6 +11,7 @@ those of annotations, handed on by `flow`. Annotations of local variables are ju
 import ast
 import functools
 import inspect
+import itertools
 import linecache
 import textwrap
 import types
@@ -113,6 +114,13 @@ def _head(source: list[str]) -> int:
     return max([function.lineno, *(getattr(each, "end_lineno", 0) for each in ends)]) - 1
 
 
+def _places(source: list[str]) -> dict[str, int]:
+    """The line of each parameter, counted from 0."""
+    function = _function(source)
+    inner = ast.walk(function.args) if function is not None else ()
+    return {each.arg: (each.end_lineno or each.lineno) - 1 for each in inner if isinstance(each, ast.arg)}
+
+
 Judge = Callable[[types.FrameType, str, Any, Any, int], None]
 """Called with the frame, a variable, its value, its annotation and its line."""
 
@@ -164,9 +172,9 @@ class LineTracer:
         if not lines.ran:  # by now the annotations of the arguments are known
             code, local = frame.f_code, frame.f_locals
             names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-            head = lines.start + _head(lines.source)
-            lines.ran.update(range(lines.start, head + 1))
-            self._note(lines, head, [(name, local[name]) for name in names])
+            lines.ran.update(range(lines.start, lines.start + _head(lines.source) + 1))
+            for place, group in itertools.groupby(names, functools.partial(_places(lines.source).get)):
+                self._note(lines, lines.start + (place or 0), [(name, local[name]) for name in group])
         if event == "return":
             self._returned(frame, arg)
             if running:
