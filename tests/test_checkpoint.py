@@ -145,7 +145,7 @@ def flip(path: Path) -> None:
         (checkpoint.TENSORS, Path.unlink, "tensors.safetensors is missing"),
         (checkpoint.METADATA, cut, "checkpoint.json is damaged or truncated"),
         (checkpoint.METADATA, Path.unlink, "checkpoint.json is missing"),
-        (checkpoint.METADATA, lambda path: path.write_text("{}"), "lacks the step or the checksum"),
+        (checkpoint.METADATA, lambda path: path.write_text("{}"), "checkpoint.json is damaged: checksum mismatch"),
     ],
 )
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(
@@ -284,3 +284,35 @@ def test_the_random_numbers_continue() -> None:
 def test_no_weights_where_nothing_was_trained(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="Was this stage trained"):
         load_weights(Toy(), tmp_path)
+
+
+def test_every_changed_bit_of_the_metadata_is_noticed(tmp_path: Path) -> None:
+    metadata = {"loss": 0.125, "settings": {"lr": 1e-3, "name": "x"}, "best": None, "history": [1, 2, 3]}
+    file = save(tmp_path, 7, {"model.w": torch.ones(2)}, metadata) / checkpoint.METADATA
+    whole = file.read_bytes()
+    _, expected = load(file.parent)
+    for place in range(len(whole)):
+        for bit in range(8):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            try:
+                _, found = load(file.parent)
+            except CorruptCheckpoint:
+                continue
+            assert found == expected  # a space that became another one
+
+
+def test_metadata_that_no_parser_likes_is_a_corrupt_checkpoint(tmp_path: Path) -> None:
+    path = save(tmp_path, 7, {"model.w": torch.ones(2)}, {})
+    for text in ("[" * 100_000, "9" * 10_000, "[]", "null", '{"step": NaN}', "\ufeff{}"):
+        (path / checkpoint.METADATA).write_text(text, encoding="utf-8")
+        with pytest.raises(CorruptCheckpoint, match=r"checkpoint\.json is damaged"):
+            load(path)
+
+
+def test_a_pointer_that_is_no_name_is_an_error(tmp_path: Path) -> None:
+    save(tmp_path, 7, {"model.w": torch.ones(2)}, {})
+    assert read_pointer(tmp_path, "last") == path_of(tmp_path, 7)
+    for content in (b"", b"step-7", b"../elsewhere", b"step-0000000\xff", b"step-00000007/.."):
+        (tmp_path / "last").write_bytes(content)
+        with pytest.raises(CorruptCheckpoint, match="last is damaged: expected the name of a checkpoint"):
+            read_pointer(tmp_path, "last")

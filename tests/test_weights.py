@@ -1,16 +1,22 @@
 """Weights in one file: a file that cannot be used is refused with the reason; the shipped weights work."""
 
 import json
+import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from tinyomni import TINY, BPETokenizer, Omni
 from tinyomni.dry_run import AUDIO, IMAGE, build
+from tinyomni.errors import InputError
 from tinyomni.io import weights as weights_file
 from tinyomni.tokenizer import train_tokenizer
 
@@ -93,6 +99,112 @@ def test_sizes_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
         weights_file.write(tmp_path / "x", omni.state_dict(), config, omni.tokenizer, thresholds={})
         with pytest.raises(ValueError, match=words):
             Omni.from_pretrained(tmp_path / "x")
+
+
+def forged(weights: Path, path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], None]) -> Path:
+    """The file with other content, and a checksum that is right."""
+    with safe_open(weights, framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
+    change(tensors, metadata)
+    metadata.pop("sha256")
+    save_file(tensors, path, metadata=metadata | {"sha256": weights_file.digest(tensors, metadata)})
+    return path
+
+
+SIZES: list[tuple[str, str, Any, str]] = [
+    ("thinker", "d_model", 0, "must be a positive integer"),
+    ("thinker", "d_model", -256, "must be a positive integer"),
+    ("thinker", "layers", "4", "must be a positive integer"),
+    ("thinker", "d_model", 10**9, "must be at most 1,048,576"),
+    ("thinker", "d_model", 2**20, "they make at least"),
+    ("thinker", "layers", 10**6, "they make at least"),
+    ("thinker", "vocab", 2**20, "they make at least"),
+    ("thinker", "intermediate_size", 2**20, "they make at least"),
+    ("vision", "layers", 10**6, "they make at least"),
+    ("vision", "image_size", 2**20, "must be at most 8,192"),
+    ("audio", "conv_channels", 2**20, "they make at least"),
+    ("audio", "n_mels", 2**20, "must be at most n_fft // 2"),
+    ("talker", "vocab", 2**20, "they make at least"),
+    ("codec", "code_dim", 2**20, "they make at least"),
+    ("thinker", "depth", 4, "unexpected keyword argument 'depth'"),
+]
+
+
+@pytest.mark.parametrize(("part", "field", "value", "words"), SIZES)
+def test_hostile_sizes_are_refused_before_anything_is_built(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, field: str, value: Any, words: str
+) -> None:
+    def change(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        config = json.loads(metadata["config"])
+        config[part][field] = value
+        metadata["config"] = json.dumps(config)
+
+    monkeypatch.setattr(Omni, "__init__", lambda *_: pytest.fail("it was built"))
+    with pytest.raises(InputError, match=f"(?s)bad.safetensors.*{words}"):
+        Omni.from_pretrained(forged(weights, tmp_path / "bad.safetensors", change))
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize("key", ["config", "thresholds", "made"])
+@pytest.mark.parametrize("text", ["{", "[]", "3", DEEP])
+def test_hostile_metadata_is_refused(weights: Path, tmp_path: Path, key: str, text: str) -> None:
+    path = forged(weights, tmp_path / "bad.safetensors", lambda _, metadata: metadata.update({key: text}))
+    with pytest.raises(InputError, match=r"the metadata of bad\.safetensors cannot be read"):
+        Omni.from_pretrained(path)
+
+
+@pytest.mark.parametrize("text", ['{"typed": NaN}', '{"typed": 1e999}', '{"typed": "x"}', '{"typed": null}'])
+def test_thresholds_are_finite_floats(weights: Path, tmp_path: Path, text: str) -> None:
+    path = forged(weights, tmp_path / "bad.safetensors", lambda _, metadata: metadata.update(thresholds=text))
+    with pytest.raises(InputError, match=r"cannot use the thresholds in bad\.safetensors"):
+        Omni.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensor: tensor.float(), "got torch.float32 in proj_v.weight"),
+        (lambda tensor: tensor.long(), "got torch.int64 in proj_v.weight"),
+        (lambda tensor: torch.full_like(tensor, torch.nan), "got NaN or infinity in proj_v.weight"),
+        (lambda tensor: tensor[:3].clone(), "do not fit the sizes"),
+    ],
+)
+def test_hostile_tensors_are_refused(
+    weights: Path, tmp_path: Path, change: Callable[[Tensor], Tensor], words: str
+) -> None:
+    name = "proj_v.weight"
+    path = forged(
+        weights, tmp_path / "bad.safetensors", lambda tensors, _: tensors.update({name: change(tensors[name])})
+    )
+    with pytest.raises(InputError, match=words):
+        Omni.from_pretrained(path)
+
+
+def test_missing_and_extra_tensors_are_refused(weights: Path, tmp_path: Path) -> None:
+    for change in (
+        lambda tensors, _: tensors.pop("proj_v.weight"),
+        lambda tensors, _: tensors.update(x=torch.ones(2).half()),
+    ):
+        with pytest.raises(InputError, match="do not fit the sizes"):
+            Omni.from_pretrained(forged(weights, tmp_path / "bad.safetensors", change))
+
+
+def test_the_least_number_of_parameters_is_one() -> None:
+    small = replace(TINY, thinker=replace(TINY.thinker, layers=1, kv_heads=1), talker=replace(TINY.talker, layers=9))
+    for cfg in (TINY, small):
+        numbers = sum(each.numel() for each in Omni(cfg).parameters())
+        assert numbers / 2 < cfg.least_parameters() < numbers
+
+
+def test_nothing_is_ever_unpickled() -> None:
+    """No module of the package imports pickle, or calls what unpickles."""
+    unpickling = re.compile(
+        r"import pickle|pickle\.load|torch\.load\(|allow_pickle=True|joblib\.load|shelve|marshal\.load"
+    )
+    found = [path.name for path in (TOP / "tinyomni").rglob("*.py") if unpickling.search(path.read_text("utf-8"))]
+    assert found == []
 
 
 def test_weights_that_half_precision_cannot_hold_are_not_written(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 IMAGE_SIZE = 224
+MAX_IMAGE_SIZE = 8192
 SAMPLE_RATE = 16_000
 FRAME_HOP = 1280  # samples in one code frame: 80 ms
 
@@ -17,14 +18,20 @@ MIN_RATE, MAX_RATE = 1000, 768_000
 """Sample rates that recordings really have; the loaders accept the same."""
 
 
+MAX_SIZE = 2**20
+"""Of every integer field. A larger one is a slip, or a file that means harm: it would fill the memory."""
+
+
 class Sizes:
-    """What all configurations check: every integer field is a positive integer, every float a positive number."""
+    """What all configurations check: every integer field is in 1 … 2**20, every float a positive number."""
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
             value = getattr(self, each.name)
             if each.type is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 self.refuse(f"{each.name} must be a positive integer, got {value!r}")
+            if each.type is int and value > MAX_SIZE:
+                self.refuse(f"{each.name} must be at most {MAX_SIZE:,}, got {value:,}")
             if each.type is float and not (isinstance(value, (int, float)) and 0 < value < math.inf):
                 self.refuse(f"{each.name} must be a positive number, got {value!r}")
 
@@ -81,6 +88,8 @@ class VisionConfig(Sizes):
                 "image_size must be divisible by patch, or the border would be ignored; "
                 f"got image_size={self.image_size}, patch={self.patch}"
             )
+        if self.image_size > MAX_IMAGE_SIZE:
+            self.refuse(f"image_size must be at most {MAX_IMAGE_SIZE:,}, got {self.image_size:,}")
         if self.vision_dim % 4:
             self.refuse(f"vision_dim must be divisible by 4: sine and cosine of row and column; got {self.vision_dim}")
 
@@ -116,6 +125,8 @@ class AudioConfig(Sizes):
                 "n_fft must be even and at least 2 × hop, so that windows overlap by half; "
                 f"got n_fft={self.n_fft}, hop={self.hop}"
             )
+        if self.n_mels > self.n_fft // 2:
+            self.refuse(f"n_mels must be at most n_fft // 2, got n_mels={self.n_mels}, n_fft={self.n_fft}")
         if empty := empty_mel_filters(self.sample_rate, self.n_fft, self.n_mels):
             n_fft = self.n_fft
             while empty_mel_filters(self.sample_rate, n_fft, self.n_mels):
@@ -191,6 +202,20 @@ class OmniConfig:
     def audio_limit(self) -> int:
         """Audio tokens that a prompt may hold: a quarter of the context."""
         return self.thinker.ctx_len // 4
+
+    def least_parameters(self) -> int:
+        """Parameters that a model of these sizes has at the very least: of its blocks, its tables and its codebooks."""
+        thinker, vision, audio, talker, codec = self.thinker, self.vision, self.audio, self.talker, self.codec
+        return (
+            thinker.layers * 2 * thinker.d_model * (thinker.d_model + thinker.intermediate_size)
+            + vision.layers * 2 * vision.vision_dim * (vision.vision_dim + vision.intermediate_size)
+            + vision.vision_dim * 3 * vision.patch**2
+            + audio.layers * 2 * audio.audio_dim * (audio.audio_dim + audio.intermediate_size)
+            + audio.conv_channels * audio.n_mels
+            + talker.layers * 2 * talker.talker_dim * (talker.talker_dim + talker.intermediate_size)
+            + talker.vocab * talker.talker_dim
+            + codec.codebooks * codec.codebook_size * codec.code_dim
+        )
 
     @classmethod
     def from_dict(cls, data: dict[str, dict[str, Any]]) -> "OmniConfig":

@@ -293,11 +293,9 @@ class Omni(nn.Module):
         """
         tensors, metadata = weights_file.read(path)
         name = Path(path).name if path is not None else weights_file.SHIPPED.name
-        try:
-            omni = cls(OmniConfig.from_dict(json.loads(metadata["config"])), weights_file.tokenizer_of(metadata))
-            omni.thresholds = json.loads(metadata["thresholds"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{weights_file.WHERE}: cannot use the sizes in {name}: {error}") from error
+        cfg, thresholds = weights_file.sizes_of(tensors, metadata, name)
+        omni = cls(cfg, weights_file.tokenizer_of(metadata))
+        omni.thresholds = thresholds
         own = omni.state_dict()
         try:
             omni.load_state_dict(

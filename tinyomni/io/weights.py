@@ -9,6 +9,7 @@ It is a safetensors file: reading it runs no code. The checksum covers everythin
 import base64
 import hashlib
 import json
+import math
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tinyomni.config import OmniConfig
 from tinyomni.errors import InputError, MissingFileError
 from tinyomni.tokenizer import BPETokenizer
 
@@ -27,6 +29,7 @@ FORMAT = "tinyomni 2"
 FIRST_FORMAT = "tinyomni 1"  # the same with other keys in the metadata, see `translate`
 SHIPPED = Path(__file__).parents[1] / "weights" / "omni.safetensors"
 WHERE = "Omni.from_pretrained"
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError)  # what JSON of an unexpected form leads to
 TEACHER = "eye."  # the image encoder's contrastive partner in training, no part of `Omni`
 TABLES = ("thinker.tok_emb.weight", "eye.text.tok_emb.weight")
 """Embeddings. A row that belongs to no piece of the tokenizer is never looked up, and does not ship.
@@ -98,8 +101,17 @@ def read(path: str | Path | None = None) -> tuple[Tensors, dict[str, str]]:
         )
     if digest(tensors, {name: text for name, text in metadata.items() if name != "sha256"}) != metadata.get("sha256"):
         raise InputError(f"{WHERE}: {source.name} is damaged: its checksum does not match. {again}.")
-    if found == FIRST_FORMAT:
-        metadata = translate(metadata)
+    for tensor_name, tensor in tensors.items():
+        if tensor.dtype != torch.float16 or not bool(torch.isfinite(tensor).all()):
+            is_ = "NaN or infinity" if tensor.dtype == torch.float16 else str(tensor.dtype)
+            raise InputError(f"{WHERE}: expected finite float16 numbers in {source.name}, got {is_} in {tensor_name}")
+    try:
+        metadata = translate(metadata) if found == FIRST_FORMAT else metadata
+        for key in ("config", "thresholds", "made"):
+            if not isinstance(json.loads(metadata.get(key, "{}")), dict):
+                raise TypeError(f"{key}: expected a JSON object")
+    except (*MALFORMED, RecursionError) as error:
+        raise InputError(f"{WHERE}: the metadata of {source.name} cannot be read: {error}. {again}.") from error
     return {name: tensor.float() for name, tensor in tensors.items()}, metadata
 
 
@@ -132,6 +144,30 @@ def translate(metadata: dict[str, str]) -> dict[str, str]:
     rest = {key: text for key, text in metadata.items() if key != "limits"}
     changed = {"config": config, "thresholds": thresholds} | ({"made": made} if made else {})
     return rest | {name: json.dumps(value) for name, value in changed.items()}
+
+
+def sizes_of(tensors: Tensors, metadata: dict[str, str], name: str) -> tuple[OmniConfig, dict[str, float]]:
+    """The sizes and the thresholds in a file; sizes that its tensors cannot have are refused before anything is built.
+
+    Raises InputError.
+    """
+    try:
+        cfg = OmniConfig.from_dict(json.loads(metadata["config"]))
+        thresholds = json.loads(metadata["thresholds"])
+    except MALFORMED as error:
+        raise InputError(f"{WHERE}: cannot use the sizes in {name}: {error}") from error
+    if not isinstance(thresholds, dict) or not all(
+        isinstance(value, float) and math.isfinite(value) for value in thresholds.values()
+    ):
+        raise InputError(f"{WHERE}: cannot use the thresholds in {name}: expected finite floats by name")
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    table = cfg.thinker.vocab * cfg.thinker.d_model  # rows that no piece has did not ship
+    if cfg.least_parameters() > numbers or table > 16 * numbers:
+        raise InputError(
+            f"{WHERE}: the sizes in {name} do not fit its tensors: they make at least "
+            f"{max(cfg.least_parameters(), table):,} parameters, and it holds {numbers:,} numbers"
+        )
+    return cfg, thresholds
 
 
 def pad_table(name: str, tensor: Shaped[Tensor, "..."], like: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:

@@ -1,9 +1,9 @@
 """Checkpoints that survive what happens to machines: a kill at any moment, a full disk, a damaged file.
 
-A checkpoint is a folder, `step-00000500`, with the tensors (safetensors) and the metadata (JSON), a checksum of the
-tensors among it. It is written under a temporary name, synced to the disk, and renamed: a name without `tmp-` is a
-complete checkpoint. Beside the folders lie two small files, the pointers `last` and `best`, which hold the name of one
-of them.
+A checkpoint is a folder, `step-00000500`, with the tensors (safetensors) and the metadata (JSON), which has a checksum
+of the tensors and one of itself. It is written under a temporary name, synced to the disk, and renamed: a name without
+`tmp-` is a complete checkpoint. Beside the folders lie two small files, the pointers `last` and `best`, which hold the
+name of one of them.
 """
 
 import errno
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,7 @@ def save(folder: Path, step: int, tensors: Tensors, metadata: dict[str, Any]) ->
     # clones: safetensors takes no two names for one memory, as tied weights have
     data = bytes_from_tensors({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
     metadata = {**metadata, "step": step, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    metadata["metadata_sha256"] = _digest(metadata)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
@@ -124,6 +126,12 @@ def save(folder: Path, step: int, tensors: Tensors, metadata: dict[str, Any]) ->
     return path
 
 
+def _digest(metadata: dict[str, Any]) -> str:
+    """SHA-256 of the metadata but for its own checksum."""
+    rest = {key: value for key, value in metadata.items() if key != "metadata_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Tensors and metadata of one checkpoint. Raises `CorruptCheckpoint`, which says what is wrong with it."""
     try:
@@ -131,10 +139,10 @@ def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
         data = (path / TENSORS).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CorruptCheckpoint(f"{path}: {Path(str(error.filename)).name} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, an endless number, nested too deeply
         raise CorruptCheckpoint(f"{path}: {METADATA} is damaged or truncated ({error})") from error
-    if not isinstance(metadata, dict) or not {"bytes", "sha256", "step"} <= metadata.keys():
-        raise CorruptCheckpoint(f"{path}: {METADATA} lacks the step or the checksum")
+    if not isinstance(metadata, dict) or metadata.get("metadata_sha256") != _digest(metadata):
+        raise CorruptCheckpoint(f"{path}: {METADATA} is damaged: checksum mismatch")
     if len(data) != metadata["bytes"]:
         raise CorruptCheckpoint(f"{path}: {TENSORS} must have {metadata['bytes']} bytes, got {len(data)}")
     if hashlib.sha256(data).hexdigest() != metadata["sha256"]:
@@ -179,9 +187,14 @@ def set_pointer(folder: Path, name: str, path: Path) -> None:
 
 
 def read_pointer(folder: Path, name: str) -> Path | None:
-    """The checkpoint that `last` or `best` names, or None."""
+    """The checkpoint that `last` or `best` names, or None. Raises CorruptCheckpoint for anything but such a name."""
     file = folder / name
-    return folder / file.read_text().strip() if file.is_file() else None
+    if not file.is_file():
+        return None
+    text = file.read_bytes()
+    if not re.fullmatch(rb"step-\d{8}\s*", text):
+        raise CorruptCheckpoint(f"{file} is damaged: expected the name of a checkpoint, got {text[:40]!r}. Delete it.")
+    return folder / text.decode().strip()
 
 
 def load_weights(stage: nn.Module, folder: Path, which: str = "best") -> dict[str, Any]:
