@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tinyomni import lessons
-from tinyomni.lessons import show
+from tinyomni.lessons import pages, show
 from tinyomni.lessons.map import HERE, PARTS, draw_map
 from tinyomni.palette import LOOKS
 
@@ -88,3 +89,36 @@ def test_moving_a_slider_draws_again_in_the_same_place(monkeypatch: pytest.Monke
 def test_an_unknown_diagram_is_refused_with_the_names() -> None:
     with pytest.raises(ValueError, match=r"expected one of attention_head, .*, got 'attention'"):
         lessons.diagram("attention")
+
+
+def test_a_diagram_warns_of_nothing_in_the_courses_style(monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setattr("IPython.display.display", lambda *data, **more: None)
+    with plt.style.context(show.STYLE):
+        lessons.diagram("kv_cache")
+        show.show_figure(*draw_map(3))
+
+
+TOP = Path(__file__).resolve().parents[1]
+LESSONS = {int(path.name[:2]): path for path in (TOP / "notebooks").glob("*.ipynb")}
+PAGES = {
+    "glossary.md": lambda: pages.glossary({number: path.name for number, path in LESSONS.items()}),
+    "cheat_sheet.md": pages.cheat_sheet,
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_beside_the_lessons_are_as_the_code_writes_them(name: str) -> None:
+    page = (TOP / "docs" / name).read_text(encoding="utf-8")
+    assert page == PAGES[name](), "run `python tests/test_lessons.py`"
+
+
+def test_terms_are_taught_where_the_glossary_says() -> None:
+    texts = {number: path.read_text(encoding="utf-8").lower() for number, path in LESSONS.items()}
+    assert not [(term, number) for term, (number, _) in pages.TERMS.items() if term.lower() not in texts[number]]
+
+
+if __name__ == "__main__":
+    for name, write in PAGES.items():
+        (TOP / "docs" / name).write_text(write(), encoding="utf-8")

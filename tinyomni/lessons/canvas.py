@@ -13,7 +13,7 @@ class Sheet:
     """A figure with one axis that fills it."""
 
     def __init__(self, width: float, height: float, title: str = "") -> None:
-        self.figure = Figure(figsize=(width / 100, height / 100), facecolor=PAPER)
+        self.figure = Figure(figsize=(width / 100, height / 100), facecolor=PAPER, layout="none")
         self.ax = self.figure.add_axes((0, 0, 1, 1))
         self.ax.set(xlim=(0, width), ylim=(height, 0))
         self.ax.axis("off")
@@ -40,8 +40,9 @@ class Sheet:
         )  # fmt: skip
         ink = "white" if strong else ("#666666" if faded else INK)
         shift = 8 if shape else 0
-        if look is not MODEL and not strong:  # a second sign beside the colour
-            self.ax.plot(x - width / 2 + 8, y + height / 2 - 8, look.marker, color=edge, markersize=4, zorder=5)
+        if look is not MODEL:  # a second sign beside the colour, on the corner
+            corner = x - width / 2 + 2, y - height / 2 + 2
+            self.ax.plot(*corner, look.marker, color=edge, markersize=5, markeredgecolor=PAPER, zorder=5)
         self.text(x, y - shift, title, color=ink, weight="bold", size=8)
         if shape:
             self.text(x, y + shift, shape, color=ink, size=7)

@@ -32,10 +32,21 @@ def use_one_thread() -> None:
 
 def bundle(figure: Figure, alt: str) -> tuple[dict[str, str], dict[str, Any]]:
     """The figure as Jupyter displays it, and the description that goes with it."""
-    figure.savefig(file := io.BytesIO(), dpi=100 * SHARPNESS, format="png", metadata={"Software": None})
-    width = round(figure.get_figwidth() * 100)
+    for ax in figure.axes:
+        if ax.images:
+            ax.grid(False)
+    laid_out = figure.get_layout_engine() is not None  # a diagram fills its sheet, a plot is cut to what it holds
+    cut: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if laid_out else {}
+    figure.savefig(file := io.BytesIO(), dpi=100 * SHARPNESS, format="png", metadata={"Software": None}, **cut)
+    width = round(int.from_bytes(file.getvalue()[16:20], "big") / SHARPNESS)  # where a PNG holds its width
     data = {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": alt}
     return data, {"image/png": {"alt": alt, "width": width}}
+
+
+def close(figure: Figure) -> None:
+    """Forget a figure of pyplot, which the notebook would show a second time."""
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close(figure)
 
 
 def show_figure(figure: Figure, alt: str) -> None:
@@ -44,8 +55,7 @@ def show_figure(figure: Figure, alt: str) -> None:
 
     data, metadata = bundle(figure, alt)
     display(data, raw=True, metadata=metadata)
-    if "matplotlib.pyplot" in sys.modules:
-        sys.modules["matplotlib.pyplot"].close(figure)
+    close(figure)
 
 
 def is_live() -> bool:
@@ -54,6 +64,14 @@ def is_live() -> bool:
 
     shell = get_ipython()
     return shell is not None and ("JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in shell.user_ns)
+
+
+def drawn(draw: Callable[..., tuple[Figure, str]], values: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """What Jupyter displays for these values."""
+    figure, alt = draw(**values)
+    shown = bundle(figure, alt)
+    close(figure)
+    return shown
 
 
 def explore(draw: Callable[..., tuple[Figure, str]], **choices: Any) -> None:
@@ -67,7 +85,7 @@ def explore(draw: Callable[..., tuple[Figure, str]], **choices: Any) -> None:
     from IPython.display import display
 
     first = {name: choice[0] for name, choice in choices.items()}
-    data, metadata = bundle(*draw(**first))
+    data, metadata = drawn(draw, first)
     if not is_live():
         display(data, raw=True, metadata=metadata)
         return
@@ -82,7 +100,7 @@ def _controls(draw: Callable[..., tuple[Figure, str]], handle: Any, choices: dic
     controls = {name: _control(name, choice) for name, choice in choices.items()}
 
     def redraw(_: Any) -> None:
-        data, metadata = bundle(*draw(**{name: control.value for name, control in controls.items()}))
+        data, metadata = drawn(draw, {name: control.value for name, control in controls.items()})
         handle.update(data, raw=True, metadata=metadata)
 
     for control in controls.values():
