@@ -15,11 +15,11 @@ from tinyomni import Omni
 from tinyomni.config import AudioConfig, OmniConfig, TalkerConfig, ThinkerConfig, VisionConfig
 from tinyomni.omni import Omni as Model
 
-pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
+onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 
-from tinyomni.onnx import export, runtime
+from tinyomni.onnx import export, runtime  # noqa: E402
 
 TOP = Path(__file__).resolve().parent.parent
 SMALL = OmniConfig(
@@ -113,15 +113,22 @@ def test_replies_codes_and_speech_are_those_of_pytorch(exact: runtime.OnnxOmni, 
         assert ours.ids == theirs.ids and ours.certainty == pytest.approx(theirs.certainty, abs=1e-4)
     codes = exact.speech_codes("A red star.", voice=1)
     np.testing.assert_array_equal(codes, omni.speech_codes("A red star.", voice=1))
-    np.testing.assert_allclose(
-        exact.run("codec", codes=codes)[0], omni.codec.to_mel(omni.codec.rvq.decode(torch.from_numpy(codes))), atol=1e-4
-    )
+    with torch.no_grad():
+        mel = omni.codec.to_mel(omni.codec.rvq.decode(codes))
+    np.testing.assert_allclose(exact.run("codec", codes=codes.numpy())[0], mel, atol=1e-4)
+    ours, theirs = exact.transcribe(audio), omni.transcribe(audio)
+    assert list(ours) == list(theirs) and ours.certainty == pytest.approx(theirs.certainty, abs=1e-4)
+    for given, words in ((np.zeros(8000), "silent"), (np.random.default_rng(0).normal(size=160_000) * 0.1, "cut the")):
+        with pytest.raises(ValueError, match=words):
+            exact.reply(audio=(given, 16_000))
 
 
-def test_int8_is_a_quarter_of_the_size_and_near(omni: Model, exact: runtime.OnnxOmni, tmp_path: Path) -> None:
-    sizes = export.export(omni, tmp_path)
-    whole = sum(path.stat().st_size for path in exact.folder.glob("*.onnx"))
-    assert sum(size for name, size in sizes.items() if name.endswith(".onnx")) < 0.45 * whole
+def test_int8_is_a_quarter_of_the_size_and_near(exact: runtime.OnnxOmni, tmp_path: Path) -> None:
+    shutil.copy(exact.folder / "model.json", tmp_path)
+    for path in exact.folder.glob("*.onnx"):
+        (tmp_path / path.name).write_bytes(export.int8(onnx.load(path)).SerializeToString())
+    small, whole = (sum(path.stat().st_size for path in each.glob("*.onnx")) for each in (tmp_path, exact.folder))
+    assert small < 0.45 * whole
     x = torch.randn(1, 7, 32)
     given = {"embeddings": x.numpy(), **cache(SMALL.thinker, 32, 2, 0), "head_scale": np.ones((2, 4), np.float32)}
     ours, theirs = runtime.OnnxOmni(tmp_path).run("think", **given)[0], exact.run("think", **given)[0]
@@ -146,7 +153,7 @@ def test_the_pages_tokenizer_vocoder_and_parser_agree(exact: runtime.OnnxOmni, o
     texts = ["What colour is the star?", "Hello, wörld! 12,5", "  two  spaces ", "▁ x", "🙂 ok", "a" * 40, "Big."]
     replies = [("There is a big red star on the left. Colour star red: Red.", False), ("The time is 12: 30.", False),
                ("Is it? There is a big red star on the left: Yes.", True), ("Only words.", True)]  # fmt: skip
-    mel = omni.codec.to_mel(omni.codec.rvq.decode(torch.from_numpy(exact.speech_codes("Red."))))[0].detach()
+    mel = omni.codec.to_mel(omni.codec.rvq.decode(exact.speech_codes("Red.")))[0].detach()
     vocoder = omni.codec.vocoder
     shape, generator = (vocoder.n_fft // 2 + 1, len(mel) + 1), torch.Generator().manual_seed(0)
     phase = torch.rand(shape, generator=generator) * 2 * torch.pi
@@ -172,3 +179,25 @@ def test_a_folder_without_graphs_and_another_tokenizer_are_refused(tmp_path: Pat
     with pytest.raises(ValueError, match="another tokenizer"):
         runtime.OnnxOmni(tmp_path)
     assert dataclasses.asdict(SMALL)["thinker"]["layers"] == exact.about["config"]["thinker"]["layers"]
+
+
+def test_graphs_of_other_weights_are_exported_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tinyomni import cli
+
+    one, other, said, made = tmp_path / "one", tmp_path / "other", [], []
+    one.write_bytes(b"1"), other.write_bytes(b"2")
+
+    def export_now(_: Model, folder: Path, weights: str) -> None:
+        made.append(weights)
+        folder.mkdir(exist_ok=True)
+        (folder / "model.json").write_text(json.dumps({"weights": weights}))
+
+    monkeypatch.setattr(export, "export", export_now)
+    monkeypatch.setattr(Model, "from_pretrained", classmethod(lambda *_: None))
+    for weights in (one, one, other):
+        assert export.graphs_of(weights, tmp_path / "graphs", said.append) == tmp_path / "graphs"
+    assert made == [export.fingerprint(one), export.fingerprint(other)] and len(said) == 2
+    assert cli.main(["ask", "What?", "--backend", "onnx", "--trace"]) == 2
+    assert "leave out --backend onnx" in capsys.readouterr().err

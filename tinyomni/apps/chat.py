@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import soundfile
 import torch
@@ -17,9 +18,9 @@ from tinyomni.config import SAMPLE_RATE
 from tinyomni.data import unanswerable, world
 from tinyomni.data.normalization import normalize_question, reading_note
 from tinyomni.errors import InputError, MissingFileError
-from tinyomni.io import load_image
+from tinyomni.io import AudioLike, ImageLike, load_image
 from tinyomni.io.spoken_text import spoken_text
-from tinyomni.omni import DESCRIBE, Omni
+from tinyomni.omni import DESCRIBE
 from tinyomni.reply import Kind, Reply, Transcript
 
 PAUSE = SAMPLE_RATE // 5  # samples between two sentences
@@ -53,7 +54,7 @@ def unlearned_words(text: str) -> list[str]:
 
 
 def speak_sentences(
-    omni: Omni, text: str, voice: int = 0
+    omni: "Backend", text: str, voice: int = 0
 ) -> Iterator[tuple[Int[Tensor, "frames codebooks"], Float[Tensor, "samples"]]]:
     """Codes and audio of each sentence, as soon as it is generated."""
     text = spoken_text(text)  # before it is split: `Dr. Smith` is no end of a sentence
@@ -88,10 +89,38 @@ def uncertainty_note(result: Reply | Transcript) -> str:
     )
 
 
+class Backend(Protocol):
+    """What a session needs of a model: `Omni`, or the same on another runtime."""
+
+    @property
+    def codec(self) -> Any:
+        """What has `decode`: codes → audio."""
+
+    def reply(self, text: str | None, image: ImageLike | None, audio: AudioLike | None, *, trim: bool) -> Reply:
+        """Answer a question."""
+        ...
+
+    def transcribe(self, audio: AudioLike) -> Transcript:
+        """Write what is said."""
+        ...
+
+    def speech_ids(self, text: str, voice: int = 0) -> Int[Tensor, "1 text_tokens"]:
+        """The Talker's input."""
+        ...
+
+    def frame_limit(self, text_tokens: int) -> int:
+        """The most frames for a text of that length."""
+        ...
+
+    def speech_codes(self, text: str, voice: int = 0) -> Int[Tensor, "1 frames codebooks"]:
+        """Text → speech codes."""
+        ...
+
+
 class Session:
     """A model, the image it looks at, and where text goes: `write(text)`, which adds no line break."""
 
-    def __init__(self, omni: Omni, write: Callable[[str], object], traced: bool = False, voice: int = 0) -> None:
+    def __init__(self, omni: Backend, write: Callable[[str], object], traced: bool = False, voice: int = 0) -> None:
         self.omni, self.write, self.traced, self.voice = omni, write, traced, voice
         self.image: str | None = None
         self.answer = ""  # the last one, for /speak

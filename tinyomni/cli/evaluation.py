@@ -95,9 +95,10 @@ def run_export(args: argparse.Namespace) -> int:
 def run_export_onnx(args: argparse.Namespace) -> int:
     """Write the ONNX graphs; takes about a minute."""
     from tinyomni.omni import Omni
-    from tinyomni.onnx.export import export
+    from tinyomni.onnx.export import export, fingerprint
 
-    sizes = export(Omni.from_pretrained(args.weights), Path(args.folder), quantize=not args.float32)
+    model, quantize = Omni.from_pretrained(args.weights), not args.float32
+    sizes = export(model, Path(args.folder), quantize, fingerprint(args.weights))
     for name, size in sizes.items():
         say(f"  {name:12} {size / 1e6:6.2f} MB")
     say(f"{args.folder}: {sum(sizes.values()) / 1e6:.1f} MB")

@@ -7,6 +7,7 @@ The axis names are read from the annotations of `graphs.py` by the tracer's own 
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import re
@@ -25,6 +26,7 @@ from tinyomni.audio import CHARS
 from tinyomni.data import rendering
 from tinyomni.data.world import SHAPES
 from tinyomni.errors import InputError
+from tinyomni.io.weights import SHIPPED
 from tinyomni.omni import Omni
 from tinyomni.onnx import graphs
 from tinyomni.reply import SCRATCHPAD, SENTENCE
@@ -189,11 +191,26 @@ def in_javascript(pattern: re.Pattern[str]) -> str:
     return pattern.pattern.replace("(?P<", "(?<")
 
 
-def describe(omni: Omni, made: list[Graph]) -> dict[str, Any]:
+def fingerprint(weights: str | Path | None) -> str:
+    """SHA-256 of a weights file, None being the shipped one: which weights graphs were made from."""
+    return hashlib.sha256(Path(weights or SHIPPED).read_bytes()).hexdigest()
+
+
+def graphs_of(weights: str | Path | None, folder: Path, say: Callable[[str], None]) -> Path:
+    """The folder, with the int8 graphs of these weights in it; exported now where it has others or none."""
+    file = folder / "model.json"
+    if not file.is_file() or json.loads(file.read_text(encoding="utf-8")).get("weights") != fingerprint(weights):
+        say(f"exporting the graphs to {folder}: about a minute, once")
+        export(Omni.from_pretrained(weights), folder, weights=fingerprint(weights))
+    return folder
+
+
+def describe(omni: Omni, made: list[Graph], weights: str = "") -> dict[str, Any]:
     """What stands in model.json."""
     tokenizer, vocoder = omni.tokenizer, omni.codec.vocoder
     return {
         "format": "tinyomni onnx 1",
+        "weights": weights,
         "config": asdict(omni.cfg),
         "thresholds": omni.thresholds,
         "characters": list(CHARS),
@@ -215,8 +232,10 @@ def describe(omni: Omni, made: list[Graph]) -> dict[str, Any]:
     }
 
 
-def export(omni: Omni, folder: Path, quantize: bool = True) -> dict[str, int]:
+def export(omni: Omni, folder: Path, quantize: bool = True, weights: str = "") -> dict[str, int]:
     """Write all graphs and model.json into a folder; the size of each of these files in bytes.
+
+    `weights` is the `fingerprint` of the file that the model was loaded from, where it was loaded from one.
 
     Raises InputError where the extra `onnx` is not installed.
     """
@@ -230,6 +249,6 @@ def export(omni: Omni, folder: Path, quantize: bool = True) -> dict[str, int]:
     for graph in made:
         model = to_onnx(graph)
         (folder / f"{graph.name}.onnx").write_bytes((int8(model) if quantize else model).SerializeToString())
-    (folder / "model.json").write_text(json.dumps(describe(omni, made), ensure_ascii=False), encoding="utf-8")
+    (folder / "model.json").write_text(json.dumps(describe(omni, made, weights), ensure_ascii=False), encoding="utf-8")
     names = [*(f"{graph.name}.onnx" for graph in made), "model.json"]
     return {name: (folder / name).stat().st_size for name in names}

@@ -20,9 +20,10 @@ from tinyomni.config import AudioConfig
 from tinyomni.errors import InputError
 from tinyomni.generation import Step
 from tinyomni.io import AudioLike, ImageLike, load_audio, load_image
-from tinyomni.io.audio import trim_silence
+from tinyomni.io.audio import check_not_silent, load_speech, trim_silence
+from tinyomni.io.levels import normalize_level
 from tinyomni.io.spoken_text import spoken_text
-from tinyomni.reply import Reply
+from tinyomni.reply import Reply, Transcript
 from tinyomni.talker import max_frames, voice_token
 from tinyomni.tokenizer import BOS, EOS, BPETokenizer
 from tinyomni.vocoder import GriffinLimVocoder
@@ -65,6 +66,21 @@ class OnnxOmni:
         shape = (config["layers"], 1, heads, 0, dim // config["heads"])
         return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
+    def usual(self, wav: Float[torch.Tensor, "samples"]) -> Float[torch.Tensor, "samples"]:
+        """A recording at the level of training."""
+        return normalize_level(wav, self.audio.sample_rate)
+
+    def check_length(self, wav: Float[torch.Tensor, "samples"]) -> None:
+        """Raise InputError for a recording that is too short for a frame, or longer than the Thinker's share of it."""
+        tokens, limit = -(-(len(wav) // self.audio.hop) // 4), self.thinker["ctx_len"] // 4
+        if tokens == 0:
+            raise InputError(f"expected at least one frame of {self.audio.hop} samples, got {len(wav)} samples")
+        if tokens > limit:
+            raise InputError(
+                f"the recording has {tokens} audio tokens > {limit}, a quarter of ctx_len = {self.thinker['ctx_len']}. "
+                f"At most {limit * 4 * self.audio.hop / self.audio.sample_rate:.2f} s fit: cut the recording."
+            )
+
     # -- think ---------------------------------------------------------------------------------------------------
 
     def embed(
@@ -76,7 +92,9 @@ class OnnxOmni:
             parts.append(self.run("image", image=load_image(image, self.image_size)[None].numpy())[0])
         if audio is not None:
             wav = load_audio(audio, self.audio.sample_rate)
-            wav = trim_silence(wav, self.audio.sample_rate) if trim else wav
+            wav = self.usual(trim_silence(wav, self.audio.sample_rate)) if trim else wav
+            check_not_silent(wav)
+            self.check_length(wav)
             parts.append(self.run("audio", mel=self.run("mel", wav=wav[None].numpy())[0])[0])
         ids = [BOS, *(self.tokenizer.encode(text) if text else [])]
         parts.append(self.run("embed", ids=np.array([ids]))[0])
@@ -117,21 +135,52 @@ class OnnxOmni:
         steps = self.steps(prompt, max_new_tokens)
         return Reply(steps, self.tokenizer, prompt.shape[1], audio is not None, threshold)
 
-    def transcribe(self, wav: Float[torch.Tensor, "samples"]) -> str:
-        """The recogniser's text of a recording that fits the Thinker's share of the context."""
-        log_probs = self.run("audio", mel=self.run("mel", wav=wav[None].numpy())[0])[1]
-        return ctc_greedy(torch.from_numpy(log_probs))[0].strip()
+    def recognize(self, wav: Float[torch.Tensor, "samples"]) -> tuple[str, float]:
+        """As `Omni.recognize`."""
+        log_probs = torch.from_numpy(self.run("audio", mel=self.run("mel", wav=wav[None].numpy())[0])[1])
+        return ctc_greedy(log_probs)[0].strip(), float(log_probs.max(dim=-1).values.mean())
+
+    def transcribe(self, audio: AudioLike) -> Transcript:
+        """As `Omni.transcribe`, of a recording that fits the Thinker's share of the context."""
+        wav = self.usual(load_speech(audio, self.audio.sample_rate)[0])
+        self.check_length(wav)
+        return Transcript(map(self.recognize, [wav]), self.about["thresholds"].get("asr"))
 
     # -- speak ---------------------------------------------------------------------------------------------------
 
-    def speech_codes(self, text: str, voice: int = 0) -> Int[Array, "1 frames codebooks"]:
+    def speech_ids(self, text: str, voice: int = 0) -> Int[torch.Tensor, "1 text_tokens"]:
+        """As `Omni.speech_ids`."""
+        if not text.strip():
+            raise InputError("OnnxOmni.speak: the text is empty")
+        ids = [*voice_token(voice, self.talker["vocab"]), *self.tokenizer.encode(spoken_text(text))]
+        if len(ids) > self.talker["max_text"]:
+            raise InputError(f"OnnxOmni.speak: the text has {len(ids)} tokens > max_text = {self.talker['max_text']}")
+        return torch.tensor([ids])
+
+    def frame_limit(self, text_tokens: int) -> int:
+        """As `Omni.frame_limit`."""
+        return min(max_frames(text_tokens), self.talker["max_frames"])
+
+    @property
+    def codec(self) -> "OnnxOmni":
+        """What has `decode`, as `Omni.codec` has it."""
+        return self
+
+    def decode(self, codes: Int[torch.Tensor, "1 frames codebooks"]) -> Float[torch.Tensor, "1 samples"]:
+        """As `SpeechCodec.decode`."""
+        mel = torch.from_numpy(self.run("codec", codes=codes.numpy())[0])
+        wav = self.vocoder.mel_to_audio(mel[0], domain="log")
+        assert isinstance(wav, torch.Tensor)
+        return wav[None]
+
+    def speech_codes(self, text: str, voice: int = 0) -> Int[torch.Tensor, "1 frames codebooks"]:
         """As `Omni.speech_codes`: the likeliest code of each frame, until the end is likelier than not."""
-        ids = np.array([[*voice_token(voice, self.talker["vocab"]), *self.tokenizer.encode(spoken_text(text))]])
+        ids = self.speech_ids(text, voice).numpy()
         keys, values = self.empty_cache(self.talker, self.talker["talker_dim"], self.talker["heads"])
         scale = np.ones((self.talker["layers"], self.talker["heads"]), np.float32)
         codes = np.zeros((1, 1, self.talker["codebooks"]), np.int64)
         frames: list[Array] = []
-        limit = min(max_frames(ids.shape[1]), self.talker["max_frames"])
+        limit = self.frame_limit(ids.shape[1])
         while len(frames) < limit:
             base, residual, end, _, keys, values = self.run(
                 "talk", text=ids, codes=codes, keys=keys, values=values, head_scale=scale
@@ -141,11 +190,8 @@ class OnnxOmni:
             codes = np.array([[[base[0].argmax(), residual[0].argmax()]]])
             frames.append(codes)
             ids = ids[:, :0]
-        return np.concatenate(frames, axis=1)
+        return torch.from_numpy(np.concatenate(frames, axis=1))
 
     def speak(self, text: str, voice: int = 0) -> Float[torch.Tensor, "samples"]:
         """As `Omni.speak`."""
-        mel = self.run("codec", codes=self.speech_codes(text, voice))[0]
-        wav = self.vocoder.mel_to_audio(torch.from_numpy(mel[0]), domain="log")
-        assert isinstance(wav, torch.Tensor)
-        return wav
+        return self.decode(self.speech_codes(text, voice))[0]
