@@ -13,6 +13,7 @@ from tinyomni.data.datasets import Scenes, pixels
 from tinyomni.data.manifests import ManifestError
 from tinyomni.data.rendering import render
 from tinyomni.data.world import Thing
+from tinyomni.errors import InputError
 from tinyomni.tokenizer import BPETokenizer
 from tinyomni.training.recipe import RunDir
 from tinyomni.training.stages import vision
@@ -195,6 +196,39 @@ def test_in_training_a_quarter_of_the_images_show_all_patches(monkeypatch: pytes
     # the same images and the same text tower: fewer patches change what is said about images only
     assert torch.equal(whole["caption_slots"], part["caption_slots"])
     assert float(abs(whole["slots"] - part["slots"])) < 1.0 and not torch.equal(whole["slots"], part["slots"])
+
+
+def test_of_wide_images_the_patches_of_things_are_encoded_and_every_fourth_caption_is_read() -> None:
+    data = ScenesWithSwaps(Scenes("train", 60, speech=False, style="wide"))
+    samples = [data[index] for index in range(40)]
+    unclear = [sample for item in samples for sample in item if sample.unclear]
+    assert 0 < len(unclear) < 10 and all(len(item) < 3 for item in samples)
+    batch, stage = collate(samples, ENCODE), VisionStage(style="wide").train()
+    assert batch.slots is not None and batch.shown is not None and batch.kinds is not None
+    _, patches, kept = stage.encode_image(batch.pixels[:8], True, batch.shown[:8])
+    assert patches.shape[1] == 48 and torch.equal(kept.sort(dim=1).values.unique_consecutive(dim=1), kept.sort().values)
+    seen = batch.shown[:8].gather(1, kept)
+    assert (seen != NOTHING).sum() == (batch.shown[:8] != NOTHING).sum()
+    assert int((batch.kinds > 0).sum()) == len(unclear)
+    for slots, kind in zip(batch.slots, batch.kinds.tolist(), strict=True):
+        # what has no description has no slots: of an empty image they say so, of others nothing is asked
+        assert (slots[0, 0] > 0) == (kind == 0) and (kind < 2 or (slots == vision.IGNORE).all())
+    losses = stage.losses(batch)
+    assert set(losses) == {"contrastive", "slots", "patches", "caption_slots", "kind"}
+    assert all(bool(torch.isfinite(loss)) for loss in losses.values())
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    assert all(each.grad is not None for each in stage.parameters())
+
+
+def test_a_wide_run_shows_each_image_once_in_order(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path, "smoke")
+    job = prepare("vision", run_dir, {"style": "wide", "steps": "2", "validation_scenes": "4"})
+    assert job.in_order and len(job.train) == 8 and job.train.scenes.ramp == 1  # type: ignore[attr-defined]
+    assert set(job.run(run_dir).validation) == {"loss", "contrastive", "slots", "patches", "caption_slots", "kind"}
+    with pytest.raises(InputError, match="style must be 'plain' or 'wide', got 'x'"):
+        prepare("vision", run_dir, {"style": "x"})
+    assert {name: spec.style for name, spec in vision.PRESETS.items()} == {
+        "smoke": "plain", "laptop": "wide", "gpu": "wide"}  # fmt: skip
 
 
 def test_every_patch_is_asked_about_its_own_image() -> None:

@@ -97,6 +97,7 @@ class Sample:
     question_wave: Float[Tensor, "question_samples"] | None = None
     answer_wave: Float[Tensor, "answer_samples"] | None = None
     shown: np.ndarray | None = None  # which thing each patch shows, where the image was randomized
+    unclear: str | None = None  # of unanswerable.UNCLEAR_IMAGES: then the image has no description
 
     @property
     def answer(self) -> str:
@@ -191,6 +192,15 @@ class Scenes(Dataset[Sample]):
         if self.style == "plain" or easy or random.Random(f"plain {seed}").random() < PLAIN_SHARE:
             return render(things, seed, self.hard and not easy), None
         return randomization.render(things, seed, self.how(index))
+
+    def unclear(self, index: int) -> Sample:
+        """A sample whose image has no description; its question is about another scene, and nobody knows the answer."""
+        rng = random.Random(f"{self.seed} {self.split} unclear {index}")
+        kind, things = rng.choice(list(unanswerable.UNCLEAR_IMAGES)), self.things(index)
+        image, shown = unanswerable.unclear_image(kind, rng, self.split, self.how(index))
+        said = unanswerable.UNCLEAR_IMAGES[kind]
+        question = unanswerable.unanswered(world.draw_question(things, rng))
+        return Sample(index, (), image, said, said, question, draw_speaker(rng, self.voices), shown=shown, unclear=kind)
 
     def how(self, index: int) -> randomization.Randomization:
         """How far the image of this index varies."""

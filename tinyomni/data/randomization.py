@@ -462,8 +462,5 @@ def render_unclear(kind: str, seed: int, how: Randomization = WIDE, split: str =
         shapes = FOREIGN_IN_TEST if split != "train" else [each for each in FOREIGN if each not in FOREIGN_IN_TEST]
         chosen = rng.randrange(len(spots))
         spots[chosen] = spots[chosen]._replace(shape=rng.choice(shapes))
-    for spot in spots:
-        paint(canvas, spot, rng, how)
-    side = IMAGE_SIZE // PATCH
-    shown = np.full((side, side), UNCLEAR if spots else NOTHING, dtype=np.int64)
-    return Rendered(finish(canvas, rng, how), shown)
+    shown = shown_by_patches([paint(canvas, spot, rng, how) for spot in spots])
+    return Rendered(finish(canvas, rng, how), np.where(shown == NOTHING, NOTHING, UNCLEAR))

@@ -19,12 +19,17 @@ from PIL import Image
 from torch import Tensor
 
 from tinyomni.config import IMAGE_SIZE, SAMPLE_RATE
-from tinyomni.data import world
+from tinyomni.data import randomization, world
+from tinyomni.data.randomization import NOTHING, PATCH, WIDE, Randomization
 from tinyomni.data.world import QUESTION_KINDS, SHAPES, Question, Thing
 
 DO_NOT_KNOW, SEE_NOTHING, HEARD_NOTHING = "I do not know.", "I can see nothing.", "I heard nothing."
 CANNOT_SEE = "I cannot see that."
 ANSWERS = (DO_NOT_KNOW, SEE_NOTHING, HEARD_NOTHING, CANNOT_SEE)
+COUNT_TO_THREE, CANNOT_TELL = "I can count only to three.", "I do not know what I see."
+UNCLEAR_IMAGES = {"empty": SEE_NOTHING, "no scene": SEE_NOTHING, "too many": COUNT_TO_THREE,
+                  "overlapping": CANNOT_TELL, "foreign": CANNOT_TELL}  # fmt: skip
+"""What is shown in an image that has no description → what is said instead of one. In training of the wide style."""
 NOT_THERE = "not"  # what the scratchpad finds where nothing is there
 ABOUT = ("not there", "unknown word")  # what a question can be about
 
@@ -90,6 +95,15 @@ def image(rng: random.Random, split: str = "train") -> Image.Image:
             field = field * 0.3 + waves[..., None] * numbers.uniform(0.3, 1.5, 3)
         field = 128 + field / field.std() * rng.uniform(20, 70) + numbers.uniform(-60, 60, 3)
     return Image.fromarray(field.clip(0, 255).astype(np.uint8))
+
+
+def unclear_image(
+    kind: str, rng: random.Random, split: str = "train", how: Randomization = WIDE
+) -> tuple[Image.Image, np.ndarray]:
+    """An image of one of UNCLEAR_IMAGES, and what its patches show."""
+    if kind == "no scene":
+        return image(rng, split), np.full((IMAGE_SIZE // PATCH,) * 2, NOTHING)
+    return randomization.render_unclear(kind, rng.randrange(2**32), how, split)
 
 
 def audio(rng: random.Random, split: str = "train") -> Float[Tensor, "samples"]:

@@ -31,9 +31,11 @@ from torch.utils.data import Dataset
 from tinyomni.config import IMAGE_SIZE, TINY
 from tinyomni.data import world
 from tinyomni.data.custom import train_validation_split
-from tinyomni.data.datasets import Encode, Sample, Scenes, encode_all, pixels
+from tinyomni.data.datasets import Encode, Sample, Scenes, check_style, encode_all, pixels
 from tinyomni.data.manifests import Item
+from tinyomni.data.randomization import NOTHING, UNCLEAR
 from tinyomni.data.rendering import PLACE_OFFSETS, RADII
+from tinyomni.data.unanswerable import UNCLEAR_IMAGES
 from tinyomni.errors import InputError
 from tinyomni.layers import DecoderBlock, RMSNorm
 from tinyomni.training.distributed import to_device
@@ -50,18 +52,29 @@ class VisionSettings(Settings):
 
     scenes: int = 100_000
     validation_scenes: int = 256
+    style: str = "plain"  # "wide": images as people and programs draw them (data/randomization.py), each seen once
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_style(self.style)
 
 
 PRESETS = {
     "smoke": VisionSettings(steps=4, batch_size=4, warmup=2, eval_every=4, scenes=64, validation_scenes=8, **MUON),
     "laptop": VisionSettings(
-        steps=2500, batch_size=16, lr=1.5e-3, warmup=60, eval_every=400, checkpoint_freq=200, **MUON
+        steps=7000, batch_size=24, lr=1.5e-3, warmup=60, eval_every=500, checkpoint_freq=250, style="wide", **MUON
     ),
     "gpu": VisionSettings(
-        steps=3000, batch_size=128, lr=1e-3, warmup=200, eval_every=500, num_workers=12, scenes=1_000_000,
-        validation_scenes=1024, **MUON,
+        steps=8000, batch_size=128, lr=1e-3, warmup=200, eval_every=500, num_workers=12, validation_scenes=1024,
+        style="wide", **MUON,
     ),
 }  # fmt: skip
+RAMP = 0.2  # of all steps of the wide style, over which images vary more and more
+P_UNCLEAR = 0.1  # of its images have no description
+MASKED_PATCHES = 48  # that are encoded of most images where the masks of the things are known
+WHOLE = {"plain": 4, "wide": 32}  # one of so many images is encoded with all patches
+CAPTIONS = {"plain": 1, "wide": 4}  # one of so many captions is read
+IGNORE = -100  # a label that cross-entropy leaves out
 EASY = 7  # every so many-th image is an easy one; a divisor of no batch size, so that they occur anywhere in a batch
 
 # ---- the labels of a scene ------------------------------------------------------------------------------------------
@@ -69,7 +82,7 @@ EASY = 7  # every so many-th image is an easy one; a divisor of no batch size, s
 FIELDS = {"colour": world.COLOURS, "shape": world.SHAPES, "size": world.SIZES, "place": world.PLACES}
 CHOICES = [1 + len(words) for words in FIELDS.values()]  # 0 means that nothing is there
 THINGS = 3  # the most that a scene has
-NOTHING, UNCLEAR = -1, -2  # what a patch shows, beside the number of a thing
+UNCLEAR_SENTENCES = tuple(dict.fromkeys(UNCLEAR_IMAGES.values()))
 STEP = 67  # pixels from the middle to the other places, on average
 
 
@@ -79,6 +92,15 @@ def slots_of(things: Sequence[world.Thing]) -> Int[Tensor, "things fields"]:
     for number, thing in enumerate(world.sort_by_place(things)):
         slots[number] = torch.tensor([1 + words.index(getattr(thing, field)) for field, words in FIELDS.items()])
     return slots
+
+
+def labels_of(sample: Sample) -> tuple[Int[Tensor, "things fields"], Int[Tensor, "n_patches"], int]:
+    """Slots, what the patches show, and the kind: 0 for a scene, else 1 + the sentence in UNCLEAR_SENTENCES."""
+    slots, shown = slots_of(sample.things), sample.shown
+    if sample.unclear not in (None, "empty", "no scene"):
+        slots.fill_(IGNORE)
+    kind = 0 if sample.unclear is None else 1 + UNCLEAR_SENTENCES.index(UNCLEAR_IMAGES[sample.unclear])
+    return slots, shown_by_patches(sample.things) if shown is None else torch.from_numpy(shown).flatten(), kind
 
 
 def shown_by_patches(things: Sequence[world.Thing]) -> Int[Tensor, "n_patches"]:
@@ -105,6 +127,8 @@ class ScenesWithSwaps(Dataset[list[Sample]]):
         return len(self.scenes)
 
     def __getitem__(self, index: int) -> list[Sample]:
+        if self.scenes.style == "wide" and random.Random(f"unclear {index}").random() < P_UNCLEAR:
+            return [self.scenes.unclear(index)]
         things = self.scenes.things(index)
         swaps = [each for each in world.hard_negatives(things) if world.split_of_scene(each) == self.scenes.split]
         chosen = [things, *([random.Random(index).choice(swaps)] if swaps else [])]
@@ -120,6 +144,7 @@ class ImageBatch:
     lengths: Int[Tensor, "batch"]
     slots: Int[Tensor, "batch things fields"] | None = None
     shown: Int[Tensor, "batch n_patches"] | None = None
+    kinds: Int[Tensor, "batch"] | None = None  # 0 for a scene, else 1 + the index in UNCLEAR_SENTENCES
 
 
 def collate(samples: Sequence[Sample | Item | list[Sample]], encode: Encode) -> ImageBatch:
@@ -130,8 +155,8 @@ def collate(samples: Sequence[Sample | Item | list[Sample]], encode: Encode) -> 
     images = torch.stack([pixels(each.image) if isinstance(each, Sample) else each.pixels for each in flat])
     if not drawn:
         return ImageBatch(images, ids, lengths)
-    slots, shown = ([of(each.things) for each in drawn] for of in (slots_of, shown_by_patches))
-    return ImageBatch(images, ids, lengths, torch.stack(slots), torch.stack(shown))
+    slots, shown, kinds = zip(*map(labels_of, drawn), strict=True)
+    return ImageBatch(images, ids, lengths, torch.stack(slots), torch.stack(shown), torch.tensor(kinds))
 
 
 def caption_of(sample: Sample | Item) -> str:
@@ -228,7 +253,10 @@ class VisionStage(Stage):
     weights_file = (("vision.", "vision."), ("eye.", ""))
 
     def __init__(
-        self, text: TextTower | None = None, validation: Callable[[], Iterator[ImageBatch]] | None = None
+        self,
+        text: TextTower | None = None,
+        validation: Callable[[], Iterator[ImageBatch]] | None = None,
+        style: str = "plain",
     ) -> None:
         super().__init__()
         width, shared = TINY.vision.vision_dim, 128
@@ -240,7 +268,8 @@ class VisionStage(Stage):
         self.slots = nn.Linear(width, THINGS * sum(CHOICES))
         self.patch_slot = nn.Linear(width, sum(CHOICES))
         self.text_slots = nn.Linear(self.text.width, THINGS * sum(CHOICES))
-        self.validation = validation
+        self.kind = nn.Linear(width, 1 + len(UNCLEAR_SENTENCES))
+        self.validation, self.style = validation, style
 
     def embed_images(self, cls: Float[Tensor, "batch 1 vision_dim"]) -> Float[Tensor, "batch shared"]:
         """CLS → a vector of length 1."""
@@ -255,15 +284,25 @@ class VisionStage(Stage):
         return by_thing(self.slots(cls))
 
     def encode_image(
-        self, img: Float[Tensor, "batch channels height width"], salient: bool = False
+        self,
+        img: Float[Tensor, "batch channels height width"],
+        salient: bool = False,
+        shown: Int[Tensor, "batch n_patches"] | None = None,
     ) -> tuple[Float[Tensor, "batch 1 vision_dim"], Float[Tensor, "batch patches vision_dim"], Int[Tensor, "batch _"]]:
-        """CLS, patches, and which patches these are: all, or the `salient` third, those unlike the background."""
+        """CLS, patches, and which patches these are: all, or the `salient` third, those unlike the background.
+
+        Where backgrounds vary, these are not the things: with `shown`, 48 are taken, those of the things first.
+        """
         vision = self.vision
         tokens = vision.add_positions(vision.add_cls(patches := vision.flatten(vision.patchify(img))))
         number = patches.shape[1]
         if salient:
-            distance = (patches - patches.median(dim=1, keepdim=True).values).norm(dim=-1)
-            kept = distance.topk(number // 3, dim=1).indices
+            if shown is None:
+                distance = (patches - patches.median(dim=1, keepdim=True).values).norm(dim=-1)
+                kept = distance.topk(number // 3, dim=1).indices
+            else:
+                order = (shown != NOTHING) + torch.rand(shown.shape, device=img.device)
+                kept = order.topk(MASKED_PATCHES, dim=1).indices
             index = torch.cat([torch.zeros_like(kept[:, :1]), kept + 1], dim=1)[..., None]
             tokens = tokens.gather(1, index.expand(-1, -1, tokens.shape[-1]))
         else:
@@ -275,16 +314,22 @@ class VisionStage(Stage):
         """Each objective, where the batch has what it needs.
 
         In training a quarter of the images are encoded with all patches, so that the background is known too, the
-        others with a third of them, which takes a third of the time.
+        others with a third of them, which takes a third of the time. Of the wide style, whose masks are known, one of
+        32 is enough.
         """
-        whole = -(-len(batch.pixels) // 4) if self.training else len(batch.pixels)
+        whole = -(-len(batch.pixels) // WHOLE[self.style]) if self.training else len(batch.pixels)
         parts = [(slice(whole), *self.encode_image(batch.pixels[:whole]))]
         if whole < len(batch.pixels):
-            parts.append((slice(whole, None), *self.encode_image(batch.pixels[whole:], salient=True)))
+            masks = batch.shown[whole:] if self.style == "wide" and batch.shown is not None else None
+            few = self.encode_image(batch.pixels[whole:], True, *([] if masks is None else [masks]))
+            parts.append((slice(whole, None), *few))
         cls = torch.cat([each for _, each, _, _ in parts])
-        text = self.text(batch.caption, batch.lengths)
-        logits = self.log_scale.exp().clamp(max=100.0) * self.embed_images(cls) @ self.embed_captions(text).T
-        same = (batch.caption[:, None] == batch.caption[None]).all(-1)
+        # of the wide style only every fourth caption is read: it takes as long as an image, and is learned sooner
+        read = slice(-(-len(batch.pixels) // CAPTIONS[self.style]) if self.training else len(batch.pixels))
+        caption = batch.caption[read]
+        text = self.text(caption, batch.lengths[read])
+        logits = self.log_scale.exp().clamp(max=100.0) * self.embed_images(cls[read]) @ self.embed_captions(text).T
+        same = (caption[:, None] == caption[None]).all(-1)
         losses = {"contrastive": info_nce(logits, same)}
         if batch.slots is not None and batch.shown is not None:
             losses["slots"] = fields_loss(self.slot_logits(cls[:, 0]), batch.slots)
@@ -295,7 +340,9 @@ class VisionStage(Stage):
                 labels.append(patch_labels(batch.slots[rows], shows).flatten(0, 1))
                 shown.append(shows.flatten())
             losses["patches"] = patches_loss(torch.cat(patch_logits), torch.cat(labels), torch.cat(shown))
-            losses["caption_slots"] = fields_loss(by_thing(self.text_slots(text)), batch.slots)
+            losses["caption_slots"] = fields_loss(by_thing(self.text_slots(text)), batch.slots[read])
+            if batch.kinds is not None and self.style == "wide":
+                losses["kind"] = F.cross_entropy(self.kind(cls[:, 0]), batch.kinds)
         return losses
 
     def forward(self, batch: ImageBatch) -> tuple[Float[Tensor, ""], dict[str, Any]]:
@@ -330,13 +377,20 @@ def build(run_dir: RunDir, settings: VisionSettings) -> Job:
     encode = run_dir.tokenizer().encode
     train: Dataset[Any]
     held_out: Dataset[Any]
-    if run_dir.data is None:
+    wide = settings.style == "wide" and run_dir.data is None
+    if wide:
+        size = settings.steps * settings.batch_size
+        train = ScenesWithSwaps(
+            Scenes(size=size, speech=False, easy=EASY, style="wide", ramp=int(RAMP * size), seed=settings.seed)
+        )
+        held_out = Scenes("validation", settings.validation_scenes, speech=False, style="wide")
+    elif run_dir.data is None:
         train = ScenesWithSwaps(Scenes(size=settings.scenes, speech=False, easy=EASY))
         held_out = Scenes("validation", settings.validation_scenes, speech=False, easy=EASY)
     else:
         train, held_out = train_validation_split(run_dir.custom_data("caption", "question"))
-    stage = VisionStage(validation=partial(in_batches, held_out, encode))
-    return Job(stage, train, partial(collate, encode=encode), settings)
+    stage = VisionStage(validation=partial(in_batches, held_out, encode), style="wide" if wide else "plain")
+    return Job(stage, train, partial(collate, encode=encode), settings, in_order=wide)
 
 
 SPEC = register(StageSpec("vision", PRESETS, build, requires=("tokenizer",), untrained=VisionStage))
