@@ -9,6 +9,7 @@ from PIL import Image
 
 from tinyomni import TINY, Omni, check_gradient_explosion, clip_gradients, validate_loss
 from tinyomni.dry_run import AUDIO, IMAGE, build
+from tinyomni.errors import InputError
 from tinyomni.generation import Step
 from tinyomni.shapes import ShapeError
 
@@ -101,7 +102,7 @@ def test_bad_input_is_a_clear_error(omni: Omni) -> None:
         ({"image": 7}, TypeError, "image"),
         ({"audio": (torch.zeros(16_000), 16_000)}, ValueError, "silent"),
         ({"audio": (torch.full((16_000,), torch.nan), 16_000)}, ValueError, "NaN"),
-        ({"audio": (torch.ones(159), 16_000)}, ValueError, "at least one frame"),
+        ({"audio": (torch.rand(159), 16_000)}, ValueError, "at least one frame"),
         ({"audio": (torch.randn(16_000, 2), 16_000)}, ShapeError, "samples.T"),
         ({"audio": torch.randn(16_000)}, TypeError, "audio"),
     ]:
@@ -183,3 +184,20 @@ def test_tiny_is_what_the_design_says() -> None:
         192,
         128,
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_other_precisions_see_hear_and_speak(dtype: torch.dtype) -> None:
+    usual, omni = Omni.from_pretrained(), Omni.from_pretrained().to(dtype)
+    question = "What is the color of the circle?"
+    assert omni.reply(question, image=IMAGE).answer == usual.reply(question, image=IMAGE).answer
+    assert omni.transcribe(AUDIO).text == usual.transcribe(AUDIO).text
+    wav = omni.speak("Yes.")
+    assert wav.dtype == torch.float32 and wav.abs().max() > 0.5
+    codes = omni.codec.encode(wav[None])
+    assert codes.shape == (1, len(wav) // 1280, 2) and omni.codec.decode(codes).shape == (1, len(wav))
+
+
+def test_no_code_frames_are_no_speech() -> None:
+    with pytest.raises(InputError, match="expected at least one code frame"):
+        build().codec.decode(torch.zeros(1, 0, 2, dtype=torch.long))

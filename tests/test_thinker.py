@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tinyomni.config import TINY, ThinkerConfig
+from tinyomni.errors import InputError
 from tinyomni.generation import generate, sample, stream
 from tinyomni.layers import init_weights
 from tinyomni.shapes import ShapeError
@@ -213,3 +214,23 @@ def test_nan_is_found_named_and_counted_and_the_check_can_be_switched_off() -> N
         model(ids)
     with finite_checks(False):
         assert torch.isnan(model(ids)[..., 5]).all()
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e-45, 1e-320])
+def test_a_temperature_close_to_zero_is_greedy(temperature: float) -> None:
+    logits = torch.randn(50, 200) * 100
+    assert torch.equal(sample(logits, temperature), logits.argmax(dim=-1))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [*({"temperature": value} for value in (float("nan"), float("inf"), -1)),
+     *({"temperature": 1.0, "top_p": value} for value in (float("nan"), 0, 1.5)),
+     *({"temperature": 1.0, "top_k": value} for value in (0, -1)),
+     *({"max_new_tokens": value} for value in (0, -1))],
+    ids=str,
+)  # fmt: skip
+def test_settings_of_generation_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
+    name = list(wrong)[-1]
+    with pytest.raises(InputError, match=f"{name} must"):
+        generate(ThinkerLM(ThinkerConfig(layers=1)), torch.tensor([[1, 5, 6]]), **{"max_new_tokens": 3, **wrong})

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tinyomni.data import world
 from tinyomni.dry_run import PIPELINES
+from tinyomni.errors import InputError
 from tinyomni.tokenizer import BOS, EOS, PAD, SHIPPED, BPETokenizer, train_tokenizer
 
 TOK = BPETokenizer()
@@ -86,3 +87,31 @@ def test_bad_input_is_a_clear_error(tmp_path: Path) -> None:
         (tmp_path / f"{number}.model").write_bytes(data)
         with pytest.raises(ValueError, match="damaged"):
             BPETokenizer(tmp_path / f"{number}.model")
+
+
+def test_a_long_line_is_learned_from_too(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["zebra " * 2000, "a b c"], tmp_path / "x", vocab=300)
+    assert len(tokenizer.encode("zebra")) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "vocab", "words"),
+    [
+        ([], 300, "expected lines of text, got 0 lines without a word"),
+        (["", "  ", "\t"], 300, "got 3 lines without a word"),
+        (["a\ud800"], 300, "not valid Unicode"),
+        (["hello world"], 267, "vocab must be at least 268 for the characters of this text, got 267"),
+        (["hello"], -3, "got -3"),
+    ],
+)
+def test_a_text_that_cannot_be_learned_is_refused(lines: list[str], vocab: int, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        train_tokenizer(lines, tmp_path / "x", vocab)
+    assert not (tmp_path / "x").exists()
+
+
+def test_short_and_odd_texts_make_a_tokenizer(tmp_path: Path) -> None:
+    face = "\N{GRINNING FACE}" * 3000
+    for lines, vocab in ((["hello world"], 268), (["a\tb\0"], 264), (["a\nb"] * 3, 300), ([face], 300)):
+        tokenizer = train_tokenizer(lines, tmp_path / "x", vocab)
+        assert tokenizer.decode(tokenizer.encode(lines[0])) == lines[0]

@@ -74,7 +74,7 @@ class MelFrontend(nn.Module):
     def magnitudes(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frequencies mel_frames"]:
         """|STFT|: how much of each frequency there is around each frame's centre."""
         wav = F.pad(wav.float(), (self.n_fft // 2, self.n_fft // 2))
-        spectrum = torch.stft(wav, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
+        spectrum = torch.stft(wav, self.n_fft, self.hop, window=self.window.float(), center=False, return_complex=True)
         return spectrum.abs()
 
     def forward(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples//{self.hop} n_mels"]:
@@ -87,7 +87,7 @@ class MelFrontend(nn.Module):
                 f"({1000 * self.hop / self.cfg.sample_rate:g} ms), got {wav.shape[1]} samples"
             )
         with full_precision(wav):
-            mel = torch.einsum("bft,fm->btm", self.magnitudes(wav)[..., :frames], self.filters)
+            mel = torch.einsum("bft,fm->btm", self.magnitudes(wav)[..., :frames], self.filters.float())
             return mel.clamp(min=LOG_FLOOR).log()
 
 

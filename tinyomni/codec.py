@@ -168,7 +168,7 @@ class SpeechCodec(nn.Module):
     ) -> Float[Tensor, "batch (samples+{self.hop-1})//{self.hop} codec_dim"]:
         """(batch, samples) → (batch, ⌈samples / 1280⌉, 128), before quantization."""
         blocks = self.mel_blocks(wav)
-        return blocks if self.single_frame else self.down(blocks)
+        return blocks if self.single_frame else self.down(blocks.to(self.down.weight.dtype))
 
     def decode_frames(
         self, x: Float[Tensor, "batch frames codec_dim"], lengths: Int[Tensor, "batch"] | None = None
@@ -188,6 +188,8 @@ class SpeechCodec(nn.Module):
     def decode_latents(self, x: Float[Tensor, "batch frames codec_dim"]) -> Float[Tensor, "batch frames*{self.hop}"]:
         """(batch, frames, 128) → (batch, frames × 1280), each with a peak of 0.95."""
         expect("SpeechCodec.decode_latents", "x", x, "batch frames codec_dim", codec_dim=self.cfg.codec_dim)
+        if x.shape[1] == 0:
+            raise InputError("SpeechCodec: expected at least one code frame, got none")
         return torch.stack([self.vocoder.mel_to_audio(mel, domain="log") for mel in self.to_mel(x)])
 
     def encode(

@@ -5,6 +5,7 @@
 Sources: Holtzman et al., The Curious Case of Neural Text Degeneration (2019) for top-p; Fan et al. (2018) for top-k.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple, TypedDict, Unpack
 
@@ -16,6 +17,8 @@ from tinyomni.errors import InputError
 from tinyomni.shapes import ShapeError, describe
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BOS, EOS, PAD
+
+LEAST_TEMPERATURE = 1e-30  # below it, logits divided by it overflow float32
 
 
 class Step(NamedTuple):
@@ -46,15 +49,15 @@ def sample(
 
     Temperature 0 is greedy. `top_k` keeps the k most likely ids; `top_p` keeps the fewest whose probability reaches p.
     """
-    if temperature < 0:
-        raise InputError(f"sample: temperature must be at least 0 (greedy), got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise InputError(f"sample: top_k must be at least 1, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise InputError(f"sample: top_p must lie in (0, 1], got {top_p}")
+    if not (isinstance(temperature, (int, float)) and 0 <= temperature < math.inf):
+        raise InputError(f"sample: temperature must be a finite number, at least 0 (greedy), got {temperature!r}")
+    if top_k is not None and not (isinstance(top_k, int) and top_k >= 1):
+        raise InputError(f"sample: top_k must be an integer, at least 1, got {top_k!r}")
+    if top_p is not None and not (isinstance(top_p, (int, float)) and 0 < top_p <= 1):
+        raise InputError(f"sample: top_p must lie in (0, 1], got {top_p!r}")
     if temperature == 0:
         return logits.argmax(dim=-1)
-    logits = logits.float() / temperature
+    logits = logits.float() / max(temperature, LEAST_TEMPERATURE)
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
@@ -104,8 +107,8 @@ def stream(
     """Yield the new ids step by step; a sequence that has ended is filled with `eos`, of log-probability 0.
 
     `eos=None` never stops early. `vocab_limit` forbids ids from there on: rows of the table that no text piece uses.
-    Raises InputError if prompt + max_new_tokens > ctx_len, for an id outside the table, for ids without BOS, and for rows
-    that end in PAD: `embeddings` hold no PAD, their rows must be of equal length.
+    Raises InputError if prompt + max_new_tokens > ctx_len, for an id outside the table, for ids without BOS, and for
+    rows that end in PAD: `embeddings` hold no PAD, their rows must be of equal length.
     """
     prompt = embeddings if ids is None else ids
     if prompt is None or (ids is not None and embeddings is not None):
@@ -116,8 +119,8 @@ def stream(
             "Is the batch axis missing? `prompt.unsqueeze(0)`"
         )
     batch, tokens = prompt.shape[:2]
-    if max_new_tokens < 1:
-        raise InputError(f"generate: max_new_tokens must be at least 1, got {max_new_tokens}")
+    if not (isinstance(max_new_tokens, int) and max_new_tokens >= 1):
+        raise InputError(f"generate: max_new_tokens must be an integer, at least 1, got {max_new_tokens!r}")
     if tokens + max_new_tokens > thinker.cfg.ctx_len:
         raise InputError(
             f"generate: {tokens} prompt tokens + {max_new_tokens} new tokens = {tokens + max_new_tokens} > "

@@ -6,7 +6,6 @@
 Order in the sequence: image (1 token), audio (25 a second), text (BOS first).
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +43,8 @@ class Omni(nn.Module):
     """Sees, hears, reads, answers, speaks. `Omni(TINY)` has fresh weights, `from_pretrained(path)` trained ones.
 
     `thresholds` says for `typed` and `spoken` questions and for transcripts (`asr`) below which certainty an answer is
-    called unsure; it is measured on validation data and stored with the weights.
+    called unsure; it is measured on validation data and stored with the weights. `style` is that of the data of the
+    stage omni: with `wide`, a prompt may hold a conversation.
     """
 
     def __init__(self, cfg: OmniConfig = TINY, tokenizer: BPETokenizer | None = None) -> None:
@@ -53,6 +53,7 @@ class Omni(nn.Module):
         self.tokenizer = tokenizer or BPETokenizer()
         check_vocab(cfg, self.tokenizer)
         self.thresholds: dict[str, float] = {}
+        self.style = "plain"
         self.thinker = ThinkerLM(cfg.thinker)
         self.vision = ViTTiny(cfg.vision)
         self.mel = MelFrontend(cfg=cfg.audio)
@@ -74,6 +75,11 @@ class Omni(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.proj_v.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; spectrograms and the vocoder compute in float32 in any case."""
+        return self.proj_v.weight.dtype
 
     # -- embed ---------------------------------------------------------------------------------------------------
 
@@ -107,7 +113,7 @@ class Omni(nn.Module):
 
     def embed_image(self, img: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 1 d_model"]:
         """Image → CLS → one vector of the Thinker's width."""
-        return self.proj_v(self.vision(img))
+        return self.proj_v(self.vision(img.to(self.dtype)))
 
     def check_audio(self, wav: Float[Tensor, "batch samples"]) -> None:
         """Raise an InputError for silence, and for audio that takes more than a quarter of the context."""
@@ -124,7 +130,7 @@ class Omni(nn.Module):
     def embed_audio(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch audio_tokens d_model"]:
         """Audio → one vector of the Thinker's width for each 40 ms."""
         self.check_audio(wav)
-        return self.proj_a(self.audio(self.mel(wav)))
+        return self.proj_a(self.audio(self.mel(wav).to(self.dtype)))
 
     def embed(
         self,
@@ -183,7 +189,7 @@ class Omni(nn.Module):
         steps = stream(self.thinker, embeddings=prompt, vocab_limit=self.tokenizer.n_pieces, **sampling)
         spoken = audio is not None
         threshold = self.thresholds.get("spoken" if spoken else "typed")
-        return Reply(steps, self.tokenizer, prompt.shape[1], spoken, threshold)
+        return Reply(steps, self.tokenizer, prompt.shape[1], spoken, threshold, self.style)
 
     @overload
     def generate(
@@ -243,7 +249,7 @@ class Omni(nn.Module):
     @torch.no_grad()
     def recognize(self, wav: Float[Tensor, "samples"]) -> tuple[str, float]:
         """The text of one part of a recording, and the mean log-probability of its likeliest characters."""
-        log_probs = self.ctc(self.audio(self.mel(wav[None].to(self.device))))
+        log_probs = self.ctc(self.audio(self.mel(wav[None].to(self.device)).to(self.dtype)))
         return ctc_greedy(log_probs)[0].strip(), float(log_probs.max(dim=-1).values.mean())
 
     # -- speak ---------------------------------------------------------------------------------------------------

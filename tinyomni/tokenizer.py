@@ -18,6 +18,7 @@ import sentencepiece
 from tinyomni.errors import InputError, MissingFileError
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
+N_RESERVED = 4 + 256  # these, and a piece for each byte
 SHIPPED = Path(__file__).parent / "assets" / "tokenizer.model"
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's own sign for a space
 
@@ -132,11 +133,24 @@ def not_a_model(source: Path) -> InputError:
 def train_tokenizer(lines: Iterable[str], path: str | Path, vocab: int = 5000) -> BPETokenizer:
     """Train on lines of text and write the model file; `vocab` is the most pieces that it may have.
 
-    No normalization, punctuation and digits stand alone, bytes for everything that is left over.
+    No normalization, punctuation and digits stand alone, bytes for everything that is left over. Raises InputError for
+    a text that is empty or not valid Unicode, and for a `vocab` that has no room for its characters.
     """
+    text = [" " + line for line in lines]
+    try:
+        longest = max((len(line.encode("utf-8")) for line in text), default=0)
+    except UnicodeEncodeError as error:
+        raise InputError(f"train_tokenizer: the text is not valid Unicode ({error.reason})") from error
+    if not any(line.strip() for line in text):
+        raise InputError(f"train_tokenizer: expected lines of text, got {len(text)} lines without a word")
+    needed = len(set().union(*text) - {"\0"}) + N_RESERVED
+    if vocab < needed:
+        raise InputError(
+            f"train_tokenizer: vocab must be at least {needed} for the characters of this text, got {vocab}"
+        )
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([" " + line for line in lines]),
+        sentence_iterator=iter(text),
         model_writer=model,
         model_type="bpe",
         vocab_size=vocab,
@@ -153,6 +167,7 @@ def train_tokenizer(lines: Iterable[str], path: str | Path, vocab: int = 5000) -
         character_coverage=1.0,
         num_threads=1,
         minloglevel=2,
+        **({"max_sentence_length": longest} if longest > 4192 else {}),  # or a longer line is left out silently
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

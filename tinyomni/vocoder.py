@@ -57,11 +57,11 @@ class GriffinLimVocoder(torch.nn.Module):
 
     def invert_mel(self, mel: Float[Tensor, "mel_frames n_mels"]) -> Float[Tensor, "frequencies mel_frames"]:
         """Mel magnitudes → magnitudes of all frequencies, by the pseudo-inverse of the filters; never below 0."""
-        return (self.inverse @ mel.T).clamp(min=0)
+        return (self.inverse.float() @ mel.T).clamp(min=0)
 
     def griffin_lim(self, magnitudes: Float[Tensor, "frequencies columns"], length: int) -> Float[Tensor, "samples"]:
         """STFT and inverse in turns until the phases are consistent: length // hop + 1 columns → `length` samples."""
-        window = self.mel.window
+        window = self.mel.window.float()
         generator = torch.Generator().manual_seed(0)
         phase = (torch.rand(magnitudes.shape, generator=generator) * 2 * torch.pi).to(magnitudes.device)
         angles, previous = torch.polar(torch.ones_like(phase), phase), torch.zeros((), device=phase.device)
