@@ -71,7 +71,7 @@ def sample(
 
 
 def check_prompt(thinker: ThinkerLM, ids: Int[Tensor, "batch tokens"]) -> None:
-    """Refuse ids outside the token table, a prompt that does not start with BOS, and one that is padded on the right."""
+    """Refuse ids outside the token table, a prompt without BOS at its start, and one that is padded on the right."""
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= thinker.cfg.vocab:
         raise InputError(
