@@ -16,6 +16,7 @@ This package knows no model: it needs torch, jaxtyping and beartype only.
     checks        run-time checks               glossaries, names  what axes are called and mean
     lines, flow   shapes behind source lines    operations    what happens between calls
     suspicions    what did not fail, but        distinct      a run with another size for each axis
+    draft         a first specification from a run
 """
 
 from tinyomni.tracing.checks import check_shapes

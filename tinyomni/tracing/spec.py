@@ -140,7 +140,7 @@ class Spec:
             str(each.get("number", "")), each.get("title", each["call"]), times=match.times, problem=match.problem,
             calls=[record.id for record in match.records], compared=shapes,
         )  # fmt: skip
-        if not match.records and not any(_is(record, {"call": each["call"]}) for record in run.steps):
+        if not match.records and not any(is_step(record, {"call": each["call"]}) for record in run.steps):
             line.problem += _near(each["call"], {record.call for record in run.steps})
         for i, record in enumerate(match.records):
             now = {**names, "i": i}
@@ -154,7 +154,7 @@ class Spec:
     def _inside(self, each: Mapping[str, Any], record: Record, run: Run, names: dict[str, int]) -> str:
         """The first problem of the calls below one: those that `inside` names have to be just these, in this order."""
         items = each.get("inside", [])
-        below = [other for other in _below(run.steps, record) if any(_is(other, item) for item in items)]
+        below = [other for other in _below(run.steps, record) if any(is_step(other, item) for item in items)]
         found = _matches(below, items, names)
         for item, match in zip(items, found, strict=True):
             problem = match.problem
@@ -173,7 +173,7 @@ class Spec:
             if record.parent in answered:
                 answered.add(record.id)
                 continue
-            steps = [each for each in self.steps if _is(record, each)]
+            steps = [each for each in self.steps if is_step(record, each)]
             if steps or record.declared:
                 found.append(record)
             if any("inside" in each for each in steps):
@@ -232,10 +232,10 @@ def _matches(records: Sequence[Record], items: Sequence[Mapping[str, Any]], name
     for index, item in enumerate(items):
         times = evaluate(item.get("times", 1), names)
         own = 0
-        while place + own < len(records) and _is(records[place + own], item):
+        while place + own < len(records) and is_step(records[place + own], item):
             own += 1
         # what is too many for this item belongs to the next one, if that names the same call
-        if own > times and index + 1 < len(items) and _is(records[place + times], items[index + 1]):
+        if own > times and index + 1 < len(items) and is_step(records[place + times], items[index + 1]):
             own = times
         problem, where = "", f" ({item['module']})" if "module" in item else ""
         if own != times:
@@ -271,7 +271,7 @@ def _differs(each: Mapping[str, Any], record: Record, names: Mapping[str, int]) 
     return ""
 
 
-def _is(record: Record, step: Mapping[str, Any]) -> bool:
+def is_step(record: Record, step: Mapping[str, Any]) -> bool:
     """`ThinkerLM.forward` is named so, `forward` for short, or `Think*`; `module` is the whole path."""
     call, module = step["call"], step.get("module", "*")
     named = record.call == call or record.call.endswith("." + call) or fnmatch.fnmatchcase(record.call, call)

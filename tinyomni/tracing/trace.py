@@ -10,6 +10,7 @@ from typing import Any
 from tinyomni.tracing import html, svg, table
 from tinyomni.tracing.annotations import Axis
 from tinyomni.tracing.diff import Diff
+from tinyomni.tracing.draft import draft
 from tinyomni.tracing.lines import Lines
 from tinyomni.tracing.mismatch import Mismatch
 from tinyomni.tracing.records import Entry, Gradient, Ledger, Record, Run, Value
@@ -68,6 +69,14 @@ class Trace(Run):
     def diff(self, other: Run) -> Diff:
         """What changed from this run to the other one: rows that are new, gone, or have other shapes."""
         return Diff(self, other)
+
+    def draft_spec(self, path: str | Path | None = None, other: Run | None = None, depth: int = 1) -> str:
+        """A first specification, copied from this run and to be reviewed; written to `path` if there is one.
+
+        `other`: a run of the same calls with other sizes, from which formulas are suggested. `depth`: 0 for the
+        outermost calls, 1 for their parts. The draft holds for both runs; ValueError where that cannot be.
+        """
+        return _write(draft([self] if other is None else [self, other], depth), path)
 
     def suspicions(self) -> list[str]:
         """What a person should look at although nothing failed: shapes that were spread, masks, axes of equal size."""
