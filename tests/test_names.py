@@ -108,3 +108,11 @@ def test_a_model_of_transformers() -> None:
     assert t.steps[0].outputs[0].name == "out.last_hidden_state" and str(t.steps[0].outputs[0]) == "(b 2, t 10, d 12)"
     assert sum("(batch 2, tokens 10, d_model 12)" in str(value) for r in t.steps for value in r.inputs) == 4
     assert not t.mismatches and any(record.call == "Conv2d.forward" for record in t.steps)
+
+
+def test_given_names_are_enough_without_modules_and_what_cannot_be_judged_is_noted() -> None:
+    with trace(modules=False, names={"Linear.forward": {"input": "batch n", "return": "batch other+1"}}) as seen:
+        nn.Sequential(nn.Linear(3, 4))(torch.zeros(2, 3))
+    assert [record.call for record in seen.steps] == ["Linear.forward"] and seen.steps[0].status == "ok"
+    assert [str(value) for value in seen.steps[0].inputs] == ["(batch 2, n 3)"]
+    assert any("other+1" in note for note in seen.notes)

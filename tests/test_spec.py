@@ -1,5 +1,6 @@
 """Specifications: the small language, files that are wrong, runs that are wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 from tinyomni.tracing import Spec, SpecError, SpecMismatch, SweepMismatch, Trace, step, tokens, trace
 from tinyomni.tracing.floors import Floor, floor_form
 from tinyomni.tracing.formula import evaluate, shape
+from tinyomni.tracing.spec_file import INSIDE, PLAIN, TABLE_KEYS, TOP
 
 
 @step("Ends")
@@ -383,3 +385,12 @@ def test_a_complete_specification_names_every_outermost_call() -> None:
         nested().check(Spec({"complete": True, **outer}))
     # a call is named by what it calls, too
     assert nested().check(Spec({"complete": True, "step": [{**INNER, "times": 3}]})).ok
+
+
+def test_the_page_lists_every_table_and_key() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "tracer.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| (?:\(top\)|`(\[+\w+\]+)`) \| `(\w+)` \|", page, re.MULTILINE))
+    keys = {(f"[[{table}]]", key) for table, kinds in TABLE_KEYS.items() for key in kinds}
+    assert listed == keys | {("", key) for key in TOP} | {("[ledger]", "of")}
+    assert {f"`[{table}]`" for table in PLAIN} <= set(re.findall(r"^\| (`\[\w+\]`) \|", page, re.MULTILINE))
+    assert ", ".join(f"`{key}`" for key in INSIDE) in page

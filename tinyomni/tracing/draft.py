@@ -20,7 +20,8 @@ MOST_STEPS = 80  # of calls that take turns, all but one are left out then
 MOST_VALUES = 8  # tensors of one call
 MOST_EXTRA = 4  # a CLS token, BOS and EOS, a border: what is more than that is hardly added
 HEAD = """\
-# COPIED from {runs}, TO BE REVIEWED: these are the shapes that the code gave, not those that it should give.
+# COPIED from {runs}, TO BE REVIEWED.
+# These are the shapes that the code gave, not those that it should give.
 # Compare each line with your own source (a paper, a design) and delete this note when all of them hold.
 """
 
@@ -279,7 +280,8 @@ def _quoted(text: str) -> str:
 
 
 def _head(runs: Sequence[Run], names: Names, left_out: Sequence[Key]) -> Iterator[str]:
-    titles = " and ".join(f"the run {run.title!r}" for run in runs)
+    names_of = " and ".join(dict.fromkeys(repr(run.title) for run in runs))
+    titles = f"{'the run' if len(runs) == 1 else 'two runs'} {names_of}"
     yield HEAD.format(runs=titles).rstrip()
     if len(runs) == 1:
         yield "# From one run no formula can be told from a number: run once more with other sizes and give `other=`."

@@ -261,7 +261,8 @@ class Recorder:
         function = located.at(frame) if located.shared else located.only
         if function is None:
             return
-        if not function.annotated and not (self._annotated == 0 if self._modules is None else self._modules):
+        wanted = function.annotated or function.lenient  # lenient: its names were given
+        if not wanted and not (self._annotated == 0 if self._modules is None else self._modules):
             return
         calls = self._calls.get(function)
         if calls is None:
@@ -333,9 +334,7 @@ class Recorder:
             return
         key = key_of(result)
         if key not in signature.outputs:
-            fits = signature.wrong is not None or annotations.result_fits(
-                [each[1:] for each in signature.bound], result, signature.hints.get("return")
-            )
+            fits = signature.wrong is not None or self._result_fits(call, result)
             outputs = tuple(describe("out", result, call.function.hints.get("return")))
             signature.outputs[key] = (outputs, fits)
         record.outputs, fits = signature.outputs[key]
@@ -350,6 +349,15 @@ class Recorder:
                 hint = signature.hints["return"]
                 bound = (*signature.bound, *annotated_tensors("return", result, hint))
                 self._wrong(call, "return", {"return": result}, bound)
+
+    def _result_fits(self, call: OpenCall, result: Any) -> bool:
+        """Is it what its annotation says? What cannot be judged, such as `n+1` where no argument says n, is noted."""
+        bound, hint = [each[1:] for each in call.signature.bound], call.signature.hints.get("return")
+        try:
+            return annotations.result_fits(bound, result, hint)
+        except jaxtyping.AnnotationError as error:
+            self._faults[f"{call.function.call}: {str(error).partition('. ')[0]}"] += 1
+            return True
 
     # ---- lines and operations
 
