@@ -1,5 +1,6 @@
 """The lessons are in order: executed from top to bottom, without errors, described, with links that lead somewhere."""
 
+import json
 import os
 import re
 import subprocess
@@ -26,12 +27,23 @@ def text_of(path: Path) -> str:
     return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
 
 
+WORDS, CODE, GUESS = 200, 0.5, 1.0
+"""Words a minute; minutes to read and run a code cell, and to think about a prediction."""
+TIME = re.compile(r"Reading and trying:[^.]*\.")
+
+
+def reading_time(path: Path) -> str:
+    """What the head of a lesson says, by what there is to read, to run and to predict."""
+    words = sum(len(cell.source.split()) for cell in cells(path, "markdown")[1:])
+    code = cells(path, "code")
+    guesses = sum(len(re.findall(r"^ *(?:predict|choose|estimate)\(", cell.source, re.MULTILINE)) for cell in code)
+    total = 5 * round((words / WORDS + CODE * len(code) + GUESS * guesses) / 5)
+    return f"Reading and trying: about {total} minutes, for {words} words, {len(code)} cells and {guesses} predictions."
+
+
 def minutes(path: Path) -> int:
-    """How long a lesson takes to read and try, by its head."""
-    head = nbformat.read(path, as_version=4).cells[0].source
-    found = re.search(r"Reading and trying:\s+about\s+(\d+)\s+minutes", head)
-    assert found, f"{path.name}: its head should say **Time** … Reading and trying: about 40 minutes, an estimate."
-    return int(found[1])
+    """How long a lesson takes to read and try."""
+    return int(reading_time(path).split()[4])
 
 
 def lesson_table() -> str:
@@ -74,8 +86,9 @@ def test_a_lesson_is_in_order(path: Path) -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     for cell in code:
         assert all(output.output_type != "error" and output.get("name") != "stderr" for output in cell.outputs)
-    lengths = sorted(len(cell.source.splitlines()) for cell in code)
-    assert lengths[len(lengths) // 2] <= 10
+    read = [cell for cell in code if not cell.metadata.get("jupyter", {}).get("source_hidden")]
+    lengths = sorted(len(cell.source.splitlines()) for cell in read)
+    assert lengths[len(lengths) // 2] <= 14  # lines of 88 characters
 
 
 @each_lesson
@@ -86,6 +99,40 @@ def test_a_lesson_has_head_tail_and_headings_without_gaps(path: Path) -> None:
     levels = [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+@each_lesson
+def test_the_head_says_how_long_it_takes(path: Path) -> None:
+    found = TIME.search(nbformat.read(path, as_version=4).cells[0].source)
+    assert found and found[0] == reading_time(path), "run `python tests/test_notebooks.py`"
+
+
+@each_lesson
+def test_code_fits_a_narrow_page_and_holds_no_style(path: Path) -> None:
+    for cell in cells(path, "code"):
+        assert not [line for line in cell.source.splitlines() if len(line) > 88]
+        assert "rcParams" not in cell.source and 'cmap="' not in cell.source
+        if "plt.subplot" in cell.source:
+            assert cell.metadata["jupyter"]["source_hidden"], "code of a figure is collapsed"
+
+
+@pytest.mark.parametrize("path", sorted((TOP / "exercises").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_exercises_fit_a_narrow_page_and_link_to_their_lesson(path: Path) -> None:
+    for folder in ("exercises", "solutions"):
+        page = path.parents[1] / folder / path.name
+        assert not [line for cell in cells(page, "code") for line in cell.source.splitlines() if len(line) > 88]
+        assert f"](../notebooks/{path.name})" in text_of(page)
+    assert f"](../exercises/{path.name})" in text_of(path.parents[1] / "notebooks" / path.name)
+
+
+@each_lesson
+def test_a_lesson_opens_with_the_map_and_asks_for_predictions(path: Path) -> None:
+    code = "\n".join(cell.source for cell in cells(path, "code"))
+    assert f"\nbegin({int(path.stem[:2])})" in code or code.startswith("begin(")
+    asked = re.findall(r"^ *(?:predict|choose|estimate)\(", code, re.MULTILINE)
+    told = re.findall(r"\*\*(?:Predict|Guess) first", text_of(path))
+    assert len(asked) >= 2 and len(asked) + len(told) >= 3 if path.stem[:2] != "00" else asked
+    assert re.search(r"^ *(?:choose|estimate)\(", code, re.MULTILINE), "a prediction of behaviour"
 
 
 @each_lesson
@@ -106,7 +153,7 @@ def test_pictures_have_an_alt_text(path: Path) -> None:
 @each_lesson
 def test_no_guess_is_written_down_for_the_learner(path: Path) -> None:
     for cell in cells(path, "code"):
-        for guess in re.findall(r"predict\(([^,]+),", cell.source):
+        for guess in re.findall(r"^\s*(?:predict|choose|estimate)\(\s*([^,]+),", cell.source, re.MULTILINE):
             assert re.search(rf"{re.escape(guess)}\b.* = None", cell.source)
 
 
@@ -122,6 +169,12 @@ def test_a_stored_output_that_is_wrong_fails(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
+    for lesson in LESSONS:
+        notebook = nbformat.read(lesson, as_version=4)
+        old = TIME.search(notebook.cells[0].source)
+        assert old, lesson
+        notebook.cells[0].source = notebook.cells[0].source.replace(old[0], reading_time(lesson))
+        lesson.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     readme = TOP / "README.md"
     page = readme.read_text(encoding="utf-8")
     readme.write_text(TABLE.sub(rf"\1{lesson_table()}\2", page), encoding="utf-8")
