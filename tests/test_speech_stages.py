@@ -22,7 +22,8 @@ from tinyomni.data.tts import TALKER_VOICES, utter
 from tinyomni.errors import InputError
 from tinyomni.talker import TalkerTiny, generate_batch, generate_codes, previous, voice_token
 from tinyomni.tokenizer import BPETokenizer
-from tinyomni.training.augment import MAX_SHIFT, MAX_SILENCE, add_room_noise, vtlp
+from tinyomni.training import augment
+from tinyomni.training.augment import MAX_SHIFT, MAX_SILENCE, add_room_noise, as_recorded, vtlp
 from tinyomni.training.recipe import RunDir
 from tinyomni.training.stages import audio, codec, talker
 from tinyomni.training.stages.audio import AudioStage, needed_tokens
@@ -47,6 +48,38 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def log(run_dir: RunDir, stage: str) -> list[dict]:
     lines = (run_dir.of(stage) / "log.jsonl").read_text().splitlines()
     return [entry for entry in map(json.loads, lines) if "loss" in entry]
+
+
+# ---- augmentation of the wide style ----------------------------------------------------------------------------------
+
+
+def test_each_change_does_what_it_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wave = utter("What colour is the star?")
+    for snr in (0.0, 20.0):
+        noise = augment.add_noise(wave, snr, 1.0, generator) - wave
+        assert 10 * math.log10(float(wave.square().mean() / noise.square().mean())) == pytest.approx(snr, abs=0.01)
+    spectrum = torch.fft.rfft(augment.band_limit(torch.randn(16_000, generator=generator), 300.0, 3000.0)).abs()
+    assert float(spectrum[6100:].max()) < 1e-3 and float(spectrum[1000:2900].mean()) > 50 * float(spectrum[:100].mean())
+    tail = augment.reverberate(F.pad(torch.ones(1), (0, 15_999)), 0.4, generator)
+    assert tail[0] == pytest.approx(1.0, abs=1e-3)
+    early, late = (float(tail[at : at + 800].square().mean()) for at in (1, 3201))  # 0.2 s later: 30 dB fainter
+    assert 10 * math.log10(early / late) == pytest.approx(30, abs=2)
+    coded = augment.mu_law(wave)
+    assert 0 < float((coded - wave).abs().max()) < 0.02 * float(wave.abs().max()) and len(coded.unique()) <= 256
+
+
+def test_a_recording_varies_by_its_generator_alone_and_keeps_about_its_level_and_length() -> None:
+    wave = utter("There is a red star.")
+    found = [as_recorded(wave, generator=torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert torch.equal(found[3], as_recorded(wave, generator=torch.Generator().manual_seed(3)))
+    assert len({len(each) for each in found}) > 15
+    for each in found:
+        assert bool(torch.isfinite(each).all()) and 0.8 < len(each) / len(wave) < 1.7 and float(each.abs().max()) < 3
+    nothing = augment.SpeechAugmentation(0, reverberation=0, band=0, noise=0, clipping=0, codec=0, gain=(0, 0))
+    unchanged = as_recorded(wave, nothing, torch.Generator().manual_seed(1))
+    starts = range(len(unchanged) - len(wave) + 1)
+    assert min(float((unchanged[at : at + 99] - wave[:99]).abs().max()) for at in starts) < 0.01
 
 
 # ---- all of them ----------------------------------------------------------------------------------------------------

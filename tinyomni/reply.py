@@ -20,9 +20,10 @@ Kind = Literal["typed", "spoken", "asr"]
 
 SCRATCHPAD_END = ": "
 OBJECT = r"an? \w+ \w+ \w+ (?:on|at|in) the \w+"
+UNCLEAR = "I can see nothing|I can count only to three|I do not know what I see"
 # the answer behind the colon may be still to come
 SCRATCHPAD = re.compile(
-    rf"(?P<description>There is {OBJECT}(?:, {OBJECT})*(?: and {OBJECT})?|I can see nothing)"
+    rf"(?P<description>There is {OBJECT}(?:, {OBJECT})*(?: and {OBJECT})?|{UNCLEAR})"
     r"(?:\. (?P<lookup>[A-Z]\w*(?: \w+)+))?:(?: (?P<answer>.*))?",
     re.DOTALL,
 )
@@ -66,8 +67,8 @@ class GeneratedText(Iterator[str]):
     `threshold` is the certainty that nearly all right texts of this `kind` have; None where it was not measured.
     """
 
-    def __init__(self, kind: Kind, threshold: float | None) -> None:
-        self.kind, self.threshold = kind, threshold
+    def __init__(self, kind: Kind, threshold: float | None, style: str = "plain") -> None:
+        self.kind, self.threshold, self.style = kind, threshold, style
         self.text = ""
         self.log_probs: list[float] = []
         self._pieces = self._generate()
@@ -82,8 +83,12 @@ class GeneratedText(Iterator[str]):
 
     @property
     def certainty(self) -> float:
-        """Mean log-probability of what was generated so far: 0 is certain, -0.7 a coin flip at each step."""
-        return fmean(self.log_probs)
+        """Mean log-probability of what was generated so far: 0 is certain, -0.7 a coin flip at each step.
+
+        Of weights of the style `wide` it is that of the least certain token: one doubt, about one colour, makes an
+        answer wrong, and the mean over a long scratchpad hides it.
+        """
+        return min(self.log_probs) if self.style == "wide" else fmean(self.log_probs)
 
     @property
     def unsure(self) -> bool | None:
@@ -95,9 +100,15 @@ class Reply(GeneratedText):
     """The reply to a prompt of `prompt_tokens` tokens; `spoken` says whether a recording was in it."""
 
     def __init__(
-        self, steps: Iterator[Step], tokenizer: BPETokenizer, prompt_tokens: int, spoken: bool, threshold: float | None
+        self,
+        steps: Iterator[Step],
+        tokenizer: BPETokenizer,
+        prompt_tokens: int,
+        spoken: bool,
+        threshold: float | None,
+        style: str = "plain",
     ) -> None:
-        super().__init__("spoken" if spoken else "typed", threshold)
+        super().__init__("spoken" if spoken else "typed", threshold, style)
         self.steps, self.decoder = steps, StreamDecoder(tokenizer)
         self.prompt_tokens, self.spoken = prompt_tokens, spoken
         self.ids: list[int] = []  # with EOS, where there is one

@@ -5,7 +5,7 @@ Text appears as it is generated. With a trace, the shape table of that very run 
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,14 +15,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tinyomni.config import SAMPLE_RATE
-from tinyomni.data import unanswerable, world
+from tinyomni.data import unanswerable, wordings, world
 from tinyomni.data.normalization import normalize_question, reading_note
 from tinyomni.errors import InputError, MissingFileError
 from tinyomni.io import AudioLike, ImageLike, load_image
 from tinyomni.io.spoken_text import spoken_text
 from tinyomni.omni import DESCRIBE
 from tinyomni.reply import Kind, Reply, Transcript
+from tinyomni.tokenizer import BPETokenizer
 
+HISTORY_TOKENS = 96  # of a prompt with the turns before the question
 PAUSE = SAMPLE_RATE // 5  # samples between two sentences
 NAMES: dict[Kind, str] = {"spoken": "spoken questions", "typed": "typed questions", "asr": "transcripts"}
 HELP = """a line of text        a question, about the image if there is one
@@ -96,6 +98,14 @@ class Backend(Protocol):
     def codec(self) -> Any:
         """What has `decode`: codes → audio."""
 
+    @property
+    def style(self) -> str:
+        """That of the data of its last stage: with `wide`, a prompt may hold a conversation."""
+
+    @property
+    def tokenizer(self) -> BPETokenizer:
+        """Text → ids."""
+
     def reply(self, text: str | None, image: ImageLike | None, audio: AudioLike | None, *, trim: bool) -> Reply:
         """Answer a question."""
         ...
@@ -117,6 +127,16 @@ class Backend(Protocol):
         ...
 
 
+def history(backend: Backend, turns: Sequence[wordings.Turn], question: str) -> list[wordings.Turn]:
+    """The last turns of a conversation that the prompt may hold: none where the model was not trained on any, at most
+    as many as training had, and in all no more than HISTORY_TOKENS.
+    """
+    kept = list(turns[-wordings.HISTORY :]) if backend.style == "wide" else []
+    while kept and len(backend.tokenizer.encode(wordings.prompt(kept, question))) > HISTORY_TOKENS:
+        kept.pop(0)
+    return kept
+
+
 class Session:
     """A model, the image it looks at, and where text goes: `write(text)`, which adds no line break."""
 
@@ -124,6 +144,7 @@ class Session:
         self.omni, self.write, self.traced, self.voice = omni, write, traced, voice
         self.image: str | None = None
         self.answer = ""  # the last one, for /speak
+        self.turns: list[wordings.Turn] = []  # of the conversation about this image
 
     def run(self, title: str, action: Callable[[], None]) -> None:
         """Run it, and show its shape table where that is wanted."""
@@ -159,9 +180,12 @@ class Session:
             self.write(note + "\n")
 
         def action() -> None:
-            reply = self.omni.reply(question, self.image, audio, trim=True)
+            prompt = wordings.prompt(history(self.omni, self.turns, question), question) if question else None
+            reply = self.omni.reply(prompt, self.image, audio, trim=True)
             self.show(reply)
             self.answer = reply.answer
+            if asked := question or reply.transcript:
+                self.turns.append(wordings.Turn(asked, reply.answer))
             if out:
                 self.write_speech(reply.answer, out)
 
@@ -224,7 +248,7 @@ class Session:
         elif command == "/image":
             if rest:
                 load_image(rest)  # refuses now what cannot be read
-            self.image = rest or None
+            self.image, self.turns = rest or None, []
             self.write(f"image: {rest or 'none'}\n")
         elif command == "/audio":
             if not rest:

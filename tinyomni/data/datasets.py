@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from tinyomni.data import randomization, unanswerable, world
+from tinyomni.data import randomization, unanswerable, wordings, world
 from tinyomni.data.rendering import render
 from tinyomni.data.tts import FIXED_PROSODY, TTS_VOICES, SpeechCache
 from tinyomni.data.world import SPLITS, Question, Thing
@@ -32,6 +32,7 @@ STYLES = ("plain", "wide")
 PLAIN_SHARE = 0.12  # of the images of the wide style: else what was learned of them is lost
 SHUFFLED = 0.25  # of the utterances are words in random order
 REPLIES = 0.2  # are replies; all others are lines
+WORDINGS = 0.2  # of the wide style: what people say beside them
 
 
 def check_size(name: str, split: str, size: int) -> None:
@@ -240,6 +241,18 @@ def reply(split: str, index: int, seed: int = 0) -> str:
     return world.ordered_description(things) if kind < 0.85 else rng.choice(unanswerable.ANSWERS)
 
 
+def worded(split: str, index: int, seed: int = 0) -> str:
+    """What people say beside the lines of the world: other wordings of questions, small talk, sentences about images
+    that have no description.
+    """
+    rng = random.Random(f"{seed} {split} worded {index}")
+    kind = rng.random()
+    if kind < 0.7:
+        return wordings.draw_question(world.draw_scene(split, index, seed), rng).text
+    talk = [*wordings.SMALL_TALK, *wordings.SMALL_TALK.values(), *wordings.DESCRIBE]
+    return rng.choice(talk) if kind < 0.9 else rng.choice(list(unanswerable.UNCLEAR_IMAGES.values()))
+
+
 class Speech(Dataset[Utterance]):
     """Utterances: a quarter (`shuffled`) words in random order, a fifth replies, the others lines of the world.
 
@@ -258,8 +271,11 @@ class Speech(Dataset[Utterance]):
         fixed_prosody: bool = False,
         cache: str | None = None,
         shuffled: float = SHUFFLED,
+        style: str = "plain",
     ) -> None:
         check_size("Speech", split, size)
+        check_style(style)
+        self.style = style
         self.split, self.size, self.seed, self.order = split, size, seed, order
         self.shuffled, self.fixed_prosody = shuffled, fixed_prosody
         self.voices, self.cache = tuple(voices), SpeechCache(cache)
@@ -275,6 +291,8 @@ class Speech(Dataset[Utterance]):
             return world.shuffled_words(index, self.seed, self.split), False
         if self.order is None and kind >= 1 - REPLIES:
             return reply(self.split, index, self.seed), True
+        if self.style == "wide" and self.order is None and kind >= 1 - REPLIES - WORDINGS:
+            return worded(self.split, index, self.seed), True
         accept = world.line_spoken_in_training if self.split == "train" else lambda line: True
         return world.draw_line(self.split, index, self.seed, accept), True
 

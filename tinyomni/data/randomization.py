@@ -105,7 +105,7 @@ def shade(name: str, rng: random.Random, width: float) -> Colour:
     return min(255.0, max(0.0, red)), min(255.0, max(0.0, green)), min(255.0, max(0.0, blue))
 
 
-def contrast(one: Sequence[float], two: Sequence[float]) -> float:
+def contrast(one: Sequence[float] | np.ndarray, two: Sequence[float] | np.ndarray) -> float:
     """The distance of two colours."""
     return math.dist(one, two)
 

@@ -118,7 +118,7 @@ def paths() -> dict[str, Any]:
 
     return {
         "circle": circle,
-        "ring": Path.make_compound_path(circle, Path(circle.vertices * [-0.55, 0.55], circle.codes)),
+        "ring": Path.make_compound_path(circle, Path(np.asarray(circle.vertices) * (-0.55, 0.55), circle.codes)),
         "square": polygon([(-square, -square), (square, -square), (square, square), (-square, square)]),
         "triangle": Path.unit_regular_polygon(3),
         "star": Path.unit_regular_star(5, innerCircle=0.42),
@@ -169,8 +169,8 @@ def draw(things: Sequence[Thing], look: str | Look = "plain", seed: int = 0) -> 
     colours, canvas = dict(style.colours), Canvas(style.background)
     right, down = (rng.choice((-1, 1)) * style.shift for _ in "xy")
     for thing in things:
-        x, y = CENTRES[thing.place]
-        x, y = (at + rng.uniform(-style.jitter, style.jitter) for at in (x + right, y + down))
+        centre = CENTRES[thing.place]
+        x, y = (at + rng.uniform(-style.jitter, style.jitter) for at in (centre[0] + right, centre[1] + down))
         radius = RADII[thing.size] * (1 + rng.uniform(-style.grow, style.grow))
         fill, edge = colours[thing.colour], style.edge
         if edge is None and distance(fill, style.background) < VISIBLE:

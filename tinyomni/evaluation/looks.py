@@ -34,7 +34,9 @@ def scenes_in(look: str, n: int, split: str = "test") -> list[tuple[list[Thing],
 def captions_and_answers(stage: OmniStage, tokenizer: BPETokenizer, look: str, n: int) -> tuple[Rate, list[Answer]]:
     """How many captions are exact, and the answer to one typed question about each scene."""
     rng = random.Random(f"questions {look}")
-    captions, asked, questions = [], [], []
+    captions: list[OmniExample] = []
+    asked: list[OmniExample] = []
+    questions = []
     for things, image in scenes_in(look, n):
         features = stage.featurize(OmniExample([], [], pixels(image))).image
         questions.append(world.draw_question(things, rng))

@@ -46,6 +46,7 @@ class OnnxOmni:
         self.tokenizer = tokenizer or BPETokenizer()
         if self.about["tokenizer"]["fingerprint"] != self.tokenizer.fingerprint:
             raise InputError(f"{self.folder} was exported with another tokenizer. Export it again from these weights.")
+        self.style = self.about.get("style", "plain")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         self.sessions = {
@@ -133,7 +134,7 @@ class OnnxOmni:
             )
         threshold = self.about["thresholds"].get("spoken" if audio is not None else "typed")
         steps = self.steps(prompt, max_new_tokens)
-        return Reply(steps, self.tokenizer, prompt.shape[1], audio is not None, threshold)
+        return Reply(steps, self.tokenizer, prompt.shape[1], audio is not None, threshold, self.style)
 
     def recognize(self, wav: Float[torch.Tensor, "samples"]) -> tuple[str, float]:
         """As `Omni.recognize`."""

@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Subset
 
-from tinyomni.data import retrieval, unanswerable, world
+from tinyomni.data import retrieval, unanswerable, wordings, world
 from tinyomni.data.datasets import Encode, Lines, Sample, Scenes, Speech, Utterance, pixels
 from tinyomni.data.manifests import COLUMNS, Item
 from tinyomni.data.world import Question
 from tinyomni.reply import SCRATCHPAD_END
 from tinyomni.tokenizer import BOS, EOS
-from tinyomni.training.augment import add_room_noise
+from tinyomni.training.augment import add_room_noise, as_recorded
 from tinyomni.training.omni_examples import OmniExample
 
 DESCRIBE = ("Describe the image.", "What do you see in this image?", "What do you see?")
@@ -79,10 +79,12 @@ class OmniMixture(Dataset[list[OmniExample]]):
         featurize: Featurize | None = None,
         warmup_items: int = 0,
         seed: int = 0,
+        style: str = "plain",
     ) -> None:
         self.encode, self.scenes, self.size = encode, scenes, size
         self.spoken_questions, self.speech = spoken_questions, speech
         self.featurize, self.warmup_items, self.offset = featurize, warmup_items, seed * size
+        self.style = style
         self.lines = Lines(scenes.split, size + self.offset)
         self.cache: dict[tuple[Scenes | Speech, int], OmniExample] = {}
 
@@ -103,19 +105,63 @@ class OmniMixture(Dataset[list[OmniExample]]):
         seen = [(self.scenes.things(number), self.cached(self.scenes, number)) for number in numbers]
         typed = []
         for things, scene in seen:
-            question = world.draw_question(things, rng)
+            text, question = self.typed_question(things, rng)
             answer = scratchpad(world.ordered_description(things), question)
-            typed.append(self.example(question.text, answer, image=scene.image))
+            typed.append(self.example(text, answer, image=scene.image))
         things, scene = seen[0]
-        caption = self.example(rng.choice(DESCRIBE), world.ordered_description(things), image=scene.image)
+        describe = rng.choice(DESCRIBE) if self.style == "plain" else self.describe(rng)
+        caption = self.example(describe, world.ordered_description(things), image=scene.image)
         return [
             *typed,
             caption,
             *self.spoken_examples(index, caption, rng),
-            self.text_example(index, rng),
+            self.text_example(index, rng) if self.style == "plain" else self.small_talk(index, scene, rng),
             self.unanswerable_example(index, things, scene),
             *self.retrieval_examples(rng, SHORT, LONG),
         ]
+
+    # -- the wide style
+
+    def typed_question(self, things: list[world.Thing], rng: random.Random) -> tuple[str, Question]:
+        """A prompt, and the question in it. Of the wide style it is worded and typed as people do, and every third one
+        follows on others.
+        """
+        if self.style == "plain":
+            question = world.draw_question(things, rng)
+            return question.text, question
+        if rng.random() < 1 / 3:
+            history, question = wordings.conversation(things, rng)
+            return wordings.prompt(history, wordings.typed(question.text, rng)), question
+        question = wordings.draw_question(things, rng)
+        return wordings.typed(question.text, rng), question
+
+    def describe(self, rng: random.Random) -> str:
+        """Ask for a description."""
+        return wordings.typed(rng.choice(wordings.DESCRIBE), rng)
+
+    def small_talk(self, index: int, scene: OmniExample, rng: random.Random) -> OmniExample:
+        """Text alone, or small talk, every other time while an image is there."""
+        if rng.random() < 0.4:
+            return self.text_example(index, rng)
+        text, answer = rng.choice(list(wordings.SMALL_TALK.items()))
+        return self.example(wordings.typed(text, rng), answer, image=scene.image if rng.random() < 0.5 else None)
+
+    def unclear_example(self, things: list[world.Thing], rng: random.Random) -> OmniExample:
+        """An image that has no description: its sentence, or a question, whose answer is not known. In an empty one
+        there are no things: that is counted.
+        """
+        kind = rng.choice(list(unanswerable.UNCLEAR_IMAGES))
+        said = unanswerable.UNCLEAR_IMAGES[kind]
+        image, _ = unanswerable.unclear_image(kind, rng, self.scenes.split)
+        inputs = {"image": pixels(image)}
+        if rng.random() < 0.4:
+            return self.example(self.describe(rng), said, **inputs)
+        question = unanswerable.unanswered(wordings.draw_question(things, rng))
+        if kind == "empty" and rng.random() < 0.3:
+            question = wordings.draw_question([], rng, rng.choice(wordings.families("train")))
+        elif kind == "too many" and question.kind == "count":
+            question = replace(question, answer=unanswerable.COUNT_TO_THREE)
+        return self.example(wordings.typed(question.text, rng), scratchpad(said, question), **inputs)
 
     def retrieval_examples(self, rng: random.Random, short: int, long: int = 0) -> list[OmniExample]:
         """Short lists and whole descriptions, of two things or three, in each of which much is looked up.
@@ -169,11 +215,17 @@ class OmniMixture(Dataset[list[OmniExample]]):
         kind = rng.choice(("question", "question", "question", "image", "image", "audio"))
         if kind == "question":
             question = unanswerable.question(things, rng, split)
+            text = question.text
+            if self.style == "wide":
+                family = rng.choice(wordings.families("train"))
+                text = wordings.typed(wordings.reword(question, things, rng, family), rng)
             return self.example(
-                question.text, scratchpad(world.ordered_description(things), question), image=scene.image
+                text, scratchpad(world.ordered_description(things), question), image=scene.image
             )
         if kind == "audio":
             example = self.example("", unanswerable.HEARD_NOTHING, audio=unanswerable.audio(rng, split))
+        elif self.style == "wide":
+            example = self.unclear_example(things, rng)
         else:
             prompt, answer = rng.choice(DESCRIBE), unanswerable.SEE_NOTHING
             if rng.random() < 0.7:
@@ -191,15 +243,21 @@ class OmniMixture(Dataset[list[OmniExample]]):
                 self.cache[source, number] = found = self.featurize(found)
         return found
 
+    def recorded(self, wave: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Speech as it is recorded."""
+        if self.style == "wide":
+            return as_recorded(wave, generator=generator)
+        return add_room_noise(wave, generator)
+
     def example_of(self, record: Sample | Utterance, generator: torch.Generator) -> OmniExample:
         """Speech to repeat; a spoken question about an image; or an image alone, to ask about."""
         if isinstance(record, Utterance):
-            return self.example("", record.text, audio=add_room_noise(record.wave, generator))
+            return self.example("", record.text, audio=self.recorded(record.wave, generator))
         image = pixels(record.image)
         if record.question_wave is None:
             return OmniExample([], [], image=image)
         answer = scratchpad(world.ordered_description(record.things), record.question)
-        audio = add_room_noise(record.question_wave, generator)
+        audio = self.recorded(record.question_wave, generator)
         return self.example("", f"{record.question.text} {answer}", image=image, audio=audio)
 
 

@@ -21,11 +21,11 @@ from torch.utils.data import Dataset
 
 from tinyomni.audio import AudioEncoderTiny, CTCHead, MelFrontend, char_ids, ctc_greedy
 from tinyomni.data.custom import train_validation_split
-from tinyomni.data.datasets import Speaker, Speech, SpeechBatch, Utterance, collate_speech, pad
+from tinyomni.data.datasets import Speaker, Speech, SpeechBatch, Utterance, check_style, collate_speech, pad
 from tinyomni.data.manifests import Item
 from tinyomni.errors import InputError
 from tinyomni.metrics import Rate, cer
-from tinyomni.training.augment import add_room_noise, vtlp
+from tinyomni.training.augment import add_room_noise, as_recorded, vtlp
 from tinyomni.training.recipe import Job, RunDir
 from tinyomni.training.settings import MUON, Settings
 from tinyomni.training.stage import Stage
@@ -38,17 +38,25 @@ class AudioSettings(Settings):
 
     utterances: int = 12_000
     validation_utterances: int = 200
+    style: str = "plain"  # "wide": other wordings too, as other rooms and microphones record them
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_style(self.style)
 
 
 PRESETS = {
     "smoke": AudioSettings(
         steps=4, batch_size=4, warmup=2, eval_every=4, utterances=24, validation_utterances=8, **MUON
     ),
-    "laptop": AudioSettings(steps=2000, batch_size=16, lr=2e-3, warmup=100, eval_every=400, **MUON),
-    "gpu": AudioSettings(
-        steps=8000, batch_size=64, lr=1e-3, warmup=300, eval_every=1000, num_workers=8, utterances=60_000, **MUON
+    "laptop": AudioSettings(
+        steps=4500, batch_size=16, lr=2e-3, warmup=100, eval_every=500, utterances=16_000, style="wide", **MUON
     ),
-}
+    "gpu": AudioSettings(
+        steps=12_000, batch_size=64, lr=1e-3, warmup=300, eval_every=1000, num_workers=8, utterances=60_000,
+        style="wide", **MUON,
+    ),
+}  # fmt: skip
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------
@@ -96,7 +104,8 @@ def needed_tokens(text: str) -> int:
 
 
 class AudioStage(Stage):
-    """Encoder and CTC head, trained together; with `room_noise`, on speech as it is recorded.
+    """Encoder and CTC head, trained together; with `room_noise`, on speech as it is recorded, of the wide style by
+    other microphones in other rooms.
 
     The validation loss is the character error rate.
     """
@@ -104,10 +113,12 @@ class AudioStage(Stage):
     name = "audio"
     weights_file = (("audio.", "encoder."), ("ctc.", "head."))
 
-    def __init__(self, held_out: Sequence[Utterance | Item] = (), room_noise: bool = False) -> None:
+    def __init__(
+        self, held_out: Sequence[Utterance | Item] = (), room_noise: bool = False, style: str = "plain"
+    ) -> None:
         super().__init__()
         self.mel, self.encoder, self.head = MelFrontend(), AudioEncoderTiny(), CTCHead()
-        self.held_out, self.room_noise = held_out, room_noise
+        self.held_out, self.room_noise, self.style = held_out, room_noise, style
 
     def log_probs(
         self, wave: Float[Tensor, "batch samples"], samples: Int[Tensor, "batch"]
@@ -115,7 +126,8 @@ class AudioStage(Stage):
         """Log-probabilities, and how many audio tokens of each row are no padding."""
         if self.training and self.room_noise:
             rows = zip(wave, samples.tolist(), strict=True)
-            wave, samples = pad([add_room_noise(row[:length]) for row, length in rows])
+            record = as_recorded if self.style == "wide" else add_room_noise
+            wave, samples = pad([record(row[:length]) for row, length in rows])
             samples = samples.to(wave.device)
         mel, lengths = self.mel(wave), samples // self.mel.hop
         if self.training:
@@ -177,8 +189,10 @@ def recognition(stage: AudioStage, utterances: Sequence[Utterance | Item]) -> Ra
 
 def build(run_dir: RunDir, settings: AudioSettings) -> Job:
     """Utterances of the closed world, or custom recordings with their texts."""
-    train, lengths, held_out = speech_data(run_dir, settings.utterances, settings.validation_utterances)
-    return Job(AudioStage(held_out, room_noise=True), train, collate, settings, lengths)
+    train, lengths, held_out = speech_data(
+        run_dir, settings.utterances, settings.validation_utterances, style=settings.style
+    )
+    return Job(AudioStage(held_out, room_noise=True, style=settings.style), train, collate, settings, lengths)
 
 
 SPEC = register(StageSpec("audio", PRESETS, build, untrained=AudioStage))

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from tinyomni.audio import AudioEncoderTiny, MelFrontend
 from tinyomni.config import TINY
 from tinyomni.data.custom import train_validation_split
-from tinyomni.data.datasets import Scenes, Speech
+from tinyomni.data.datasets import Scenes, Speech, check_style
 from tinyomni.layers import init_weights
 from tinyomni.thinker import ThinkerLM
 from tinyomni.training.distributed import to_device
@@ -49,6 +49,11 @@ class OmniSettings(Settings):
     validation_items: int = 32  # of OmniMixture
     unfreeze_encoders: bool = False
     from_scratch: bool = True  # a fresh Thinker; False: the one of the stage thinker
+    style: str = "plain"  # "wide": images, wordings, conversations and recordings as those of people
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_style(self.style)
 
 
 PRESETS = {
@@ -56,11 +61,12 @@ PRESETS = {
         steps=3, batch_size=2, warmup=1, eval_every=3, scenes=32, spoken=8, validation_items=2, **MUON
     ),
     "laptop": OmniSettings(
-        steps=1150, batch_size=4, lr=1.5e-3, warmup=60, eval_every=200, checkpoint_freq=200, **MUON
+        steps=2200, batch_size=4, lr=1.5e-3, warmup=60, eval_every=200, checkpoint_freq=200, scenes=16_000,
+        style="wide", **MUON,
     ),
     "gpu": OmniSettings(
         steps=8000, batch_size=32, lr=1e-3, warmup=200, eval_every=500, num_workers=12, scenes=200_000, spoken=100_000,
-        validation_items=128, **MUON,
+        validation_items=128, style="wide", **MUON,
     ),
 }  # fmt: skip
 WARMUP_STEPS = 300  # with nothing but retrieval, but no more than a quarter of all steps
@@ -220,20 +226,22 @@ def build(run_dir: RunDir, settings: OmniSettings) -> Job:
     cache, held = str(run_dir.folder / "speech"), settings.validation_items
     held_out: Dataset[list[OmniExample]] = OmniMixture(
         encode,
-        Scenes("validation", TYPED * held, speech=False),
+        Scenes("validation", TYPED * held, speech=False, style=settings.style),
         held,
-        Scenes("validation", held, cache=cache),
+        Scenes("validation", held, cache=cache, style=settings.style),
         featurize=featurize,
+        style=settings.style,
     )
     train = OmniMixture(
         encode,
-        Scenes("train", settings.scenes, speech=False, easy=EASY),
+        Scenes("train", settings.scenes, speech=False, easy=EASY, style=settings.style),
         settings.steps * settings.batch_size,
-        Scenes("train", settings.spoken, cache=cache, easy=EASY),
-        Speech("train", settings.spoken, cache=cache),
+        Scenes("train", settings.spoken, cache=cache, easy=EASY, style=settings.style),
+        Speech("train", settings.spoken, cache=cache, style=settings.style),
         featurize,
         min(WARMUP_STEPS, settings.steps // 4) * settings.batch_size,
         settings.seed,
+        settings.style,
     )
     stage.validation = [held_out[index] for index in range(held)]
     return Job(stage, train, collate, settings, in_order=True)

@@ -1,0 +1,146 @@
+"""Questions as people word them: answers stay true, families are held out, follow-ups refer to what came before."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tinyomni import TINY, Omni
+from tinyomni.apps.chat import Session, history
+from tinyomni.data import unanswerable, wordings, world
+from tinyomni.data.datasets import Scenes, Speech
+from tinyomni.data.wordings import HELD_OUT, HISTORY, SMALL_TALK, TEMPLATES, Turn
+from tinyomni.evaluation.calibration import threshold, validation_wording
+from tinyomni.reply import parse_reply
+from tinyomni.tokenizer import BPETokenizer
+from tinyomni.training.omni_mixture import OmniMixture
+
+SCENES = [world.draw_scene("train", index) for index in range(150)]
+
+
+def answer_of(things: list[world.Thing], kind: str, key: str) -> str:
+    """The right answer, read off the scene in another way than the questions do it."""
+    if kind == "count":
+        word = key.removesuffix(" things")
+        found = [t for t in things if key == "things" or word in (t.size, t.colour, world.PLURALS[t.shape])]
+        return world.NUMBERS[len(found)].capitalize() + "."
+    if kind == "existence":
+        return "Yes." if tuple(key.split()) in world.colour_shape_pairs(things) else "No."
+    (thing,) = [t for t in things if key in (t.colour, t.shape, t.place.split()[-1])]
+    value = getattr(thing, kind)
+    return (world.with_article(value) if kind == "shape" else value).capitalize() + "."
+
+
+def test_every_answer_is_true_in_every_wording() -> None:
+    rng, kinds = random.Random(0), Counter[str]()
+    for things in SCENES * 3:
+        question = wordings.draw_question(things, rng)
+        assert question.kind is not None and question.key is not None and question.text.endswith((".", "?"))
+        kinds[question.kind] += 1
+        if question.text.startswith("Is the ") and question.answer in ("Yes.", "No."):
+            asked = question.text.removesuffix("?").split(" ", 3)[3]
+            thing = next(t for t in things if t.shape == question.key)
+            assert (asked in (thing.colour, thing.size, thing.place)) == (question.answer == "Yes.")
+        elif question.value is not None and " " in question.value:
+            thing = next(t for t in things if t.place.endswith(question.key))
+            assert question.answer.lower() == f"{world.with_article(f'{thing.colour} {thing.shape}')}."
+        else:
+            assert question.answer == answer_of(list(things), question.kind, question.key), question
+    assert set(kinds) == set(world.QUESTION_KINDS)
+
+
+def test_held_out_wordings_are_in_no_training_question() -> None:
+    rng = random.Random(0)
+    assert all(set(families) == set(TEMPLATES["colour"]) for families in TEMPLATES.values())
+    asked = {wordings.draw_question(things, rng).text for things in SCENES * 4}
+    for things in SCENES:
+        question = world.draw_question(things, rng)
+        assert wordings.reword(question, things, rng, HELD_OUT[0]) not in asked
+    assert not set(HELD_OUT) & set(wordings.families("train"))
+
+
+def test_a_choice_offers_the_right_answer_and_a_wrong_one_and_never_what_is_not_there() -> None:
+    rng = random.Random(1)
+    for things in SCENES[:60]:
+        for kind in ("colour", "shape", "size", "place"):
+            for question in world.QUESTION_KINDS[kind].questions(things):
+                text = wordings.reword(question, things, rng, "choice").lower()
+                assert question.answer.removesuffix(".").lower() in text and " or " in text
+        absent = unanswerable.question(things, rng, about="not there")
+        assert " or " not in wordings.reword(absent, things, rng, "choice")
+
+
+def test_a_conversation_has_three_turns_at_most_and_its_follow_ups_are_true() -> None:
+    rng, referring = random.Random(2), 0
+    for things in SCENES:
+        turns, question = wordings.conversation(things, rng)
+        assert 1 <= len(turns) <= HISTORY
+        if " it" in question.text or "And the" in question.text:
+            referring += question.kind in ("colour", "shape", "size", "place")
+            assert question.answer == answer_of(list(things), str(question.kind), str(question.key))
+        text = wordings.prompt(turns, question.text)
+        assert text.endswith(question.text) and text.startswith(turns[0].question)
+    assert referring > 30
+
+
+def test_careless_typing_changes_little() -> None:
+    rng, text = random.Random(0), "What colour is the grey star?"
+    written = {wordings.careless(text, rng) for _ in range(200)}
+    assert len(written) > 40 and all(abs(len(each) - len(text)) <= 8 for each in written)
+    assert {text.lower(), text.upper(), text + " "} <= written
+
+
+def test_the_mixture_of_the_wide_style_teaches_people(tmp_path: Path) -> None:
+    tokenizer = BPETokenizer()
+    data = OmniMixture(tokenizer.encode, Scenes("train", 64, speech=False, style="wide"), 12, style="wide")
+    examples = [each for index in range(12) for each in data[index] if each.loss_mask is None]
+    texts = [(tokenizer.decode(each.prompt), tokenizer.decode(each.answer), each) for each in examples]
+    assert any(answer in SMALL_TALK.values() and each.image is not None for _, answer, each in texts)
+    assert any(prompt.count("?") > 2 for prompt, _, _ in texts)
+    sentences = set(unanswerable.UNCLEAR_IMAGES.values())
+    said = [answer for _, answer, _ in texts if any(answer.startswith(each[:-1]) for each in sentences)]
+    assert said
+    for answer in said:
+        parts = parse_reply(answer, spoken=False)
+        assert answer in sentences or parts.description in {each[:-1] for each in sentences}
+    assert max(each.size for each in examples) < TINY.thinker.ctx_len // 2
+
+
+def test_other_wordings_are_heard_too() -> None:
+    plain, wide = Speech(size=200), Speech(size=200, style="wide")
+    texts = [(plain.text(index), wide.text(index)) for index in range(200)]
+    assert 0.1 < sum(one != two for one, two in texts) / 200 < 0.3
+
+
+def test_a_chat_remembers_where_the_model_was_trained_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    omni, turns = Omni(), [Turn("Where is the star?", "On the left.")] * 9
+    assert history(omni, turns, "And the ring?") == []
+    omni.style = "wide"
+    assert history(omni, turns, "And the ring?") == turns[:HISTORY]
+    assert history(omni, [Turn("red " * 100, "No.")], "Where is it?") == []
+    prompts: list[str] = []
+
+    def reply(prompt: str, *args: object, **options: object) -> None:
+        prompts.append(prompt)
+        raise InterruptedError
+
+    monkeypatch.setattr(omni, "reply", reply)
+    session = Session(omni, lambda _: None)
+    session.turns = turns[:1]
+    with pytest.raises(InterruptedError):
+        session.ask("and the ring")
+    assert prompts == ["Where is the star? On the left. And the ring."]
+    session.handle_line("/image")
+    assert session.turns == []
+
+
+def test_the_threshold_keeps_wrong_answers_out() -> None:
+    right, wrong = [-0.1 * n for n in range(50)], [-0.05, -1.05, -2.05, -3.05]
+    assert threshold(right, wrong) == pytest.approx(-4.8, abs=0.1)
+    at = threshold(right, wrong, 0.05)
+    sure = [each for each in (*right, *wrong) if each >= at]
+    assert sum(each in wrong for each in sure) <= 0.05 * len(sure) and at > threshold(right, wrong)
+    assert threshold([-1.0], [0.0], 0.0) == 0.0
+    sample = Scenes("validation", 4, speech=False)[0]
+    assert validation_wording(sample, "plain") == sample.question.text != ""
