@@ -2,6 +2,7 @@
 
 import json
 import random
+import unicodedata
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,21 @@ def test_librispeech(librispeech: Path, monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(data[2].wave, torch.from_numpy(tone(2, 16_000)).float(), atol=1e-4, rtol=0)
     monkeypatch.chdir(librispeech.parent)
     assert len(LibriSpeech("dev-clean")) == 3
+    # the root with all parts, a part of Mini LibriSpeech, a chapter, and all of them by `open_data`
+    librispeech.rename(librispeech.parent / "dev-clean-2")
+    for path, count in ((librispeech.parent, 3), (Path("dev-clean-2"), 3), (Path("dev-clean-2/84/121123"), 2)):
+        found = open_data(path)
+        assert isinstance(found, LibriSpeech) and len(found) == count and found[0].wave is not None
+
+
+def test_transcripts_of_librispeech_as_they_are_found(librispeech: Path) -> None:
+    chapter = librispeech / "84" / "121123"
+    text = chapter / "84-121123.trans.txt"
+    text.write_bytes(b"\xef\xbb\xbf" + text.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    (chapter / "._84-121123-0000.flac").write_bytes(b"Mac OS X")
+    (chapter / "._84-121123.trans.txt").write_bytes(b"Mac OS X")
+    data = LibriSpeech(librispeech)
+    assert [data.row(i)["text"] for i in range(3)] == ["GO DO YOU HEAR 0", "GO DO YOU HEAR 0", "GO DO YOU HEAR 1"]
 
 
 def damage_librispeech(part: Path, how: str) -> None:
@@ -139,11 +155,9 @@ def test_incomplete_librispeech(librispeech: Path, how: str, why: str) -> None:
 def test_a_folder_that_is_not_librispeech(librispeech: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         LibriSpeech(librispeech / "gone")
-    with pytest.raises(ValueError, match="expected one of its parts"):
-        LibriSpeech(librispeech.parent)
     empty = librispeech.parent / "test-clean"
     empty.mkdir()
-    with pytest.raises(ManifestError, match="at least one usable row"):
+    with pytest.raises(ValueError, match=r"expected \*.trans.txt files in .*test-clean or below, found none"):
         LibriSpeech(empty)
 
 
@@ -190,6 +204,12 @@ def test_coco(coco: Path) -> None:
     [
         (lambda whole: whole["annotations"][1].update(image_id=5), "annotation 49: image_id 5 is not among"),
         (lambda whole: whole["annotations"][1].update(caption=" "), "annotation 49: caption is empty"),
+        (
+            lambda whole: whole["annotations"][1].update(caption=None),
+            "annotation 49: caption must be a string, got null",
+        ),
+        (lambda whole: whole["annotations"][1].pop("caption"), "annotation 49: caption must be a string, got null"),
+        (lambda whole: whole["annotations"][1].update(caption=["x"]), "annotation 49: caption must be a string, got"),
         (lambda whole: whole["images"][0].update(file_name="gone.jpg"), "annotation 49: gone.jpg: no such file"),
         (lambda whole: whole["images"][0].update(file_name="../x.jpg"), "annotation 49: .*is outside the folder"),
     ],
@@ -211,7 +231,7 @@ def test_coco_with_a_bad_row(coco: Path, change: Callable[[dict], None], why: st
         ('{"images": [{"id": 1, "file_name": "\\', "damaged or truncated"),
         ("{}", "at least one usable row"),
         ("[1, 2]", "at least one usable row"),
-        ('{"images": [], "annotations": [{"image_id": 1, "id": 2, "bbox": []}]}', "captions_.*KeyError: 'caption'"),
+        ('{"images": [], "annotations": [{"id": 2, "bbox": []}]}', "captions_.*KeyError: 'image_id'"),
         ('{"images": [], "annotations": [{"image_id": "1", "id": 2, "caption": "x"}]}', "captions_.*TypeError"),
         ('{"images": [7], "annotations": []}', "captions_.*TypeError"),
         ('{"images": [{"id": 1, "file_name": 7}], "annotations": []}', "captions_.*TypeError"),
@@ -222,6 +242,11 @@ def test_a_file_that_is_not_coco(coco: Path, text: str, why: str) -> None:
     coco.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=why):
         CocoCaptions(coco)
+
+
+def test_coco_with_a_byte_order_mark(coco: Path) -> None:
+    coco.write_bytes(b"\xef\xbb\xbf" + coco.read_bytes())
+    assert len(CocoCaptions(coco)) == 3
 
 
 def test_coco_without_images(coco: Path) -> None:
@@ -331,6 +356,58 @@ def test_each_loader_is_found_by_what_is_on_disk(ljspeech: Path, librispeech: Pa
         assert type(open_data(path)) is loader and inspect(path).rows == len(open_data(path))
     assert "0.00 hours (6.0 s), mean 2.0 s, longest 3.0 s" in str(inspect(ljspeech))
     assert "characters outside the recogniser's alphabet: 'ü' (1 ×), '“' (1 ×), '”' (1 ×)" in str(inspect(ljspeech))
+
+
+@pytest.mark.parametrize(
+    ("header", "suffix", "kind"),
+    [
+        ("file_name,text", "png", "caption"),
+        ("file_name,caption", "png", "caption"),
+        ("file_name,transcription", "wav", "speech"),
+        ("file_name,question,answer", "png", "question"),
+    ],
+)
+def test_an_image_or_audio_folder(header: str, suffix: str, kind: str, tmp_path: Path) -> None:
+    for name in "ab":
+        if suffix == "png":
+            Image.new("RGB", (32, 32), "red").save(tmp_path / f"{name}.png")
+        else:
+            soundfile.write(tmp_path / f"{name}.wav", tone(1, 16_000), 16_000)
+    texts = ["x"] * header.count(",")
+    rows = [",".join([f"{name}.{suffix}", *texts]) for name in "ab"]
+    (tmp_path / "metadata.csv").write_text("\n".join([header, *rows]), encoding="utf-8")
+    data = open_data(tmp_path)
+    assert isinstance(data, Manifest) and data.kind == kind and len(data) == 2
+
+
+def test_what_macos_leaves_beside_files_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Hello.", encoding="utf-8")
+    (tmp_path / "._a.txt").write_bytes(b"\0\5Mac OS X \xff")
+    assert list(open_data(tmp_path)) == ["Hello."]
+
+
+def test_accents_are_found_in_either_form(tmp_path: Path) -> None:
+    for on_disk, written in (("NFC", "NFD"), ("NFD", "NFC")):
+        (folder := tmp_path / on_disk).mkdir()
+        soundfile.write(folder / unicodedata.normalize(on_disk, "caf\u00e9.wav"), tone(1, 16_000), 16_000)
+        name = unicodedata.normalize(written, "caf\u00e9.wav")
+        (folder / "rows.csv").write_text(f"audio,text\n{name},x\n", encoding="utf-8")
+        assert len(Manifest(folder / "rows.csv")) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("audio,text\ra.wav,x\r", "expected lines that end with LF, got CR alone"),
+        ("sep=,\naudio,text\na.wav,x\n", "Delete this line, which only Excel reads"),
+        ('audio,text\na.wav,"' + "x" * 200_000 + '"\n', "a cell has more than 131,072 characters"),
+    ],
+)
+def test_hints_fit_the_cause(content: str, words: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1, 16_000), 16_000)
+    (tmp_path / "rows.csv").write_bytes(content.encode())
+    with pytest.raises(ManifestError, match=words):
+        Manifest(tmp_path / "rows.csv")
 
 
 def test_inspect_lists_what_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

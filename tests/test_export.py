@@ -52,7 +52,9 @@ def test_a_run_becomes_one_model_and_that_model_a_run(
     Report("smoke", metrics, {}, ()).save(tmp_path / "report.json")
     monkeypatch.setattr(export, "thresholds", lambda *_: {"typed": -0.125})
     out = tmp_path / "w" / "omni.safetensors"
-    export.export(runs, out, 4, hardware="one abacus", commit="c0ffee", measured=tmp_path / "report.json")
+    export.export(
+        runs, out, 4, hardware="one abacus", commit="c0ffee", measured=tmp_path / "report.json", allow_missed=True
+    )
     assert out.stat().st_size < 30_000_000
     assert Omni.from_pretrained(out).thresholds == {"typed": -0.125}
     unpacked = export.unpack(out, tmp_path / "unpacked", "smoke")
@@ -73,6 +75,31 @@ def test_a_run_becomes_one_model_and_that_model_a_run(
         assert words in card, words
 
 
+def test_nothing_valuable_is_overwritten(runs: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = (result("questions.typed", accuracy([each] * 4), 4, "laptop", 0.25) for each in (1, 0))
+    whole = result("dialogue.accuracy", RATE, 4, "smoke")
+    Report("smoke", (good, whole), {}, ()).save(tmp_path / "good.json")
+    Report("smoke", (bad, whole), {}, ()).save(tmp_path / "bad.json")
+    monkeypatch.setattr(export, "thresholds", lambda *_: {})
+    out = tmp_path / "w" / "omni.safetensors"
+    with pytest.raises(
+        InputError, match=r"1 thresholds are missed \(typed questions: accuracy\), so nothing was written"
+    ):
+        export.export(runs, out, 4, measured=tmp_path / "bad.json")
+    assert list(out.parent.iterdir()) == []
+    export.export(runs, out, 4, measured=tmp_path / "good.json")
+    assert {path.name for path in out.parent.iterdir()} == {out.name, CARD}
+    assert out.stat().st_mode == (out.parent / CARD).stat().st_mode
+    before = out.read_bytes()
+    with pytest.raises(InputError, match=r"omni\.safetensors exists\..*--overwrite"):
+        export.export(runs, out, 4, measured=tmp_path / "good.json")
+    with pytest.raises(InputError, match="missed"):
+        export.export(runs, out, 4, measured=tmp_path / "bad.json", overwrite=True)
+    assert out.read_bytes() == before
+    export.export(runs, out, 4, commit="new", measured=tmp_path / "bad.json", overwrite=True, allow_missed=True)
+    assert out.read_bytes() != before
+
+
 def test_what_the_report_does_not_hold_is_measured(
     runs: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,7 +112,8 @@ def test_what_the_report_does_not_hold_is_measured(
     Report("smoke", (result("questions.typed", RATE, 4, "laptop"),), {}, ()).save(tmp_path / "report.json")
     monkeypatch.setattr(export, "thresholds", lambda *_: {"typed": -0.125})
     monkeypatch.setattr(export, "report", end_to_end)
-    found = export.export(runs, tmp_path / "w" / "o.safetensors", 4, measured=tmp_path / "report.json")
+    out = tmp_path / "w" / "o.safetensors"
+    found = export.export(runs, out, 4, measured=tmp_path / "report.json", allow_missed=True)
     assert measured == [("shipped", 4, ("end-to-end",), {"typed": -0.125})]
     assert [each.id for each in found.results] == ["questions.typed", "dialogue.accuracy"]
 

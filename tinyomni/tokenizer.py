@@ -12,6 +12,7 @@ import io
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -148,6 +149,8 @@ def train_tokenizer(lines: Iterable[str], path: str | Path, vocab: int = 5000) -
         raise InputError(
             f"train_tokenizer: vocab must be at least {needed} for the characters of this text, got {vocab}"
         )
+    # without it, lines of more than 4,192 bytes are left out silently; where there are none, the file stays as it was
+    more: dict[str, Any] = {"max_sentence_length": longest} if longest > 4192 else {}
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text),
@@ -167,7 +170,7 @@ def train_tokenizer(lines: Iterable[str], path: str | Path, vocab: int = 5000) -
         character_coverage=1.0,
         num_threads=1,
         minloglevel=2,
-        **({"max_sentence_length": longest} if longest > 4192 else {}),  # or a longer line is left out silently
+        **more,
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     export.add_argument("--n", type=int, default=300, help="samples for each metric (default 300)")
     export.add_argument("--hardware", default="", help="for the card: what it was trained on")
     export.add_argument("--commit", default="", help="for the card, where it is not that of this checkout")
+    export.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    export.add_argument("--allow-missed", action="store_true", help="write it although a threshold is missed")
     export.set_defaults(run=run_export)
 
     onnx = commands.add_parser("export-onnx", help="write the model as ONNX graphs, for onnxruntime or the live page")
@@ -79,7 +81,7 @@ def run_report(args: argparse.Namespace) -> int:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Write one file of a trained run; 1 if it misses a threshold."""
+    """Write one file of a trained run; 1 if it was allowed to miss a threshold, and does."""
     from tinyomni.evaluation.export import CARD, export
     from tinyomni.io.weights import SHIPPED
     from tinyomni.training.recipe import RunDir
@@ -87,7 +89,16 @@ def run_export(args: argparse.Namespace) -> int:
     out, folder = Path(args.out or SHIPPED), Path(args.folder)
     check_trained(folder, args.preset)
     measured = Path(args.report) if args.report else None
-    found = export(RunDir(folder, args.preset), out, args.n, args.hardware, args.commit, measured)
+    found = export(
+        RunDir(folder, args.preset),
+        out,
+        args.n,
+        args.hardware,
+        args.commit,
+        measured,
+        args.overwrite,
+        args.allow_missed,
+    )
     say(f"{found}\n\n{out}: {out.stat().st_size / 1e6:.1f} MB; {out.parent / CARD}")
     return 0 if found.passed else 1
 

@@ -36,6 +36,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_preset(train, "settings for which machine")
     train.add_argument("--data", metavar="PATH", help="custom data, a manifest or texts, instead of the closed world")
     train.add_argument("--skip-bad", action="store_true", help="skip rows of it that cannot be used")
+    train.add_argument("--allow-outside", action="store_true", help="allow paths that leave the manifest's folder")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the preset")
     train.add_argument("--out", metavar="FOLDER", help="where everything goes (default: runs/PRESET)")
     train.set_defaults(run=run_train)
@@ -57,7 +58,8 @@ def run_train(args: argparse.Namespace) -> int:
     for each in args.set:
         if "=" not in each:
             raise InputError(f"--set: expected KEY=VALUE, such as --set lr=1e-4, got {each}")
-    run_dir = RunDir(Path(args.out or f"runs/{args.preset}"), args.preset, args.data and Path(args.data), args.skip_bad)
+    folder, data = Path(args.out or f"runs/{args.preset}"), Path(args.data) if args.data else None
+    run_dir = RunDir(folder, args.preset, data, args.skip_bad, args.allow_outside)
     specs = stages.in_order() if args.stage == "all" else (stages.get(args.stage),)
     for stage, changes in changes_for(specs, dict(each.split("=", 1) for each in args.set)).items():
         result = train(stage, run_dir, changes)

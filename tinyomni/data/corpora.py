@@ -1,5 +1,6 @@
 """Loaders of public data sets in their own formats on disk: LJSpeech, LibriSpeech, COCO captions."""
 
+import json
 import os
 from array import array
 from collections.abc import Iterator
@@ -8,9 +9,11 @@ from typing import Any
 
 import ijson
 
-from tinyomni.data.manifests import ManifestError, RowDataset, RowError, TextFile
+from tinyomni.data.manifests import BOM, ManifestError, RowDataset, RowError, TextFile, is_mac_metadata
 from tinyomni.errors import InputError, MissingFileError
 from tinyomni.io.sources import existing_file
+
+TRANSCRIPTS = "*.trans.txt"
 
 
 class LJSpeech(RowDataset):
@@ -38,50 +41,52 @@ class LJSpeech(RowDataset):
 
 
 class LibriSpeech(RowDataset):
-    """A part of LibriSpeech, such as the folder `LibriSpeech/train-clean-100`. Options: see RowDataset.
+    """LibriSpeech, Mini LibriSpeech, one part (`LibriSpeech/train-clean-100`) or one chapter. Options: see RowDataset.
 
     Audio is `19/198/19-198-0000.flac` (reader, chapter, number) at 16 kHz; a line of `19/198/19-198.trans.txt` is
-    `19-198-0000 TEXT IN CAPITALS`. torchaudio's data set finds the files; we read the audio.
+    `19-198-0000 TEXT IN CAPITALS`. A recording without a text, or a text without a recording, is a bad row.
     Panayotov, Chen, Povey & Khudanpur (2015), https://openslr.org/12
     """
 
     kind = "speech"
 
     def __init__(self, folder: str | Path, **options: Any) -> None:
-        from torchaudio.datasets import LIBRISPEECH
-
-        folder = Path(folder).absolute()
+        folder = Path(os.path.realpath(folder))
         if not folder.is_dir():
             raise MissingFileError(f"LibriSpeech: there is no folder {folder}. Is the path right?")
-        try:
-            self.found = LIBRISPEECH(folder.parent.parent, url=folder.name, folder_in_archive=folder.parent.name)
-        except ValueError as error:
-            raise InputError(f"LibriSpeech: expected one of its parts, got {folder.name} ({error})") from error
-        # torchaudio lists the recordings only: a text without one would be dropped silently
-        recorded = set(self.found._walker)
-        texts = (path.read_text(encoding="utf-8", errors="replace") for path in sorted(folder.glob("*/*/*.trans.txt")))
-        names = (line.split()[0] for text in texts for line in text.split("\n") if line.strip())
-        self.unrecorded = [name for name in names if name not in recorded]
-        super().__init__(folder.name, folder.parent, **options)
+        chapters = sorted(path for path in folder.rglob(TRANSCRIPTS) if not is_mac_metadata(path))
+        if not chapters:
+            raise InputError(f"LibriSpeech: expected {TRANSCRIPTS} files in {folder} or below, found none")
+        self._rows: list[tuple[Path, str | None]] = []  # (recording, its text)
+        for chapter in chapters:
+            texts = transcripts(chapter)
+            recorded = {path.stem for path in chapter.parent.glob("*.flac") if not is_mac_metadata(path)}
+            self._rows += [
+                (chapter.parent / f"{name}.flac", texts.get(name)) for name in sorted(texts.keys() | recorded)
+            ]
+        super().__init__(folder.name, folder, **options)
 
     def _scan(self) -> Iterator[tuple[int, int]]:
-        return ((index, index + 1) for index in range(len(self.found) + len(self.unrecorded)))
+        return ((index, index + 1) for index in range(len(self._rows)))
 
     def _where(self, offset: int, line: int) -> str:
-        return str(
-            self.found._walker[offset] if offset < len(self.found) else self.unrecorded[offset - len(self.found)]
-        )
+        return self._rows[offset][0].stem
 
     def _read(self, offset: int) -> dict[str, str]:
-        if offset >= len(self.found):
+        path, text = self._rows[offset]
+        if not text:
+            raise RowError("text missing", "expected a text in the .trans.txt of its chapter, got none")
+        if not path.exists():
             raise RowError("file missing", "expected a recording beside the text, got none")
-        try:
-            path, _, text, reader, chapter, _ = self.found.get_metadata(offset)
-        except (ValueError, FileNotFoundError) as error:
-            raise RowError(
-                "text missing", f"expected a text in the .trans.txt of its chapter, got none ({error})"
-            ) from error
-        return {"audio": path, "text": text, "reader": str(reader), "chapter": str(chapter)}
+        reader, chapter = path.stem.split("-")[:2]
+        return {"audio": str(path.relative_to(self.root)), "text": text, "reader": reader, "chapter": chapter}
+
+
+def transcripts(path: Path) -> dict[str, str]:
+    """The lines of a `.trans.txt`: name → text, empty where a name stands alone. Blank lines are skipped."""
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    cells = (line.split(maxsplit=1) for line in text.splitlines() if line.strip())
+    return {name: rest[0].strip() if rest else "" for name, *rest in cells}
 
 
 class CocoCaptions(RowDataset):
@@ -99,13 +104,13 @@ class CocoCaptions(RowDataset):
             images = path.absolute().parent.parent / path.stem.removeprefix("captions_")
         if not Path(images).is_dir():
             raise MissingFileError(f"COCO captions: there is no image folder {images}. Is the path right?")
-        self._image, self._number, self._captions = array("q"), array("q"), list[str]()
+        self._image, self._number, self._captions = array("q"), array("q"), list[Any]()
         try:
             self._names = {entry["id"]: os.fspath(entry["file_name"]) for entry in entries(path, "images")}
             for entry in entries(path, "annotations"):
                 self._image.append(entry["image_id"])
                 self._number.append(entry["id"])
-                self._captions.append(entry["caption"].strip())
+                self._captions.append(entry.get("caption"))
         except ijson.JSONError as error:
             raise ManifestError(f"{path.name} is damaged or truncated: {str(error).splitlines()[0]}") from error
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -125,10 +130,14 @@ class CocoCaptions(RowDataset):
         image = self._image[offset]
         if image not in self._names:
             raise RowError("unknown image", f"image_id {image} is not among the images")
-        return {"image": self._names[image], "caption": self._captions[offset]}
+        caption = self._captions[offset]
+        if not isinstance(caption, str):
+            raise RowError("not a string", f"caption must be a string, got {json.dumps(caption, default=str)}")
+        return {"image": self._names[image], "caption": caption.strip()}
 
 
 def entries(path: Path, part: str) -> Iterator[dict[str, Any]]:
     """The entries of one list in a large JSON object."""
     with path.open("rb") as file:
+        file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
         yield from ijson.items(file, f"{part}.item")

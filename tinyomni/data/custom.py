@@ -19,7 +19,7 @@ from torch.utils.data import Subset
 
 from tinyomni.audio import CHARS
 from tinyomni.config import SAMPLE_RATE, TINY
-from tinyomni.data.corpora import CocoCaptions, LibriSpeech, LJSpeech
+from tinyomni.data.corpora import TRANSCRIPTS, CocoCaptions, LibriSpeech, LJSpeech
 from tinyomni.data.manifests import (
     COLUMNS,
     MAX_LISTED,
@@ -31,6 +31,7 @@ from tinyomni.data.manifests import (
     SkippedRows,
     TextFiles,
     count_reasons,
+    is_mac_metadata,
 )
 from tinyomni.errors import InputError
 from tinyomni.io.audio import SILENCE_PEAK
@@ -41,11 +42,16 @@ MAX_VALIDATION_ROWS = 200
 
 
 def open_data(path: str | Path, **options: Any) -> RowDataset | TextFiles:
-    """A manifest, text files, an LJSpeech folder, a part of LibriSpeech or COCO's captions_*.json, by what is there."""
+    """By what is there: a manifest, text files, an ImageFolder or AudioFolder with metadata.csv, LJSpeech, LibriSpeech
+    (or a part or a chapter of it), COCO's captions_*.json.
+    """
     path = Path(path)
-    if path.is_dir() and (path / "metadata.csv").exists():
-        return LJSpeech(path, **options)
-    if path.is_dir() and next(path.glob("*/*/*.trans.txt"), None):
+    metadata = path / "metadata.csv"
+    if path.is_dir() and metadata.exists():
+        with metadata.open("rb") as file:
+            folder = b"file_name" in file.readline()
+        return Manifest(metadata, **options) if folder else LJSpeech(path, **options)
+    if path.is_dir() and next((each for each in path.rglob(TRANSCRIPTS) if not is_mac_metadata(each)), None):
         return LibriSpeech(path, **options)
     if path.is_dir() or path.suffix.lower() == ".txt":
         return TextFiles(path, skip_bad=options.get("skip_bad", False))

@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import json
 import os
+import unicodedata
 import warnings
 from array import array
 from collections import Counter
@@ -118,6 +119,11 @@ def group_of(name: str) -> int:
 # ---- lines on disk --------------------------------------------------------------------------------------------------
 
 
+def is_mac_metadata(path: Path) -> bool:
+    """`._name`, which macOS leaves beside `name` on other file systems and in archives: no data."""
+    return path.name.startswith("._")
+
+
 class TextFile:
     """A UTF-8 file that is read from any offset. It must not change between opening and reading."""
 
@@ -126,10 +132,12 @@ class TextFile:
         state = os.stat(self.path)
         self.state = (state.st_size, state.st_mtime_ns)
         with self.path.open("rb") as file:
-            head = file.read(3)
+            head = file.read(2**16)
         if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise ManifestError(f"{self.path.name}: expected UTF-8, got UTF-16. Save the file as UTF-8.")
-        self.begin = len(BOM) if head == BOM else 0
+        if b"\r" in head and b"\n" not in head:
+            raise ManifestError(f"{self.path.name}: expected lines that end with LF, got CR alone. Save it with LF.")
+        self.begin = len(BOM) if head.startswith(BOM) else 0
 
     def at(self, offset: int) -> BinaryIO:
         """The file, opened at this byte."""
@@ -181,6 +189,9 @@ def csv_record(file: BinaryIO) -> tuple[list[str], int]:
         file.seek(after)
         if isinstance(error, RowError):
             raise
+        if "field larger" in str(error):
+            limit = f"a cell has more than {csv.field_size_limit():,} characters. Is a quote never closed?"
+            raise RowError("invalid CSV", f"invalid CSV: {limit}") from error
         fix = 'Either a quote is never closed, or a quote inside a text is not doubled ("").'
         raise RowError("invalid CSV", f"invalid CSV: {error}. {fix}") from error
 
@@ -333,8 +344,13 @@ class RowDataset(Dataset[Item]):
     def _file(self, name: str) -> Path:
         """The file that a row names."""
         path = Path(os.path.realpath(self.root / name))
+        if (
+            not path.exists()
+        ):  # a name with accents, composed in the manifest and decomposed on the disk, or the reverse
+            forms = (Path(os.path.realpath(self.root / unicodedata.normalize(form, name))) for form in ("NFC", "NFD"))
+            path = next((each for each in forms if each.exists()), path)
         if not self.allow_outside and not path.is_relative_to(self.root):
-            message = f"{name} is outside the folder {self.root}; allow_outside=True accepts it"
+            message = f"{name} is outside the folder {self.root}; allow_outside=True (--allow-outside) accepts it"
             raise RowError("outside the folder", message)
         if "\\" in name and not path.exists():
             raise MissingFileError(f"no such file: {name}. Use / as path separator.")
@@ -430,11 +446,13 @@ class Manifest(RowDataset):
         if twice:
             raise ManifestError(f"{where}: duplicate column {twice[0]!r}")
         try:
-            self.kind, self.columns = kind_of(cells), tuple(cells)
+            self.columns = folder_columns(cells)
+            self.kind = kind_of(self.columns)
         except RowError as error:
             other = next((sign for sign in (";", "\t", "|") if len(cells) == 1 and sign in cells[0]), "")
             fix = "The first line must name the columns."
             fix = f"The columns are separated by {other!r}: use commas." if other else fix
+            fix = "Delete this line, which only Excel reads." if cells[0].startswith("sep=") else fix
             raise ManifestError(f"{where}: {error}. {fix}") from error
 
     def _read(self, offset: int) -> dict[str, str]:
@@ -446,6 +464,18 @@ class Manifest(RowDataset):
             fix = " Put a text that contains a comma in quotes." if len(cells) > len(self.columns) else ""
             raise RowError("cells", f"expected {len(self.columns)} cells, got {len(cells)}.{fix}")
         return dict(zip(self.columns, cells, strict=True))
+
+
+def folder_columns(cells: Sequence[str]) -> tuple[str, ...]:
+    """Our names for the columns of `metadata.csv` in ImageFolder and AudioFolder of Hugging Face's datasets.
+
+    Those are file_name with text, or with transcription where the files are recordings. Others stay as they are.
+    """
+    if "file_name" not in cells or {"image", "audio"} & set(cells):
+        return tuple(cells)
+    recordings = "transcription" in cells
+    ours = {"file_name": "audio", "transcription": "text"} if recordings else {"file_name": "image", "text": "caption"}
+    return tuple(ours.get(cell, cell) for cell in cells)
 
 
 # ---- plain text -----------------------------------------------------------------------------------------------------
@@ -462,7 +492,8 @@ class TextFiles(Dataset[str]):
     def __init__(self, path: str | Path, skip_bad: bool = False) -> None:
         path = Path(path)
         # empty files in a folder are ignored; a file that is named itself must not be empty
-        names = sorted(name for name in path.rglob("*.txt") if name.stat().st_size) if path.is_dir() else [path]
+        found = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+        names = [name for name in found if not (path.is_dir() and (is_mac_metadata(name) or not name.stat().st_size))]
         if not names:
             raise ManifestError(f"{path}: expected .txt files or a known data set, got a folder with neither")
         self.name, self.files = path.name, [TextFile("Text", name) for name in names]

@@ -11,18 +11,21 @@ that of the stage omni. The encoders must be those that the stage omni was train
 
 import base64
 import json
+import os
+import shutil
 import subprocess
+import tempfile
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tinyomni.config import SAMPLE_RATE
 from tinyomni.data.datasets import Scenes, Speech
 from tinyomni.errors import InputError
+from tinyomni.evaluation.calibration import MAX_WRONG, UNSURE_QUANTILE, threshold, validation_wording
 from tinyomni.evaluation.dialogue import ask
 from tinyomni.evaluation.model_card import CARD, model_card
 from tinyomni.evaluation.registry import WHOLE_MODEL
@@ -35,7 +38,6 @@ from tinyomni.training.recipe import RunDir
 from tinyomni.training.run import shipped_state
 from tinyomni.training.stage import Stage
 
-UNSURE_QUANTILE = 0.02  # of the right answers to validation questions, so many are called unsure
 MAX_BYTES = 30_000_000
 TEACHER = "eye."  # tensors of the file that are not in Omni: what taught the image encoder
 
@@ -85,37 +87,57 @@ def assemble(run_dir: RunDir) -> tuple[Omni, Tensors]:
 
 
 def thresholds(omni: Omni, n: int = 200, cache: str | None = None) -> dict[str, float]:
-    """Certainty below which typed answers, spoken ones and transcripts are unsure, from the validation split."""
-    silent, aloud = Scenes("validation", n, speech=False), Scenes("validation", n, cache=cache)
-    utterances = Speech("validation", n, cache=cache)
+    """Certainty below which typed answers, spoken ones and transcripts are unsure, from the validation split.
+
+    Of weights of the style `wide` it is measured on images and wordings of that style, those of held-out families too.
+    """
+    style = omni.style
+    silent = Scenes("validation", n, speech=False, style=style)
+    aloud = Scenes("validation", n, cache=cache, style=style)
+    utterances = Speech("validation", n, cache=cache, style=style)
     certainties: dict[str, list[float]] = {"typed": [], "spoken": [], "asr": []}
+    wrong: dict[str, list[float]] = {"typed": [], "spoken": [], "asr": []}
     for index in range(n):
         typed, spoken, utterance = silent[index], aloud[index], utterances[index]
         assert spoken.question_wave is not None
         for name, sample, reply in (
-            ("typed", typed, ask(omni, typed.question.text, typed.image)),
+            ("typed", typed, ask(omni, validation_wording(typed, style), typed.image)),
             ("spoken", spoken, ask(omni, (spoken.question_wave, SAMPLE_RATE), spoken.image)),
         ):
-            if reply.answer.lower() == sample.answer.lower():
-                certainties[name].append(reply.certainty)
+            right = reply.answer.lower() == sample.answer.lower()
+            (certainties if right else wrong)[name].append(reply.certainty)
         transcript = omni.transcribe((utterance.wave, SAMPLE_RATE))
-        if "".join(transcript) == utterance.text:
-            certainties["asr"].append(transcript.certainty)
-    return {name: float(np.quantile(found, UNSURE_QUANTILE)) for name, found in certainties.items() if found}
+        right = "".join(transcript) == utterance.text
+        (certainties if right else wrong)["asr"].append(transcript.certainty)
+    max_wrong = MAX_WRONG if style == "wide" else 1.0
+    return {name: threshold(found, wrong[name], max_wrong) for name, found in certainties.items() if found}
 
 
 # ---- out ------------------------------------------------------------------------------------------------------------
 
 
 def export(
-    run_dir: RunDir, out: Path, n: int = 300, hardware: str = "", commit: str = "", measured: Path | None = None
+    run_dir: RunDir,
+    out: Path,
+    n: int = 300,
+    hardware: str = "",
+    commit: str = "",
+    measured: Path | None = None,
+    overwrite: bool = False,
+    allow_missed: bool = False,
 ) -> Report:
     """Write the weights to `out` and the card beside them. `measured` is the JSON of a report on these very weights, of
     the stages or with `--weights`; what it does not hold is measured here, from the file.
+
+    Raises InputError where `out` exists, unless `overwrite`, and where a threshold is missed, unless `allow_missed`;
+    then nothing is written.
     """
+    if out.exists() and not overwrite:
+        raise InputError(f"Export: {out} exists. Write to another file (-o FILE), or say --overwrite to replace it.")
     omni, teachers = assemble(run_dir)
     tensors = {name: tensor[: omni.tokenizer.n_pieces] if name in weights_io.TABLES else tensor
                for name, tensor in {**omni.state_dict(), **teachers}.items()}  # fmt: skip
+    omni.style = read_result(run_dir.of("omni")).get("settings", {}).get("style", "plain")
     omni.thresholds = thresholds(omni, n, str(run_dir.folder / "speech"))
     made = {
         "preset": run_dir.preset,
@@ -125,17 +147,27 @@ def export(
         "stages": {name: read_result(run_dir.of(name)) for name in exported_stages()},
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    weights_io.write(out, tensors, asdict(omni.cfg), omni.tokenizer, thresholds=omni.thresholds, made=made)
-    if (size := out.stat().st_size) > MAX_BYTES:
-        out.unlink()
-        raise InputError(f"Export: {out} must have at most {MAX_BYTES:,} bytes, got {size:,}")
-    unpacked, model = unpack(out, run_dir.folder / "shipped", run_dir.preset), Omni.from_pretrained(out)
-    found = Report.load(measured) if measured else report(unpacked, n, model=model)
-    if not any(each.metric.part in WHOLE_MODEL for each in found.results):
-        more = report(unpacked, n, WHOLE_MODEL, model)
-        found = replace(found, results=(*found.results, *more.results))
-    card = model_card(out, found, made, omni.thresholds, 1 - UNSURE_QUANTILE)
-    (out.parent / CARD).write_text(card, encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix="tmp-export-") as folder:
+        new = Path(folder) / out.name
+        weights_io.write(new, tensors, asdict(omni.cfg), omni.tokenizer, thresholds=omni.thresholds, made=made)
+        if (size := new.stat().st_size) > MAX_BYTES:
+            raise InputError(f"Export: {out} must have at most {MAX_BYTES:,} bytes, got {size:,}")
+        unpacked, model = unpack(new, run_dir.folder / "shipped", run_dir.preset), Omni.from_pretrained(new)
+        found = Report.load(measured) if measured else report(unpacked, n, model=model)
+        if not any(each.metric.part in WHOLE_MODEL for each in found.results):
+            more = report(unpacked, n, WHOLE_MODEL, model)
+            found = replace(found, results=(*found.results, *more.results))
+        missed = [each.metric.label for each in found.results if each.passed is False]
+        if missed and not allow_missed:
+            raise InputError(
+                f"Export: {len(missed)} thresholds are missed ({'; '.join(missed)}), so nothing was written. Train "
+                "longer (--set steps=N lengthens a finished run), or say --allow-missed to write it as it is."
+            )
+        card = Path(folder) / CARD
+        card.write_text(model_card(new, found, made, omni.thresholds, 1 - UNSURE_QUANTILE), encoding="utf-8")
+        shutil.copymode(card, new)  # safetensors writes files that only their owner reads
+        os.replace(new, out)
+        os.replace(card, out.parent / CARD)
     return found
 
 

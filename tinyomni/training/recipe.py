@@ -31,6 +31,7 @@ class RunDir:
     preset: str = PRESETS[0]
     data: Path | None = None  # custom data, a manifest or texts, instead of the closed world
     skip_bad: bool = False  # skip those rows of it that cannot be used
+    allow_outside: bool = False  # accept paths that leave its folder
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -40,7 +41,9 @@ class RunDir:
         """The custom data, of one of these kinds. Audio that has to be resampled is cached beside the runs."""
         if self.data is None:
             raise ValueError("RunDir: this run has no custom data")
-        data = open_data(self.data, skip_bad=self.skip_bad, cache=self.folder / "speech")
+        data = open_data(
+            self.data, skip_bad=self.skip_bad, allow_outside=self.allow_outside, cache=self.folder / "speech"
+        )
         if data.kind not in kinds:
             raise ManifestError(f"{self.data.name}: this stage needs {' or '.join(kinds)}, got {data.kind}")
         return data
