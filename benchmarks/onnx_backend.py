@@ -49,7 +49,7 @@ def main() -> None:
         scene = world.draw_scene("test", abs(number))
         asked = one_of_each_kind(scene, str(number))
         question = asked[number % len(asked)].text
-        image = torch.from_numpy(np.asarray(render(scene, abs(number)))).permute(2, 0, 1).float() / 255
+        image = torch.from_numpy(np.array(render(scene, abs(number)))).permute(2, 0, 1).float() / 255
         found = {}
         for name, model in (("eager", eager), ("onnx", ours)):
             found[name], spent = timed(lambda: model.reply(question, image).finish())  # noqa: B023

@@ -148,21 +148,31 @@ def test_the_axis_names_come_from_the_annotations(exact: runtime.OnnxOmni) -> No
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_the_pages_tokenizer_vocoder_and_parser_agree(exact: runtime.OnnxOmni, omni: Model, tmp_path: Path) -> None:
     """Without onnxruntime-web: what the page does itself."""
+    from tinyomni.data.normalization import normalize_question
+    from tinyomni.io.levels import normalize_level
     from tinyomni.reply import parse_reply
 
     texts = ["What colour is the star?", "Hello, wörld! 12,5", "  two  spaces ", "▁ x", "🙂 ok", "a" * 40, "Big."]
+    questions = ["  WHAT color is the  Traingle ", "whats this??", "wat colour is teh star", "Is it  red ?!", "hello",
+                 "how are you", "“Where” is the circel", "...", "", "Ünknown wörds 12 times", "i see a wing",
+                 "Paris"]  # fmt: skip
     replies = [("There is a big red star on the left. Colour star red: Red.", False), ("The time is 12: 30.", False),
                ("Is it? There is a big red star on the left: Yes.", True), ("Only words.", True)]  # fmt: skip
     mel = omni.codec.to_mel(omni.codec.rvq.decode(exact.speech_codes("Red.")))[0].detach()
     vocoder = omni.codec.vocoder
     shape, generator = (vocoder.n_fft // 2 + 1, len(mel) + 1), torch.Generator().manual_seed(0)
     phase = torch.rand(shape, generator=generator) * 2 * torch.pi
-    for name, values in (("mel", mel), ("phase", phase.T.contiguous())):
+    faint = torch.randn(16_077, generator=generator) * torch.linspace(0, 0.01, 16_077)
+    for name, values in (("mel", mel), ("phase", phase.T.contiguous()), ("faint", faint)):
         values.numpy().astype(np.float32).tofile(tmp_path / name)
-    (tmp_path / "given.json").write_text(json.dumps({"texts": texts, "replies": replies, "frames": len(mel)}))
+    given = {"texts": texts, "replies": replies, "frames": len(mel), "questions": questions}
+    (tmp_path / "given.json").write_text(json.dumps(given))
     command = ["node", TOP / "site" / "live" / "test" / "agree.mjs", exact.folder / "model.json", tmp_path]
     subprocess.run([str(part) for part in command], check=True, timeout=120)
     found = json.loads((tmp_path / "found.json").read_text())
+    assert found["questions"] == [normalize_question(each) for each in questions]
+    level = np.fromfile(tmp_path / "level", dtype=np.float32)
+    np.testing.assert_allclose(level, normalize_level(faint, 16_000), rtol=1e-4, atol=1e-6)
     assert found["ids"] == [omni.tokenizer.encode(text) for text in texts] and found["texts"] == texts
     fields = ("transcript", "description", "lookup", "answer")
     assert found["replies"] == [dict(zip(fields, parse_reply(*each), strict=True)) for each in replies]

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from tinyomni.audio import CHARS
-from tinyomni.data import rendering
+from tinyomni.data import normalization, rendering
 from tinyomni.data.world import SHAPES
 from tinyomni.errors import InputError
+from tinyomni.io import levels
 from tinyomni.io.weights import SHIPPED
 from tinyomni.omni import Omni
 from tinyomni.onnx import graphs
@@ -186,6 +187,21 @@ def drawing() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def normalization_data() -> dict[str, Any]:
+    """The word lists of `data.normalization`."""
+    return {
+        "vocabulary": sorted(normalization.vocabulary()),
+        "known": sorted(normalization.known_words()),
+        "questions": sorted(" ".join(each) for each in normalization.known_questions()),
+        "phrases": {" ".join(words): phrase for words, phrase in normalization.phrases().items()},
+        "spellings": normalization.SPELLINGS,
+        "names": normalization.NAMES,
+        "question_words": sorted(normalization.QUESTION_WORDS),
+        "short_shapes": sorted(normalization.SHORT_SHAPES),
+        "long": normalization.LONG,
+    }
+
+
 def in_javascript(pattern: re.Pattern[str]) -> str:
     """The same regular expression there: only named groups are written in another way."""
     return pattern.pattern.replace("(?P<", "(?<")
@@ -213,6 +229,7 @@ def describe(omni: Omni, made: list[Graph], weights: str = "") -> dict[str, Any]
         "weights": weights,
         "config": asdict(omni.cfg),
         "thresholds": omni.thresholds,
+        "style": omni.style,
         "characters": list(CHARS),
         "tokenizer": {"pieces": tokenizer.vocabulary(), "fingerprint": tokenizer.fingerprint},
         "voices": omni.cfg.talker.voices,
@@ -220,6 +237,8 @@ def describe(omni: Omni, made: list[Graph], weights: str = "") -> dict[str, Any]
         "inverse": [round(number, 6) for number in vocoder.inverse.flatten().tolist()],
         "reply": {"scratchpad": in_javascript(SCRATCHPAD), "sentence": in_javascript(SENTENCE)},
         "world": drawing(),
+        "normalization": normalization_data(),
+        "level": {"usual": list(levels.USUAL), "target": levels.TARGET, "loud": levels.LOUD},
         "graphs": {
             each.name: {
                 "inputs": {name: list(value.shape) for name, value in each.inputs.items()},

@@ -23,6 +23,7 @@ from tinyomni.layers import DecoderBlock, EncoderBlock
 from tinyomni.omni import Omni
 
 Cache = Float[Tensor, "layers batch kv_heads keys head_dim"]
+LongerCache = Float[Tensor, "layers batch kv_heads all_keys head_dim"]  # with the new tokens in it
 
 
 def encoder_block(
@@ -59,7 +60,7 @@ class Decoder(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "1 tokens dim"], keys: Cache, values: Cache, head_scale: Float[Tensor, "layers heads"]
-    ) -> tuple[Float[Tensor, "1 tokens dim"], Float[Tensor, "layers heads tokens all_keys"], Cache, Cache]:
+    ) -> tuple[Float[Tensor, "1 tokens dim"], Float[Tensor, "layers heads tokens all_keys"], LongerCache, LongerCache]:
         """All blocks; the weights of all layers, and the cache with the new tokens in it."""
         found = []
         for number, block in enumerate(self.blocks):
@@ -134,7 +135,7 @@ class Think(nn.Module):
         keys: Cache,
         values: Cache,
         head_scale: Float[Tensor, "layers heads"],
-    ) -> tuple[Float[Tensor, "1 vocab"], Float[Tensor, "layers heads tokens all_keys"], Cache, Cache]:
+    ) -> tuple[Float[Tensor, "1 vocab"], Float[Tensor, "layers heads tokens all_keys"], LongerCache, LongerCache]:
         """`ThinkerLM.forward`, of the last position."""
         x, weights, keys, values = self.decoder(embeddings, keys, values, head_scale)
         return self.lm_head(self.norm(x[:, -1])), weights, keys, values
@@ -154,7 +155,14 @@ class Talk(nn.Module):
         keys: Cache,
         values: Cache,
         head_scale: Float[Tensor, "layers heads"],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Cache, Cache]:
+    ) -> tuple[
+        Float[Tensor, "1 codebook_size"],
+        Float[Tensor, "1 codebook_size"],
+        Float[Tensor, "1"],
+        Float[Tensor, "layers heads tokens all_keys"],
+        LongerCache,
+        LongerCache,
+    ]:
         """`TalkerTiny.forward` of the last frame: base, residual, end, attention weights, and the longer cache."""
         talker = self.talker
         # the tables themselves: the range checks of embed_text and embed_codes look at values, which a graph cannot

@@ -54,21 +54,21 @@ const handlers = {
   },
   prompt(message) {
     const image = imageless ? null : easel.pen.getImageData(0, 0, 224, 224);
-    glass.prompt(message, image), say(message.seen.transcript ? `Heard: “${message.seen.transcript}”` : "Thinking …");
+    glass.prompt(message, image), say(message.seen.transcript ? `Heard: “${message.seen.transcript}”` : message.read ? `Read as: “${message.read}”` : "Thinking …");
   },
   token(message) { glass.step(message), show(message.parts); },
-  answer({ parts, certainty, unsure, ms }) {
-    show(parts), $("answer").classList.toggle("unsure", unsure);
+  answer({ parts, certainty, unsure, ms, ran }) {
+    glass.drawTable(ran), show(parts), $("answer").classList.toggle("unsure", unsure);
     say(`${unsure ? "Not sure" : "Sure"}: mean log-probability ${certainty.toFixed(3)} a token. ${ms.toFixed(0)} ms.`);
     window.tinyomni.answer = parts;
   },
-  frame({ codes }) { glass.spoke = true, roll.add(codes); },
+  frame({ codes }) { roll.add(codes); },
   audio({ audio, ms }) {
     if (ms !== undefined && !spokenAt) (spokenAt = ms), ($("sound-facts").textContent = `first sound after ${ms.toFixed(0)} ms`);
     player.play(audio);
   },
-  spoken({ codes, ms }) {
-    $("replay").disabled = false, glass.drawTable();
+  spoken({ codes, ms, ran }) {
+    $("replay").disabled = false, glass.drawTable(ran);
     $("sound-facts").textContent += `; ${codes.length} frames, ${(codes.length * 0.08).toFixed(2)} s, in ${ms.toFixed(0)} ms`;
   },
   done() { busy(false); },
@@ -138,7 +138,7 @@ function setImageless(yes) {
 }
 
 async function hear(file) {
-  const wav = await decode(await file.arrayBuffer(), about.config.audio.sample_rate, file.name);
+  const wav = await decode(await file.arrayBuffer(), about, file.name);
   await ask({ wav });
 }
 
@@ -150,7 +150,7 @@ async function microphone() {
   }
   const stop = recording;
   recording = null, ($("microphone").textContent = "● Speak the question");
-  await ask({ wav: await decode(await stop(), about.config.audio.sample_rate, "the recording") });
+  await ask({ wav: await decode(await stop(), about, "the recording") });
 }
 
 function listen() {

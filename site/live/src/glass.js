@@ -8,7 +8,7 @@ export class Glass {
   constructor(about, root) {
     Object.assign(this, { about, root, tokens: [], steps: [], vision: null, off: new Set(), talkerOff: new Set() });
     this.$ = (id) => root.querySelector(`#${id}`);
-    this.drawHeads(), this.drawTable(), this.pickVision();
+    this.drawHeads(), this.drawTable({}), this.pickVision();
   }
 
   // A new prompt: its tokens, to scale, and what the encoders showed.
@@ -16,7 +16,7 @@ export class Glass {
     Object.assign(this, { tokens: [...tokens], steps: [], seen, image, prompted: tokens.length, picked: null });
     this.$("sequence").replaceChildren(...tokens.map((token, i) => this.chip(token, i)));
     this.root.hidden = false;
-    this.count(), this.drawPatches(), this.drawSpectrogram(), this.drawTable();
+    this.count(), this.drawPatches(), this.drawSpectrogram(), this.drawTable({});
     this.$("distribution").replaceChildren(), (this.$("chosen").textContent = "hover a generated token");
   }
 
@@ -37,7 +37,6 @@ export class Glass {
       chip.type = "button";
       for (const event of ["pointerenter", "focus", "click"]) chip.addEventListener(event, () => this.pick(generated));
     }
-    chip.append(make("i"));
     chip.style.setProperty("--looked", 1);
     return chip;
   }
@@ -65,7 +64,7 @@ export class Glass {
     });
     this.looked = looked;
     const where = head === null ? "mean of all heads" : `layer ${Math.floor(head / heads) + 1}, head ${(head % heads) + 1}`;
-    this.$("chosen").textContent = `“${step.label}”, p = ${Math.exp(step.logProb).toFixed(3)}; brightness above: its attention (${where})`;
+    this.$("chosen").textContent = `“${step.label}”, p = ${Math.exp(step.logProb).toFixed(3)}; strength of colour above: its attention (${where})`;
     this.$("distribution").replaceChildren(...step.top.map(({ label, p }) => {
       const bar = make("div", "", { className: `bar${label === step.label ? " top" : ""}` }), fill = make("span");
       fill.style.width = `${100 * p}%`;
@@ -88,8 +87,8 @@ export class Glass {
           button.setAttribute("aria-label", `${part}, layer ${layer + 1}, head ${h + 1}`), button.setAttribute("aria-pressed", "false");
           button.addEventListener("click", () => this.toggle(button, n, off));
           if (part === "thinker") {
-            button.addEventListener("pointerenter", () => this.picked !== null && this.pick(this.picked, n));
-            button.addEventListener("pointerleave", () => this.picked !== null && this.pick(this.picked));
+            for (const event of ["pointerenter", "focus"]) button.addEventListener(event, () => this.picked !== null && this.pick(this.picked, n));
+            for (const event of ["pointerleave", "blur"]) button.addEventListener(event, () => this.picked !== null && this.pick(this.picked));
           }
           line.append(button);
         }
@@ -176,17 +175,24 @@ export class Glass {
 
   // -- the table ----------------------------------------------------------------------------------------------------
 
-  // Every graph that ran, with the axis names of its annotations and the sizes of this run.
-  drawTable() {
-    const { graphs } = this.about, table = make("table"), head = make("tr");
-    head.append(make("th", "graph"), make("th", "axes in"), make("th", "axes out"));
+  // Every tensor of every graph that ran: axis names from the annotations, sizes of this run.
+  drawTable(ran) {
+    const { graphs, config } = this.about, table = make("table"), head = make("tr");
+    head.append(...["graph", "tensor", "first call", "last call"].map((each) => make("th", each, { scope: "col" })));
     table.append(head);
-    const ran = new Set(["embed", "think", ...(this.image ? ["image"] : []), ...(this.seen?.mel ? ["mel", "audio"] : []), ...(this.spoke ? ["talk", "codec"] : [])]);
-    for (const [name, { axes }] of Object.entries(graphs)) {
-      if (!ran.has(name)) continue;
-      const row = make("tr"), { return: out, ...inputs } = axes;
-      row.append(make("td", name), make("td", Object.entries(inputs).map(([each, shape]) => `${each} ${shape}`).join("  ")), make("td", out));
-      table.append(row);
+    const named = (hint, dims) => {
+      const names = /\((.*)\)/.exec(hint)?.[1].replace("{self.hop}", config.audio.hop).split(", ") ?? [];
+      return dims.map((size, i) => (/[a-z]/.test(names[i] ?? "") ? `${names[i]} ${size}` : size)).join(" × ");
+    };
+    for (const [name, { axes, outputs }] of Object.entries(graphs)) {
+      const { calls, first, last } = ran[name] ?? { first: {} };
+      const { return: out, ...inputs } = axes, returned = out.match(/\([^)]*\) \w+/g);
+      const hints = [...Object.entries(inputs).map(([each, hint]) => [each, hint, "→ "]), ...outputs.map((each, i) => [each, returned[i], "← "])];
+      hints.filter(([each]) => first[each]).forEach(([each, hint, arrow], i) => {
+        const row = make("tr"), title = make("th", i ? "" : `${name} ×${calls}`, { scope: "row" });
+        row.append(title, make("td", arrow + each), make("td", named(hint, first[each])), make("td", calls > 1 ? named(hint, last[each]) : ""));
+        table.append(row);
+      });
     }
     this.$("shapes-table").replaceChildren(table);
   }

@@ -8,7 +8,7 @@ export class Model {
   // ort: onnxruntime-web; about: model.json; bytes: name → Uint8Array of a graph
   static async load(ort, about, bytes, progress = () => {}) {
     const model = Model.withParser(about);
-    Object.assign(model, { ort, tokenizer: new Tokenizer(about.tokenizer.pieces), sessions: {} });
+    Object.assign(model, { ort, tokenizer: new Tokenizer(about.tokenizer.pieces), sessions: {}, ran: {} });
     for (const name of Object.keys(about.graphs)) {
       model.sessions[name] = await ort.InferenceSession.create(bytes[name], { graphOptimizationLevel: "all" });
       progress(name);
@@ -29,7 +29,15 @@ export class Model {
 
   float(data, dims) { return new this.ort.Tensor("float32", data, dims); }
   int(data, dims) { return new this.ort.Tensor("int64", BigInt64Array.from(data, BigInt), dims); }
-  run(name, inputs) { return this.sessions[name].run(inputs); }
+
+  // One graph; `ran` keeps the sizes of every tensor of its first and its last call.
+  async run(name, inputs) {
+    const outputs = await this.sessions[name].run(inputs);
+    const dims = (tensors) => Object.fromEntries(Object.entries(tensors).map(([each, { dims }]) => [each, [...dims]]));
+    const last = { ...dims(inputs), ...dims(outputs) }, { calls = 0, first = last } = this.ran[name] ?? {};
+    this.ran[name] = { calls: calls + 1, first, last };
+    return outputs;
+  }
 
   emptyCache({ layers, heads }, dim, kvHeads = heads) {
     const dims = [layers, 1, kvHeads, 0, dim / heads];

@@ -58,7 +58,7 @@ export class Roll {
     codes.forEach((pair, t) => pair.forEach((code, book) => {
       const y = book * half + (1 - code / (entries - 1)) * (half - tall);
       const changed = code !== this.original[t][book], focus = document.activeElement === canvas && this.cursor[0] === t && this.cursor[1] === book;
-      pen.fillStyle = css(changed ? "--image" : book ? "--new" : "--audio");
+      pen.fillStyle = css(changed ? "--accent" : "--speech");
       pen.globalAlpha = this.playing >= 0 && this.playing !== t ? 0.55 : 1;
       pen.fillRect(t * width, y, Math.max(2, width - 1), tall), (pen.globalAlpha = 1);
       if (focus) pen.strokeStyle = css("--ink"), pen.strokeRect(t * width - 1, y - 2, width + 1, tall + 4);

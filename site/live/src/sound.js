@@ -32,8 +32,9 @@ export class Player {
 
 const FAINT = 0.01, QUIET = 1e-4; // 40 dB below the loudest moment; what counts as silence
 
-// Encoded audio → samples at `rate`, without the silence around the speech.
-export async function decode(data, rate, name) {
+// Encoded audio → samples at the model's rate, without the silence around the speech, at a usual level.
+export async function decode(data, { config, level }, name) {
+  const rate = config.audio.sample_rate;
   const context = new OfflineAudioContext(1, 1, rate); // decodes to its own rate
   const buffer = await context.decodeAudioData(data).catch(() => {
     throw new Error(`Cannot decode “${name}” as audio. WAV, MP3, OGG, FLAC or M4A?`);
@@ -43,16 +44,32 @@ export async function decode(data, rate, name) {
     const channel = buffer.getChannelData(c);
     for (let i = 0; i < samples.length; i++) samples[i] += channel[i] / buffer.numberOfChannels;
   }
-  return trim(samples, rate);
+  return normalizeLevel(trim(samples, rate), rate, level);
 }
 
-export function trim(samples, rate) {
-  const step = rate / 100, power = [];
+// `tinyomni/io/levels.py`: a recording fainter or louder than those of training is brought to their level.
+export function normalizeLevel(samples, rate, { usual, target, loud }) {
+  const energy = powers(samples, rate / 100).sort((a, b) => a - b), place = loud * (energy.length - 1), low = Math.floor(place);
+  const quantile = energy[low] + (place - low) * ((energy[low + 1] ?? energy[low]) - energy[low]);
+  const level = 10 * Math.log10(quantile + 1e-12);
+  if (level >= usual[0] && level <= usual[1]) return samples;
+  const gain = 10 ** ((target - level) / 20);
+  return samples.map((each) => each * gain);
+}
+
+// The mean square of each step.
+function powers(samples, step) {
+  const found = [];
   for (let at = 0; at < samples.length; at += step) {
     let sum = 0;
     for (let i = at; i < Math.min(at + step, samples.length); i++) sum += samples[i] * samples[i];
-    power.push(sum / step);
+    found.push(sum / step);
   }
+  return found;
+}
+
+export function trim(samples, rate) {
+  const step = rate / 100, power = powers(samples, step);
   const loudest = power.reduce((a, b) => Math.max(a, b), 0);
   if (loudest < QUIET * QUIET) throw new Error("The recording is silent. Was the microphone on?");
   const loud = power.map((each) => each > loudest * FAINT * FAINT);

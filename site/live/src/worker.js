@@ -5,11 +5,12 @@
 
 import * as ort from "onnxruntime-web/wasm";
 import { Model } from "./model.js";
+import { Normalizer, reworded } from "./normalize.js";
 import { unpack } from "./pack.js";
 import { SpeechStream } from "./stream.js";
 import { generator } from "./vocoder.js";
 
-let model, job = 0, paused = false, steps = 0, wake = null;
+let model, normalizer, job = 0, paused = false, steps = 0, wake = null;
 
 const post = (type, data = {}, transfer = []) => self.postMessage({ type, ...data }, transfer);
 const breathe = () => new Promise((resolve) => setTimeout(resolve)); // lets a message in
@@ -31,14 +32,16 @@ async function load({ pack }) {
   const bytes = Object.fromEntries(Object.keys(about.graphs).map((name) => [name, files.get(`${name}.onnx`)]));
   let done = 0;
   model = await Model.load(ort, about, bytes, (name) => post("progress", { done: ++done / Object.keys(bytes).length, name }));
-  delete about.inverse, delete about.tokenizer;
+  normalizer = new Normalizer(about.normalization);
+  delete about.inverse, delete about.tokenizer, delete about.normalization;
   post("ready", { about });
 }
 
 async function ask({ image, wav, text, temperature, aloud, voice, seed = 0 }) {
-  const number = ++job, started = performance.now();
-  const embedded = await model.embed({ image, wav, text });
-  post("prompt", { tokens: embedded.tokens, seen: embedded.seen, ms: performance.now() - started });
+  const number = ++job, started = performance.now(), read = normalizer.normalize(text);
+  model.ran = {};
+  const embedded = await model.embed({ image, wav, text: read });
+  post("prompt", { read: reworded(text, read) ? read : null, tokens: embedded.tokens, seen: embedded.seen, ms: performance.now() - started });
   let ids = [], logProbs = [];
   for await (const step of model.think(embedded, { temperature, random: generator(seed) })) {
     if (!(await go(number))) return;
@@ -51,7 +54,7 @@ async function ask({ image, wav, text, temperature, aloud, voice, seed = 0 }) {
   const certainty = logProbs.reduce((sum, each) => sum + each, 0) / logProbs.length;
   const limit = model.about.thresholds[wav ? "spoken" : "typed"];
   const parts = model.parse(model.tokenizer.decode(ids), Boolean(wav));
-  post("answer", { parts, certainty, unsure: limit !== undefined && certainty < limit, ms: performance.now() - started });
+  post("answer", { ran: model.ran, parts, certainty, unsure: limit !== undefined && certainty < limit, ms: performance.now() - started });
   if (aloud && parts.answer.trim()) await speak({ text: parts.answer, voice }, number);
   post("done");
 }
@@ -65,7 +68,7 @@ async function speak({ text, voice }, number = ++job) {
     send(await stream.push(codes));
   }
   send(await stream.finish());
-  post("spoken", { codes: stream.codes, ms: performance.now() - started });
+  post("spoken", { ran: model.ran, codes: stream.codes, ms: performance.now() - started });
 }
 
 async function vocode({ codes }) {

@@ -3,6 +3,8 @@
 import fs from "node:fs";
 import path from "node:path";
 import { Model } from "../src/model.js";
+import { Normalizer } from "../src/normalize.js";
+import { normalizeLevel } from "../src/sound.js";
 import { Tokenizer } from "../src/tokenizer.js";
 import { Vocoder } from "../src/vocoder.js";
 
@@ -17,5 +19,7 @@ const vocoder = new Vocoder({ ...about.vocoder, inverse: about.inverse, n_mels: 
 const wav = Float32Array.from(vocoder.audio(floats("mel"), given.frames, floats("phase")));
 fs.writeFileSync(path.join(folder, "wav"), Buffer.from(wav.buffer));
 const ids = given.texts.map((text) => tokenizer.encode(text));
-const found = { ids, texts: ids.map((each) => tokenizer.decode(each)), replies: given.replies.map(([text, spoken]) => model.parse(text, spoken)) };
+const normalizer = new Normalizer(about.normalization), scaled = normalizeLevel(floats("faint"), 16000, about.level);
+fs.writeFileSync(path.join(folder, "level"), Buffer.from(scaled.buffer));
+const found = { questions: given.questions.map((each) => normalizer.normalize(each)), ids, texts: ids.map((each) => tokenizer.decode(each)), replies: given.replies.map(([text, spoken]) => model.parse(text, spoken)) };
 fs.writeFileSync(path.join(folder, "found.json"), JSON.stringify(found));
