@@ -219,11 +219,16 @@ def exercises() -> int:
 
 def lab(options: list[str]) -> int:
     """Open JupyterLab on a lesson: the first one, or the one that is named."""
-    # without this file JupyterLab asks, in a box over the lesson, whether it may fetch news
-    news = HOME / "lab-settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    if not news.exists():
-        news.parent.mkdir(parents=True, exist_ok=True)
-        news.write_text('{"fetchNews": "false", "checkForUpdates": false}\n', encoding="utf-8")
+    for name, value in (
+        # without this file JupyterLab asks, in a box over the lesson, whether it may fetch news
+        ("apputils-extension/notification", '{"fetchNews": "false", "checkForUpdates": false}\n'),
+        # all cells are laid out at once: else a jump to a heading misses it by the height of figures not drawn yet
+        ("notebook-extension/tracker", '{"windowingMode": "none"}\n'),
+    ):
+        settings = HOME / "lab-settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        if not settings.exists():
+            settings.parent.mkdir(parents=True, exist_ok=True)
+            settings.write_text(value, encoding="utf-8")
     named = [each for each in options if each.endswith(".ipynb")]
     first = named or sorted((HERE / "notebooks").glob("*.ipynb"))[:1]
     flags = [each for each in options if each not in named]

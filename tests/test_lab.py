@@ -113,10 +113,11 @@ def test_the_command_opens_lesson_00_or_the_one_that_is_named(
     monkeypatch.setattr(course, "set_up", lambda *_: None)
     assert course.main(["lab", "--no-browser", *named]) == 0
     assert "--no-browser" in commands[0] and commands[0][-1].endswith(named[0] if named else "00_start_here.ipynb")
-    (settings,) = tmp_path.rglob("*.jupyterlab-settings")
-    settings.write_text("{}")  # what a person has chosen stays
+    news, windowing = sorted(tmp_path.rglob("*.jupyterlab-settings"))
+    assert "fetchNews" in news.read_text() and "windowingMode" in windowing.read_text()
+    news.write_text("{}")  # what a person has chosen stays
     course.lab([])
-    assert settings.read_text() == "{}"
+    assert news.read_text() == "{}"
 
 
 def test_it_opens_the_first_lesson_and_asks_nothing(page: Any) -> None:
