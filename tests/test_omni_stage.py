@@ -397,3 +397,12 @@ def test_without_the_stages_before_it_says_what_to_train(tmp_path: Path) -> None
         prepare("omni", RunDir(tmp_path, "smoke"))
     with pytest.raises(InputError, match="tinyomni train thinker"):
         prepare("omni", RunDir(tmp_path, "smoke"), {"from_scratch": "False"})
+
+
+def test_the_wide_style_trains(run_dir: RunDir) -> None:
+    job = prepare("omni", run_dir, {"style": "wide", "steps": "8"})
+    mixture = job.train
+    assert isinstance(mixture, OmniMixture)
+    assert mixture.style == mixture.scenes.style == mixture.spoken_questions.style == "wide"  # type: ignore[union-attr]
+    loss, metrics = job.stage(job.collate([mixture[len(mixture) - 1]]))
+    assert bool(torch.isfinite(loss)) and set(metrics) == {"typed", "spoken"}
