@@ -13,7 +13,7 @@ class Sheet:
     """A figure with one axis that fills it."""
 
     def __init__(self, width: float, height: float, title: str = "") -> None:
-        self.figure = Figure(figsize=(width / 100, height / 100), facecolor=PAPER, layout="none")
+        self.figure = Figure(figsize=(width / 100, height / 100), facecolor=PAPER, layout="none")  # type: ignore[arg-type]  # missing in the stubs
         self.ax = self.figure.add_axes((0, 0, 1, 1))
         self.ax.set(xlim=(0, width), ylim=(height, 0))
         self.ax.axis("off")

@@ -219,9 +219,7 @@ class OmniMixture(Dataset[list[OmniExample]]):
             if self.style == "wide":
                 family = rng.choice(wordings.families("train"))
                 text = wordings.typed(wordings.reword(question, things, rng, family), rng)
-            return self.example(
-                text, scratchpad(world.ordered_description(things), question), image=scene.image
-            )
+            return self.example(text, scratchpad(world.ordered_description(things), question), image=scene.image)
         if kind == "audio":
             example = self.example("", unanswerable.HEARD_NOTHING, audio=unanswerable.audio(rng, split))
         elif self.style == "wide":
