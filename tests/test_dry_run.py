@@ -80,10 +80,14 @@ def test_custom_input_is_compared_with_the_formulas(omni: Omni, tmp_path: Path) 
     Image.new("L", (300, 77), 90).save(tmp_path / "grey.png")
     wave = torch.sin(torch.arange(44_100 * 2) / 20)[:, None].repeat(1, 2)
     soundfile.write(tmp_path / "two.flac", wave.numpy() * 0.3, 44_100)
-    inputs = dry_run.default_inputs("Is there a cross? 日本", tmp_path / "grey.png", tmp_path / "two.flac")
+    files = tmp_path / "grey.png", tmp_path / "two.flac"
+    inputs = dry_run.default_inputs("Is there a cross? 日本", *files)
     for name in dry_run.PIPELINES:
-        report = dry_run.run(name, omni, inputs)
+        sayable = dry_run.default_inputs("Are there 3 naïve crosses?", *files)
+        report = dry_run.run(name, omni, sayable if name == "speech" else inputs)
         assert report.ok, str(report)
+    with pytest.raises(InputError, match="which cannot be said"):
+        dry_run.run("speech", omni, inputs)
     assert dry_run.run("audio", omni, inputs).axes["mel_frames"] == 200
 
 

@@ -19,6 +19,7 @@ from tinyomni.config import TINY
 from tinyomni.dry_run.inputs import AUDIO, IMAGE, NEW_TOKENS, Inputs
 from tinyomni.generation import generate, sample
 from tinyomni.io import load_audio, load_image
+from tinyomni.io.spoken_text import spoken_text
 from tinyomni.layers import DecoderBlock
 from tinyomni.omni import Omni, fuse
 from tinyomni.stability import check_gradient_explosion, clip_gradients, validate_loss
@@ -222,7 +223,9 @@ def input_axes(name: str, omni: Omni, inputs: Inputs) -> dict[str, int]:
     if "audio" in inputs.custom and name in ("audio", "multimodal", "training"):
         axes["samples"] = load_audio(inputs.audio).shape[0]
     if "text" in inputs.custom and name in inputs.texts:
-        axes["text_tokens"] = len(omni.tokenizer.encode(inputs.texts[name])) + (name != "speech")  # BOS
+        # numbers and the like are spoken as words, and speech has no BOS
+        text = spoken_text(inputs.texts[name]) if name == "speech" else inputs.texts[name]
+        axes["text_tokens"] = len(omni.tokenizer.encode(text)) + (name != "speech")
     return axes
 
 
