@@ -83,8 +83,9 @@ class MelFrontend(nn.Module):
         frames = wav.shape[1] // self.hop
         if frames == 0:
             raise InputError(
-                f"MelFrontend: expected at least one frame of {self.hop} samples "
-                f"({1000 * self.hop / self.cfg.sample_rate:g} ms), got {wav.shape[1]} samples"
+                "MelFrontend: "
+                f"expected at least one frame of {self.hop} samples ({1000 * self.hop / self.cfg.sample_rate:g} ms), "
+                f"got {wav.shape[1]} samples"
             )
         with full_precision(wav):
             mel = torch.einsum("bft,fm->btm", self.magnitudes(wav)[..., :frames], self.filters.float())

@@ -61,8 +61,8 @@ class RVQ(nn.Module):
             return torch.stack([book[codes[..., i]] for i, book in enumerate(self.codebooks)]).sum(dim=0)
         except IndexError as error:
             raise IndexError(
-                f"RVQ.decode: expected codes in 0 … {self.cfg.codebook_size - 1}, got "
-                f"{int(codes.min())} … {int(codes.max())}"
+                f"RVQ.decode: expected codes in 0 … {self.cfg.codebook_size - 1}, "
+                f"got {int(codes.min())} … {int(codes.max())}"
             ) from error
 
     def decode(self, codes: Int[Tensor, "*batch codebooks"]) -> Float[Tensor, "*batch codec_dim"]:

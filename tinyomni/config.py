@@ -193,8 +193,9 @@ class OmniConfig:
                 )
         if self.codec.codec_dim != self.audio.n_mels:
             raise ValueError(
-                "OmniConfig: codec.codec_dim must equal audio.n_mels, since the single-frame codec of the reference "
-                f"specification quantizes mel frames themselves; got {self.codec.codec_dim} and {self.audio.n_mels}"
+                "OmniConfig: codec.codec_dim must equal audio.n_mels, "
+                "since the single-frame codec of the reference specification quantizes mel frames themselves; "
+                f"got {self.codec.codec_dim} and {self.audio.n_mels}"
             )
         dct_size(self.codec, self.audio)
 

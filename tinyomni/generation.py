@@ -85,9 +85,9 @@ def check_prompt(thinker: ThinkerLM, ids: Int[Tensor, "batch tokens"]) -> None:
         )
     if bool((padded := ids[:, -1] == PAD).any()):
         raise InputError(
-            f"generate: expected prompts of equal length, got padding (id {PAD}) at the end of {int(padded.sum())} of "
-            f"{len(ids)} rows. The new tokens would follow the padding. Generate one row at a time, or group the rows "
-            "by length."
+            f"generate: expected prompts of equal length, got padding (id {PAD}) "
+            f"at the end of {int(padded.sum())} of {len(ids)} rows. The new tokens would follow the padding. "
+            "Generate one row at a time, or group the rows by length."
         )
 
 

@@ -326,9 +326,10 @@ def check_vocab(cfg: OmniConfig, tokenizer: BPETokenizer) -> None:
     ):
         if vocab < needed:
             raise InputError(
-                f"Omni: {name}.vocab must be at least {needed}, got {vocab}: the tokenizer has {tokenizer.n_pieces} "
-                "pieces, and each voice of the Talker but the first takes a row. Use a larger vocab, or train a "
-                "smaller tokenizer: tinyomni train tokenizer"
+                f"Omni: {name}.vocab must be at least {needed}, got {vocab}: "
+                f"the tokenizer has {tokenizer.n_pieces} pieces, "
+                "and each voice of the Talker but the first takes a row. Use a larger vocab, "
+                "or train a smaller tokenizer: tinyomni train tokenizer"
             )
 
 

@@ -92,8 +92,8 @@ class TalkerTiny(nn.Module):
             return torch.stack([table(codes[..., i]) for i, table in enumerate(self.code_emb)]).sum(dim=0)
         except IndexError as error:
             raise IndexError(
-                f"TalkerTiny: expected codes in 0 … {self.cfg.codebook_size - 1}, got "
-                f"{int(codes.min())} … {int(codes.max())}"
+                f"TalkerTiny: expected codes in 0 … {self.cfg.codebook_size - 1}, "
+                f"got {int(codes.min())} … {int(codes.max())}"
             ) from error
 
     def embed_text(self, text: Int[Tensor, "batch text_tokens"]) -> Float[Tensor, "batch text_tokens talker_dim"]:

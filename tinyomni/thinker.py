@@ -58,8 +58,8 @@ class ThinkerLM(nn.Module):
             return self.tok_emb(ids)
         except IndexError as error:
             raise IndexError(
-                f"ThinkerLM: expected ids in 0 … {self.cfg.vocab - 1}, the rows of the token table, got "
-                f"{int(ids.min())} … {int(ids.max())}. Were they made by another tokenizer?"
+                f"ThinkerLM: expected ids in 0 … {self.cfg.vocab - 1}, the rows of the token table, "
+                f"got {int(ids.min())} … {int(ids.max())}. Were they made by another tokenizer?"
             ) from error
 
     def forward(

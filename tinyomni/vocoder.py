@@ -97,8 +97,8 @@ class GriffinLimVocoder(torch.nn.Module):
                 else ""
             )
             raise ShapeError(
-                f"GriffinLimVocoder: expected mel (mel_frames, n_mels={bins}) with at least one frame, got "
-                f"{tuple(x.shape)}.{fix}"
+                f"GriffinLimVocoder: expected mel (mel_frames, n_mels={bins}) with at least one frame, "
+                f"got {tuple(x.shape)}.{fix}"
             )
         if not bool(torch.isfinite(x).all()):
             raise InputError(f"GriffinLimVocoder: mel holds {int((~torch.isfinite(x)).sum())} NaN or infinite values")

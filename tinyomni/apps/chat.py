@@ -86,8 +86,8 @@ def uncertainty_note(result: Reply | Transcript) -> str:
     if not result.unsure:
         return ""
     return (
-        f"(not sure: certainty {result.certainty:.3f}; right {NAMES[result.kind]} are rarely below "
-        f"{result.threshold:.3f})"
+        f"(not sure: certainty {result.certainty:.3f}; "
+        f"right {NAMES[result.kind]} are rarely below {result.threshold:.3f})"
     )
 
 

@@ -73,8 +73,9 @@ def assemble(run_dir: RunDir) -> tuple[Omni, Tensors]:
             if not torch.equal(tensors[key], found[key]):
                 part = key.split(".")[0]
                 raise InputError(
-                    f"Export: the stage {name} was trained with another {part} encoder than the one in "
-                    f"{run_dir.of(part)}. Train it again: tinyomni train {name}"
+                    "Export: "
+                    f"the stage {name} was trained with another {part} encoder than the one in {run_dir.of(part)}. "
+                    f"Train it again: tinyomni train {name}"
                 )
         found |= tensors
     omni = Omni(tokenizer=run_dir.tokenizer())
@@ -160,8 +161,8 @@ def export(
         missed = [each.metric.label for each in found.results if each.passed is False]
         if missed and not allow_missed:
             raise InputError(
-                f"Export: {len(missed)} thresholds are missed ({'; '.join(missed)}), so nothing was written. Train "
-                "longer (--set steps=N lengthens a finished run), or say --allow-missed to write it as it is."
+                f"Export: {len(missed)} thresholds are missed ({'; '.join(missed)}), so nothing was written. "
+                "Train longer (--set steps=N lengthens a finished run), or say --allow-missed to write it as it is."
             )
         card = Path(folder) / CARD
         card.write_text(model_card(new, found, made, omni.thresholds, 1 - UNSURE_QUANTILE), encoding="utf-8")

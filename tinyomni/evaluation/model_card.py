@@ -30,8 +30,9 @@ def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict
     lines = [
         "# Model card",
         "",
-        f"`{out.name}`: {out.stat().st_size / 1e6:.1f} MB, float16, safetensors; it contains the tokenizer, all sizes "
-        "and a SHA-256. The model sees one image, reads, hears and speaks, in a closed world of coloured shapes.",
+        f"`{out.name}`: {out.stat().st_size / 1e6:.1f} MB, float16, safetensors; it contains the tokenizer, "
+        "all sizes and a SHA-256. The model sees one image, reads, hears and speaks, "
+        "in a closed world of coloured shapes.",
         "",
         "## How it was made",
         "",
@@ -61,8 +62,9 @@ def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict
         "",
         "## What it reaches",
         "",
-        "Measured from this file, on the test split. A baseline knows nothing of the matter; a threshold is what the "
-        f"preset `{report.preset}` has to reach. `tinyomni report --weights` measures all of it again.",
+        "Measured from this file, on the test split. A baseline knows nothing of the matter; "
+        f"a threshold is what the preset `{report.preset}` has to reach. "
+        "`tinyomni report --weights` measures all of it again.",
         "",
         f"| metric | {' | '.join(HEADINGS)} |",
         "|---|--:|---|---|--:|--:|",

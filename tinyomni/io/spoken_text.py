@@ -112,7 +112,7 @@ def spoken_text(text: str) -> str:
         said = re.sub(r"(^|[.?!] )([a-z])", lambda found: found[1] + found[2].upper(), said)
     if strange := sorted({each for each in said if not SPEAKABLE.fullmatch(each) and not each.isspace()}):
         raise InputError(
-            f"Omni.speak: expected a text in English letters, got {', '.join(map(repr, strange[:5]))}, which cannot be "
-            "said. Write it in words."
+            f"Omni.speak: expected a text in English letters, got {', '.join(map(repr, strange[:5]))}, "
+            "which cannot be said. Write it in words."
         )
     return said

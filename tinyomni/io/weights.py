@@ -164,8 +164,8 @@ def sizes_of(tensors: Tensors, metadata: dict[str, str], name: str) -> tuple[Omn
     table = cfg.thinker.vocab * cfg.thinker.d_model  # rows that no piece has did not ship
     if cfg.least_parameters() > numbers or table > 16 * numbers:
         raise InputError(
-            f"{WHERE}: the sizes in {name} do not fit its tensors: they make at least "
-            f"{max(cfg.least_parameters(), table):,} parameters, and it holds {numbers:,} numbers"
+            f"{WHERE}: the sizes in {name} do not fit its tensors: "
+            f"they make at least {max(cfg.least_parameters(), table):,} parameters, and it holds {numbers:,} numbers"
         )
     return cfg, thresholds
 

@@ -81,8 +81,9 @@ def glossary(lessons: dict[int, str]) -> str:
     ]
     axes = [f"| `{name}` | {text} |" for name, text in sorted(AXES.items())]
     head = (
-        "# Glossary\n\nWritten by `python tests/test_lessons.py`, from `tinyomni/lessons/pages.py` and "
-        "`tinyomni/glossary.py`.\n\n## Terms\n\n| term | in one sentence | lesson |\n|---|---|---|\n"
+        "# Glossary\n\nWritten by `python tests/test_lessons.py`, "
+        "from `tinyomni/lessons/pages.py` "
+        "and `tinyomni/glossary.py`.\n\n## Terms\n\n| term | in one sentence | lesson |\n|---|---|---|\n"
     )
     return head + "\n".join(rows) + "\n\n## Axes\n\n| axis | what it counts |\n|---|---|\n" + "\n".join(axes) + "\n"
 

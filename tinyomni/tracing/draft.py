@@ -136,8 +136,8 @@ def _same_calls(runs: Sequence[Run], rows: Sequence[list[Group]]) -> None:
             if pair[0] != pair[1]:
                 titles = f"{runs[0].title!r} and {runs[1].title!r}"
                 raise ValueError(
-                    f"draft_spec: expected two runs of the same calls, got {titles}: step {place + 1} is "
-                    f"{pair[0]} in the first and {pair[1]} in the second"
+                    f"draft_spec: expected two runs of the same calls, got {titles}: "
+                    f"step {place + 1} is {pair[0]} in the first and {pair[1]} in the second"
                 )
 
 

@@ -89,8 +89,8 @@ def floor_form(text: str | int, over: str, sizes: Mapping[str, int] | None = Non
                         case ast.FloorDiv() if number > 0:
                             return inner._replace(c=inner.c * number)
         raise SpecError(
-            f"{text!r} has no form ⌊(a·{over} + b) / c⌋: write it with + - of constants, * before any //, and min or "
-            "max around the whole"
+            f"{text!r} has no form ⌊(a·{over} + b) / c⌋: write it with + - of constants, * before any //, "
+            "and min or max around the whole"
         )
 
     return form(parse(text))

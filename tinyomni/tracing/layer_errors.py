@@ -37,8 +37,9 @@ def _shape_trouble(
             return f"{label} is an Embedding and looks up int64; {got}. `ids.long()`, or is this the wrong input?"
         case nn.Embedding() if value.device == module.weight.device:
             return (
-                f"{label} is an Embedding of {module.num_embeddings} rows; {got}, and an id in it is outside "
-                f"0 … {module.num_embeddings - 1}. Was another tokenizer used, or a padding of -100 left in?"
+                f"{label} is an Embedding of {module.num_embeddings} rows; {got}, "
+                f"and an id in it is outside 0 … {module.num_embeddings - 1}. Was another tokenizer used, "
+                "or a padding of -100 left in?"
             )
         case nn.Linear() if shape and shape[-1] != module.in_features:
             text = f"{label} is a Linear and takes {module.in_features} features on the last axis; {got}"

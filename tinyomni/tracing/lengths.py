@@ -137,8 +137,8 @@ class Lengths:
                     raise SpecError(unknown(name, self.axes, f" in the annotations of {self.name}"))
         elif isinstance(self.fn, nn.Module):
             raise SpecError(
-                f"{self.name}.forward has no jaxtyping annotation with an axis {self.over!r}. Annotate it, or sweep a "
-                f"function of the length: sweep(lambda n: module(torch.zeros(1, n)), over={self.over!r})"
+                f"{self.name}.forward has no jaxtyping annotation with an axis {self.over!r}. Annotate it, "
+                f"or sweep a function of the length: sweep(lambda n: module(torch.zeros(1, n)), over={self.over!r})"
             )
 
     def arguments(self, n: Any) -> dict[str, Any]:

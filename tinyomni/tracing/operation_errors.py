@@ -84,8 +84,8 @@ def cat_dims(found: re.Match[str], statement: Statement) -> str:
 def stack(found: re.Match[str], statement: Statement) -> str:
     """Sequences of different lengths."""
     return (
-        f"stack takes tensors of one shape, got {found[1]} and {found[2]} (number {found[3]}). Pad them to one length "
-        "(`nn.utils.rnn.pad_sequence`), or join them with `torch.cat`?"
+        f"stack takes tensors of one shape, got {found[1]} and {found[2]} (number {found[3]}). "
+        "Pad them to one length (`nn.utils.rnn.pad_sequence`), or join them with `torch.cat`?"
     )
 
 

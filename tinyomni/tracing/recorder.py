@@ -152,8 +152,8 @@ class Recorder:
         before = sys.getprofile()
         if before is not None and not callable(before):
             raise RuntimeError(
-                f"trace({title!r}): the profiler {type(before).__name__} is running, and Python can run one at a "
-                "time. Stop it first."
+                f"trace({title!r}): the profiler {type(before).__name__} is running, and Python can run one at a time. "
+                "Stop it first."
             )
         if before is not None:
             name = getattr(before, "__qualname__", before)

@@ -27,8 +27,8 @@ def columns_against_rows(run: Run) -> Iterator[str]:
             shapes = [value.shape for value in record.inputs if value.dtype][:2]
             if len(shapes) == 2 and is_column_against_row(*shapes):
                 yield (
-                    f"{record.call} at {record.file}:{record.line} got {shapes[0]} and {shapes[1]}: each row against "
-                    "each other one. `.squeeze(-1)` of the column?"
+                    f"{record.call} at {record.file}:{record.line} got {shapes[0]} and {shapes[1]}: "
+                    "each row against each other one. `.squeeze(-1)` of the column?"
                 )
 
 
@@ -70,8 +70,8 @@ def equal_axes(run: Run) -> Iterator[str]:
             sizes = [(value.shape[a], value.shape[b]) for value in values if len(value.axes) == len(axes)]
             if all(one == other != 1 for one, other in sizes):
                 yield (
-                    f"{call}: {names[0]} and {names[1]} of `{name}` were equal ({sizes[0][0]}) in every call, so that "
-                    f"exchanged axes would not be noticed. Try sizes that differ: `distinct_sizes({call}, …)`"
+                    f"{call}: {names[0]} and {names[1]} of `{name}` were equal ({sizes[0][0]}) in every call, "
+                    f"so that exchanged axes would not be noticed. Try sizes that differ: `distinct_sizes({call}, …)`"
                 )
 
 
