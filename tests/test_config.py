@@ -164,7 +164,7 @@ REFUSED = [
     ),
     (
         lambda: SpeechCodec(CodecConfig(codec_dim=600)),
-        "codec_dim=600 must be a product t × b with t ≤ 4 .* b ≤ 128 over the mel",
+        "codec_dim=600 must be a product t × b, with t ≤ 4 .* b ≤ 128 over the mel",
     ),
     (lambda: SpeechCodec(CodecConfig(codec_dim=64), single_frame=True), "codec_dim must equal n_mels; got 64 and 128"),
 ]

@@ -239,8 +239,9 @@ def dct_size(codec: CodecConfig, audio: AudioConfig) -> tuple[int, int]:
         if codec.codec_dim % times == 0 and codec.codec_dim // times <= audio.n_mels:
             return times, codec.codec_dim // times
     raise ValueError(
-        f"OmniConfig: codec.codec_dim={codec.codec_dim} must be a product t × b with t ≤ 4 DCT components over the "
-        f"{codec.hop // audio.hop} mel frames of a code frame and b ≤ {audio.n_mels} over the mel bands. "
+        f"OmniConfig: codec.codec_dim={codec.codec_dim} must be a product t × b, "
+        f"with t ≤ 4 DCT components over the {codec.hop // audio.hop} mel frames of a code frame, "
+        f"and b ≤ {audio.n_mels} over the mel bands. "
         "Use a smaller codec_dim, or more n_mels."
     )
 

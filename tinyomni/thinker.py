@@ -80,8 +80,8 @@ class ThinkerLM(nn.Module):
         x = self.embed(ids) if ids is not None else embeddings
         if x is None or (ids is not None and embeddings is not None):
             raise TypeError(
-                "ThinkerLM: expected either ids, think(ids), or embeddings, think(embeddings=x); got "
-                + ("neither" if x is None else "both")
+                "ThinkerLM: expected either ids, think(ids), or embeddings, think(embeddings=x); "
+                f"got {'neither' if x is None else 'both'}"
             )
         expect(
             "ThinkerLM",

@@ -207,10 +207,8 @@ class MicroBatchSampler(Sampler[list[int]]):
         self.batches, self.steps, self.group = batches, range(start, steps), group
         self.grad_accum_steps = grad_accum_steps
         if batches.batch_size % (grad_accum_steps * group.size):
-            raise InputError(
-                f"Training: batch_size={batches.batch_size} must be divisible by "
-                f"grad_accum_steps × processes = {grad_accum_steps} × {group.size}"
-            )
+            parts = f"grad_accum_steps × processes = {grad_accum_steps} × {group.size}"
+            raise InputError(f"Training: batch_size={batches.batch_size} must be divisible by {parts}")
 
     def __iter__(self) -> Iterator[list[int]]:
         parts = self.grad_accum_steps * self.group.size
