@@ -92,7 +92,9 @@ def test_the_most_frequent_answer_is_often_wrong_and_an_untrained_model_always(s
 def test_typed_questions_can_be_about_easy_images(stage: OmniStage, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[torch.Tensor] = []
     monkeypatch.setattr(stage, "featurize", lambda example: shown.append(example.image) or example)
-    monkeypatch.setattr(questions, "generate_replies", lambda _, examples, *more: ["Yes."] * len(examples))
+    monkeypatch.setattr(
+        questions, "generate_ids", lambda _, examples, *more: [TOKENIZER.encode("Yes.")] * len(examples)
+    )
     typed_answers(stage, TOKENIZER, scenes=2, easy=1)
     expected = [pixels(render(world.draw_scene("test", index), hard=False)) for index in range(2)]
     assert torch.equal(torch.stack([each for each in shown if each is not None]), torch.stack(expected))
@@ -106,7 +108,7 @@ def test_answer_and_description_of_a_typed_question_are_judged_apart(
     texts = [scratchpad(right, question) for question in asked]
     texts[0] = scratchpad("There is a big red star on the left.", asked[0])
     texts[1] = scratchpad(right, replace(asked[1], answer="What?"))
-    monkeypatch.setattr(questions, "generate_replies", lambda *_: texts)
+    monkeypatch.setattr(questions, "generate_ids", lambda *_: [TOKENIZER.encode(text) for text in texts])
     answers = typed_answers(stage, TOKENIZER, scenes=1)
     assert [each.question for each in answers] == asked
     assert [each.correct for each in answers] == [True, False, *[True] * (len(asked) - 2)]
@@ -120,7 +122,7 @@ def test_answer_and_transcript_of_a_spoken_question_are_judged_apart(
     samples = [Scenes("test", 4, spoken_in_training=True)[index] for index in range(4)]
     texts = [f"{each.question.text} There is a big red star on the left: {each.answer}" for each in samples]
     texts[2], texts[3] = f"What? {texts[2].partition('? ')[2]}", "What? Nothing."
-    monkeypatch.setattr(questions, "generate_replies", lambda *_: texts)
+    monkeypatch.setattr(questions, "generate_ids", lambda *_: [TOKENIZER.encode(text) for text in texts])
     answers, transcripts = spoken_answers(stage, TOKENIZER, n=4, cache=str(tmp_path))
     assert [each.correct for each in answers] == [True, True, True, False] and transcripts.parts == (1, 1, 0, 0)
 
@@ -128,11 +130,11 @@ def test_answer_and_transcript_of_a_spoken_question_are_judged_apart(
 def test_unanswerable_inputs_are_of_four_kinds(stage: OmniStage, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[OmniExample] = []
 
-    def knows_nothing(_: OmniStage, examples: list[OmniExample], tokenizer: BPETokenizer) -> list[str]:
+    def knows_nothing(_: OmniStage, examples: list[OmniExample], tokenizer: BPETokenizer) -> list[list[int]]:
         seen.extend(examples)
-        return [f"I can see nothing: {unanswerable.DO_NOT_KNOW}"] * len(examples)
+        return [tokenizer.encode(f"I can see nothing: {unanswerable.DO_NOT_KNOW}")] * len(examples)
 
-    monkeypatch.setattr(questions, "generate_replies", knows_nothing)
+    monkeypatch.setattr(questions, "generate_ids", knows_nothing)
     found = questions.unanswerable_answers(stage, TOKENIZER, n=4)
     correct = {kind: sum(accuracy_of(answers).parts) for kind, answers in found.items()}
     assert correct == {"not there": 4, "unknown word": 4, "no scene": 4, "no speech": 0}

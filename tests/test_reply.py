@@ -3,14 +3,15 @@
 import itertools
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from tinyomni.data import unanswerable, world
 from tinyomni.generation import Step
-from tinyomni.reply import Reply, Transcript, parse_reply
-from tinyomni.tokenizer import EOS, BPETokenizer
+from tinyomni.reply import Reply, Transcript, parse_reply, split_reply
+from tinyomni.tokenizer import EOS, BPETokenizer, train_tokenizer
 from tinyomni.training.omni_mixture import scratchpad
 
 TOK = BPETokenizer()
@@ -129,3 +130,15 @@ def test_a_transcript_joins_its_parts() -> None:
     one = Transcript(parts(), threshold=-0.2)
     assert "".join(one) == one.text == "one two"
     assert one.certainty == pytest.approx(-0.25) and one.unsure and one.kind == "asr"
+
+
+def test_special_tokens_tell_the_parts_apart_whatever_the_texts_are(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["Is there a big red star on the left: Yes."] * 9, tmp_path / "own.model", vocab=300)
+    scratchpad, answer = tokenizer.separators
+    odd = "There is a big red star on the left. Colour star: Red."  # a scratchpad, if text alone decided
+    ids = [*tokenizer.encode(odd), scratchpad, *tokenizer.encode("Nothing here. Is a colon: there")]
+    assert split_reply(ids, tokenizer) == (odd, "Nothing here", "Is a colon: there", "")
+    ids += [answer, *tokenizer.encode(odd)]
+    assert split_reply(ids, tokenizer) == (odd, "Nothing here", "Is a colon: there", odd)
+    assert split_reply([scratchpad, answer, *tokenizer.encode("Yes.")], tokenizer) == (None, None, None, "Yes.")
+    assert split_reply(tokenizer.encode(odd), tokenizer) is None

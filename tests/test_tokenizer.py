@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tinyomni.data import world
 from tinyomni.dry_run import PIPELINES
 from tinyomni.errors import InputError
-from tinyomni.tokenizer import BOS, EOS, PAD, SHIPPED, BPETokenizer, train_tokenizer
+from tinyomni.tokenizer import BOS, EOS, PAD, SEPARATORS, SHIPPED, BPETokenizer, train_tokenizer
 
 TOK = BPETokenizer()
 AWKWARD = [
@@ -69,7 +69,9 @@ def test_training_again_gives_the_same_file(tmp_path: Path) -> None:
     assert BPETokenizer(tmp_path / "again.model").pieces("There is a red circle.") == TOK.pieces(
         "There is a red circle."
     )
-    assert (tmp_path / "again.model").read_bytes() == SHIPPED.read_bytes()
+    train_tokenizer(world.tokenizer_text(), tmp_path / "more.model")
+    assert (tmp_path / "again.model").read_bytes() == (tmp_path / "more.model").read_bytes()
+    assert BPETokenizer(tmp_path / "again.model").vocabulary()[: TOK.n_pieces] == TOK.vocabulary()
 
 
 def test_bad_input_is_a_clear_error(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_a_long_line_is_learned_from_too(tmp_path: Path) -> None:
         ([], 300, "expected lines of text, got 0 lines without a word"),
         (["", "  ", "\t"], 300, "got 3 lines without a word"),
         (["a\ud800"], 300, "not valid Unicode"),
-        (["hello world"], 267, "vocab must be at least 268 for the characters of this text, got 267"),
+        (["hello world"], 269, "vocab must be at least 270 for the characters of this text, got 269"),
         (["hello"], -3, "got -3"),
     ],
 )
@@ -112,6 +114,27 @@ def test_a_text_that_cannot_be_learned_is_refused(lines: list[str], vocab: int, 
 
 def test_short_and_odd_texts_make_a_tokenizer(tmp_path: Path) -> None:
     face = "\N{GRINNING FACE}" * 3000
-    for lines, vocab in ((["hello world"], 268), (["a\tb\0"], 264), (["a\nb"] * 3, 300), ([face], 300)):
+    for lines, vocab in ((["hello world"], 270), (["a\tb\0"], 266), (["a\nb"] * 3, 300), ([face], 300)):
         tokenizer = train_tokenizer(lines, tmp_path / "x", vocab)
         assert tokenizer.decode(tokenizer.encode(lines[0])) == lines[0]
+
+
+def test_no_text_gives_a_special_token(tmp_path: Path) -> None:
+    own = train_tokenizer(["Is it red? Yes.", "a big red star"] * 9, tmp_path / "own.model", vocab=300)
+    separators = own.separators
+    assert separators == (own.n_pieces - 2, own.n_pieces - 1)
+    for text in ("<|answer|>", " <|scratchpad|>", "".join(SEPARATORS), "red<|answer|>: yes"):
+        ids = own.encode(text)
+        assert not set(ids) & set(separators) and own.decode(ids) == text
+    assert own.decode([*own.encode("a star"), separators.answer, *own.encode("Yes.")]) == "a star: Yes."
+    assert own.decode([separators.scratchpad, *own.encode("a star")]) == "a star"
+    assert [kind for *_, kind in own.vocabulary()[-2:]] == ["control", "control"]
+
+
+def test_weights_from_before_have_a_tokenizer_without_special_tokens(tmp_path: Path) -> None:
+    own = train_tokenizer(["Is it red? Yes."] * 9, tmp_path / "own.model", vocab=300)
+    before = own.model[: own.model.index(b"<|scratchpad|>") - 4]
+    (tmp_path / "before.model").write_bytes(before)
+    older = BPETokenizer(tmp_path / "before.model")
+    assert older.separators is None and older.n_pieces == own.n_pieces - 2
+    assert older.encode("Is it red?") == own.encode("Is it red?")

@@ -12,8 +12,8 @@ from tinyomni.data import unanswerable, wordings, world
 from tinyomni.data.datasets import Scenes, Speech
 from tinyomni.data.wordings import HELD_OUT, HISTORY, SMALL_TALK, TEMPLATES, Turn
 from tinyomni.evaluation.calibration import threshold, validation_wording
-from tinyomni.reply import parse_reply
-from tinyomni.tokenizer import BPETokenizer
+from tinyomni.reply import parse_reply, split_reply
+from tinyomni.tokenizer import BPETokenizer, train_tokenizer
 from tinyomni.training.omni_mixture import OmniMixture
 
 SCENES = [world.draw_scene("train", index) for index in range(150)]
@@ -105,6 +105,23 @@ def test_the_mixture_of_the_wide_style_teaches_people(tmp_path: Path) -> None:
         parts = parse_reply(answer, spoken=False)
         assert answer in sentences or parts.description in {each[:-1] for each in sentences}
     assert max(each.size for each in examples) < TINY.thinker.ctx_len // 2
+
+
+def test_special_tokens_stand_before_scratchpad_and_answer_and_nowhere_else(tmp_path: Path) -> None:
+    lines = [world.draw_line("train", index) for index in range(300)]
+    tokenizer = train_tokenizer([*lines, "There is a big red star on the left: Yes."], tmp_path / "own.model", 500)
+    scratchpad, answer = tokenizer.separators
+    plain, special = (
+        OmniMixture(tokenizer.encode, Scenes("train", 64, speech=False), 6, style="wide", separators=separators)
+        for separators in (None, tokenizer.separators)
+    )
+    examples = [pair for index in range(6) for pair in zip(plain[index], special[index], strict=True)]
+    questions = [(one, two) for one, two in examples if two.answer != one.answer]
+    assert len(questions) > 6 * 8  # all typed questions, and some unanswerable ones
+    for one, two in questions:
+        assert two.answer.count(scratchpad) == two.answer.count(answer) == 1 and two.prompt == one.prompt
+        assert tokenizer.decode(two.answer) == tokenizer.decode(one.answer)
+        assert split_reply(two.answer, tokenizer) == parse_reply(tokenizer.decode(one.answer), spoken=False)
 
 
 def test_other_wordings_are_heard_too() -> None:

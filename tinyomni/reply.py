@@ -5,10 +5,13 @@ description of the scene, and what it looks up there (the scratchpad; `training/
 
     What shape is the red thing? There is a big red star on the left. Shape red star: A star.
     transcript                   description                          lookup          answer
+
+Special tokens stand between these parts (`tokenizer.Separators`), so that no text can be mistaken for the end of one.
+Weights from before they were there are told apart by their text alone.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Literal, NamedTuple
 
@@ -48,7 +51,7 @@ def parse_reply(text: str, spoken: bool) -> ReplyParts:
     there the transcript is None.
 
     What remains ambiguous: an answer of a model trained on custom data that is itself such a description with a colon
-    behind it. Only special tokens between the parts could tell that apart.
+    behind it. Only special tokens between the parts tell that apart: `split_reply`.
     """
     start, scratchpad = 0, SCRATCHPAD.fullmatch(text)
     while spoken and scratchpad is None and (sentence := SENTENCE.match(text, start)):
@@ -59,6 +62,20 @@ def parse_reply(text: str, spoken: bool) -> ReplyParts:
     return ReplyParts(
         text[:start].rstrip() or None, scratchpad["description"], scratchpad["lookup"], scratchpad["answer"] or ""
     )
+
+
+def split_reply(ids: Sequence[int], tokenizer: BPETokenizer) -> ReplyParts | None:
+    """Split a reply, also one that is not yet whole, at its special tokens; None where it has none of them."""
+    separators = tokenizer.separators
+    if separators is None or separators.scratchpad not in ids:
+        return None
+    start = ids.index(separators.scratchpad)
+    end = ids.index(separators.answer, start) if separators.answer in ids[start:] else len(ids)
+    transcript, scratchpad, answer = (
+        tokenizer.decode(part).strip() for part in (ids[:start], ids[start + 1 : end], ids[end + 1 :])
+    )
+    description, _, lookup = scratchpad.partition(". ")
+    return ReplyParts(transcript or None, description or None, lookup or None, answer)
 
 
 class GeneratedText(Iterator[str]):
@@ -136,7 +153,7 @@ class Reply(GeneratedText):
     @property
     def parts(self) -> ReplyParts:
         """Transcript, description, lookup and answer, as far as they are generated."""
-        return parse_reply(self.text, self.spoken)
+        return split_reply(self.ids, self.decoder.tokenizer) or parse_reply(self.text, self.spoken)
 
     @property
     def transcript(self) -> str | None:

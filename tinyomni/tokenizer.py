@@ -1,7 +1,8 @@
 """Text ↔ ids: byte-pair encoding, by SentencePiece.
 
 Common words are one piece (with the space before them), rare ones several; what no piece covers is spelled in bytes. So
-every Unicode text comes back exactly. Ids: 0 padding, 1 BOS (begin), 2 EOS (end), 3 unknown, which never occurs.
+every Unicode text comes back exactly. Ids: 0 padding, 1 BOS (begin), 2 EOS (end), 3 unknown, which never occurs. Two
+special tokens, which no text gives, stand between the parts of a reply (`Separators`).
 
 Sources: Sennrich, Haddow & Birch (2016); Kudo & Richardson, SentencePiece (2018).
 """
@@ -9,19 +10,29 @@ Sources: Sennrich, Haddow & Birch (2016); Kudo & Richardson, SentencePiece (2018
 import codecs
 import hashlib
 import io
+import struct
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sentencepiece
 
 from tinyomni.errors import InputError, MissingFileError
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
-N_RESERVED = 4 + 256  # these, and a piece for each byte
 SHIPPED = Path(__file__).parent / "assets" / "tokenizer.model"
+SEPARATORS = ("<|scratchpad|>", "<|answer|>")
+N_RESERVED = 4 + 256 + len(SEPARATORS)  # the four ids above, a piece for each byte, and these
+CONTROL = 3  # the type of such pieces in a SentencePiece model
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's own sign for a space
+
+
+class Separators(NamedTuple):
+    """Ids of the special tokens in a reply: transcript `scratchpad` description and lookup `answer` answer."""
+
+    scratchpad: int
+    answer: int
 
 
 class BPETokenizer:
@@ -50,6 +61,12 @@ class BPETokenizer:
     def n_pieces(self) -> int:
         """How many ids have a meaning; the Thinker's table may have more rows."""
         return self._pieces.get_piece_size()
+
+    @cached_property
+    def separators(self) -> Separators | None:
+        """The special tokens; None for a tokenizer without them, as that of weights from before they were there."""
+        scratchpad, answer = map(self._pieces.piece_to_id, SEPARATORS)
+        return None if UNK in (scratchpad, answer) else Separators(scratchpad, answer)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -84,13 +101,15 @@ class BPETokenizer:
         return StreamDecoder(self).decode(ids, final=True)
 
     def piece_bytes(self, number: int) -> bytes:
-        """What one id stands for; nothing for padding, BOS and EOS."""
+        """What one id stands for; nothing for padding, BOS and EOS. Before the answer a colon is read."""
         if isinstance(number, bool) or not isinstance(number, int):
             raise TypeError(f"BPETokenizer.decode: expected ids as integers, got {type(number).__name__}")
         if not 0 <= number < self.n_pieces:
             raise InputError(f"BPETokenizer.decode: expected ids in 0 … {self.n_pieces - 1}, got {number}")
         if self._pieces.is_byte(number):
             return bytes([int(self._pieces.id_to_piece(number)[3:5], 16)])
+        if self.separators and number in self.separators:
+            return b":" if number == self.separators.answer else b""
         return b"" if number in (PAD, BOS, EOS) else self._pieces.id_to_piece(number).replace(SPACE, " ").encode()
 
     def vocabulary(self) -> list[tuple[str, float, str]]:
@@ -99,7 +118,7 @@ class BPETokenizer:
         def kind(number: int) -> str:
             if self._pieces.is_byte(number):
                 return "byte"
-            return "control" if number in (PAD, BOS, EOS, UNK) else "normal"
+            return "control" if number in (PAD, BOS, EOS, UNK, *(self.separators or ())) else "normal"
 
         return [(self._pieces.id_to_piece(n), self._pieces.get_score(n), kind(n)) for n in range(self.n_pieces)]
 
@@ -134,8 +153,9 @@ def not_a_model(source: Path) -> InputError:
 def train_tokenizer(lines: Iterable[str], path: str | Path, vocab: int = 5000) -> BPETokenizer:
     """Train on lines of text and write the model file; `vocab` is the most pieces that it may have.
 
-    No normalization, punctuation and digits stand alone, bytes for everything that is left over. Raises InputError for
-    a text that is empty or not valid Unicode, and for a `vocab` that has no room for its characters.
+    No normalization, punctuation and digits stand alone, bytes for everything that is left over; the special tokens
+    come last. Raises InputError for a text that is empty or not valid Unicode, and for a `vocab` that has no room for
+    its characters.
     """
     text = [" " + line for line in lines]
     try:
@@ -156,7 +176,7 @@ def train_tokenizer(lines: Iterable[str], path: str | Path, vocab: int = 5000) -
         sentence_iterator=iter(text),
         model_writer=model,
         model_type="bpe",
-        vocab_size=vocab,
+        vocab_size=vocab - len(SEPARATORS),
         hard_vocab_limit=False,
         pad_id=PAD,
         bos_id=BOS,
@@ -174,5 +194,17 @@ def train_tokenizer(lines: Iterable[str], path: str | Path, vocab: int = 5000) -
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(model.getvalue())
+    path.write_bytes(with_separators(model.getvalue()))
     return BPETokenizer(path)
+
+
+def with_separators(model: bytes) -> bytes:
+    """A SentencePiece model with the special tokens as its last pieces.
+
+    It is a protocol buffer: a message that is appended to another adds to its lists. Each piece is an entry of list 1,
+    with its text (1), its score (2), which does not matter here, and its type (3).
+    """
+    for name in SEPARATORS:
+        piece = bytes([0x0A, len(name)]) + name.encode() + b"\x15" + struct.pack("<f", 0.0) + bytes([0x18, CONTROL])
+        model += bytes([0x0A, len(piece)]) + piece
+    return model

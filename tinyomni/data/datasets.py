@@ -32,6 +32,7 @@ STYLES = ("plain", "wide")
 PLAIN_SHARE = 0.12  # of the images of the wide style: else what was learned of them is lost
 SHUFFLED = 0.25  # of the utterances are words in random order
 REPLIES = 0.2  # are replies; all others are lines
+SPOKEN_WORDINGS = 0.4  # of the spoken questions of the wide style are worded as people do
 WORDINGS = 0.2  # of the wide style: what people say beside them
 
 
@@ -167,6 +168,8 @@ class Scenes(Dataset[Sample]):
         """The record of a given scene."""
         rng = random.Random(f"{self.seed} {self.split} sample {index}")
         question = world.draw_question(things, rng, self.accepts)
+        if self.style == "wide" and self.speech and rng.random() < SPOKEN_WORDINGS:
+            question = wordings.draw_question(things, rng)
         image, shown = self.draw(index, things, rng.randrange(2**32))
         sample = Sample(
             index=index,

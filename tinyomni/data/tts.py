@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tinyomni.config import SAMPLE_RATE
+from tinyomni.data import other_makers
 from tinyomni.errors import InputError
 from tinyomni.io.audio import resample
 
@@ -91,7 +92,7 @@ def espeak(voice: str) -> Iterator[tuple[ctypes.CDLL, int]]:
 
 
 def utter(text: str, voice: str = "en-us", rate: int = 160, pitch: int = 50) -> Float[Tensor, "samples"]:
-    """`text` as spoken by eSpeak NG: float32 at 16 kHz, within -1…1.
+    """`text` as spoken by eSpeak NG, or in a voice MAKER:VOICE of `other_makers`: float32 at 16 kHz, within -1…1.
 
     rate: words per minute, 80 … 450. pitch: 0 … 99. Raises SpeechUnavailable where the library cannot be loaded, and
     InputError for an unknown voice, an empty text, or a rate or pitch out of range.
@@ -100,6 +101,8 @@ def utter(text: str, voice: str = "en-us", rate: int = 160, pitch: int = 50) -> 
         raise InputError("Speech: expected some text to say, got an empty one")
     if not 80 <= rate <= 450 or not 0 <= pitch <= 99:
         raise InputError(f"Speech: rate must be within 80 … 450 and pitch within 0 … 99, got {rate} and {pitch}")
+    if ":" in voice:
+        return other_makers.utter(text, voice, rate, pitch)
     chunks: list[np.ndarray] = []
 
     @Callback
@@ -134,7 +137,7 @@ class SpeechCache:
 
     def utter(self, text: str, voice: str = "en-us", rate: int = 160, pitch: int = 50) -> Float[Tensor, "samples"]:
         """As `utter`, read from disk if it is there."""
-        return self.get(f"{engine()} {voice} {rate} {pitch} {text}", lambda: utter(text, voice, rate, pitch))
+        return self.get(f"{engine(voice)} {voice} {rate} {pitch} {text}", lambda: utter(text, voice, rate, pitch))
 
     def get(self, key: str, make: Callable[[], Float[Tensor, "samples"]]) -> Float[Tensor, "samples"]:
         """The recording stored under a key; if there is none, the result of `make`, which is then stored."""
@@ -155,8 +158,11 @@ class SpeechCache:
 
 
 @functools.cache
-def engine() -> str:
-    """The version of the wheel: another one may give other samples."""
+def engine(voice: str = "en-us") -> str | None:
+    """The version of the synthesizer that has this voice: another one may give other samples."""
+    maker, other, _ = voice.partition(":")
+    if other and maker in other_makers.MAKERS:
+        return other_makers.engine(maker)
     return importlib.metadata.version("espeakng-loader")
 
 

@@ -13,10 +13,9 @@ from tinyomni.data.datasets import pixels
 from tinyomni.data.world import Thing
 from tinyomni.evaluation import independent_renderer
 from tinyomni.evaluation.dialogue import ask
-from tinyomni.evaluation.questions import Answer, generate_replies
+from tinyomni.evaluation.questions import Answer, generate_parts, generate_replies
 from tinyomni.metrics import Rate, accuracy
 from tinyomni.omni import DESCRIBE, Omni
-from tinyomni.reply import parse_reply
 from tinyomni.tokenizer import BOS, BPETokenizer
 from tinyomni.training.omni_examples import OmniExample
 from tinyomni.training.stages.omni import OmniStage
@@ -44,8 +43,8 @@ def captions_and_answers(stage: OmniStage, tokenizer: BPETokenizer, look: str, n
             into.append(OmniExample([BOS, *tokenizer.encode(text)], [], features))
     expected = [world.ordered_description(things) for things, _ in scenes_in(look, n)]
     said = generate_replies(stage, captions, tokenizer)
-    outputs = [parse_reply(text, spoken=False).answer for text in generate_replies(stage, asked, tokenizer)]
-    answers = [Answer(question, output) for question, output in zip(questions, outputs, strict=True)]
+    replies = generate_parts(stage, asked, tokenizer, spoken=False)
+    answers = [Answer(question, reply.answer) for question, reply in zip(questions, replies, strict=True)]
     return accuracy([one == two for one, two in zip(said, expected, strict=True)]), answers
 
 

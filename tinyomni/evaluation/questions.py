@@ -16,7 +16,7 @@ from tinyomni.data.world import Question, Thing
 from tinyomni.evaluation.registry import UNANSWERABLE
 from tinyomni.generation import generate
 from tinyomni.metrics import Rate, accuracy
-from tinyomni.reply import parse_reply
+from tinyomni.reply import ReplyParts, parse_reply, split_reply
 from tinyomni.tokenizer import BOS, EOS, BPETokenizer
 from tinyomni.training.distributed import to_device
 from tinyomni.training.omni_examples import OmniExample, side_by_side
@@ -28,21 +28,38 @@ SPOKEN_SETS = {"spoken": (True, TTS_VOICES), "spoken_held_out_voice": (True, (HE
 
 
 @torch.no_grad()
-def generate_replies(
+def generate_ids(
     stage: OmniStage, examples: Sequence[OmniExample], tokenizer: BPETokenizer, max_new_tokens: int = 64
-) -> list[str]:
-    """The reply to each example. Prompts of one length are a batch, so there is no padding."""
+) -> list[list[int]]:
+    """The reply to each example, without EOS. Prompts of one length are a batch, so there is no padding."""
     examples = [replace(stage.featurize(each), answer=[EOS]) for each in examples]
     by_length: dict[int, list[int]] = {}
     for number, each in enumerate(examples):
         by_length.setdefault(len(each.prompt) + (0 if each.audio is None else len(each.audio)), []).append(number)
-    replies = [""] * len(examples)
+    replies: list[list[int]] = [[]] * len(examples)
     for numbers in by_length.values():
         x, _ = stage.sequences(to_device(side_by_side([examples[i] for i in numbers]), stage.proj_v.weight.device))
         new = generate(stage.thinker, embeddings=x, max_new_tokens=max_new_tokens, vocab_limit=tokenizer.n_pieces)
         for number, ids in zip(numbers, new.tolist(), strict=True):
-            replies[number] = tokenizer.decode(ids[: ids.index(EOS)] if EOS in ids else ids)
+            replies[number] = ids[: ids.index(EOS)] if EOS in ids else ids
     return replies
+
+
+def generate_replies(
+    stage: OmniStage, examples: Sequence[OmniExample], tokenizer: BPETokenizer, max_new_tokens: int = 64
+) -> list[str]:
+    """The reply to each example as text."""
+    return [tokenizer.decode(ids) for ids in generate_ids(stage, examples, tokenizer, max_new_tokens)]
+
+
+def generate_parts(
+    stage: OmniStage, examples: Sequence[OmniExample], tokenizer: BPETokenizer, spoken: bool
+) -> list[ReplyParts]:
+    """The parts of the reply to each example; a `spoken` one may begin with a transcript."""
+    return [
+        split_reply(ids, tokenizer) or parse_reply(tokenizer.decode(ids), spoken)
+        for ids in generate_ids(stage, examples, tokenizer)
+    ]
 
 
 @dataclass(frozen=True)
@@ -109,7 +126,7 @@ def typed_answers(
         for question in one_of_each_kind(sample.things, f"{split} {index}"):
             asked.append((question, world.ordered_description(sample.things).removesuffix(".")))
             examples.append(OmniExample([BOS, *tokenizer.encode(question.text)], [], features))
-    replies = [parse_reply(text, spoken=False) for text in generate_replies(stage, examples, tokenizer)]
+    replies = generate_parts(stage, examples, tokenizer, spoken=False)
     return [Answer(question, reply.answer, expected, reply.description)
             for (question, expected), reply in zip(asked, replies, strict=True)]  # fmt: skip
 
@@ -132,7 +149,7 @@ def spoken_answers(
     data = Scenes("test", n, spoken_in_training=spoken_in_training, voices=voices, cache=cache)
     samples = [data[index] for index in range(n)]
     examples = [OmniExample([BOS], [], pixels(each.image), each.question_wave) for each in samples]
-    replies = [parse_reply(text, spoken=True) for text in generate_replies(stage, examples, tokenizer)]
+    replies = generate_parts(stage, examples, tokenizer, spoken=True)
     answers = [Answer(each.question, reply.answer) for each, reply in zip(samples, replies, strict=True)]
     exact = [reply.transcript == each.question.text for each, reply in zip(samples, replies, strict=True)]
     return answers, accuracy(exact)
@@ -156,7 +173,6 @@ def unanswerable_answers(stage: OmniStage, tokenizer: BPETokenizer, n: int = 200
                 image = pixels(render(things, index))
             asked.append(question)
             examples.append(stage.featurize(OmniExample([BOS, *tokenizer.encode(question.text)], [], image, audio)))
-        replies = generate_replies(stage, examples, tokenizer)
-        found[kind] = [Answer(question, parse_reply(text, kind == "no speech").answer)
-                       for question, text in zip(asked, replies, strict=True)]  # fmt: skip
+        replies = generate_parts(stage, examples, tokenizer, spoken=kind == "no speech")
+        found[kind] = [Answer(question, reply.answer) for question, reply in zip(asked, replies, strict=True)]
     return found

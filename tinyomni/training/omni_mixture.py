@@ -5,6 +5,8 @@ An answer is preceded by a scratchpad: first the transcript and the description 
     What colour is the star? There is a big red star on the left and a small grey ring at the top.
     Colour star red: Red.
 
+In the wide style special tokens stand before the description and before the answer (`tokenizer.Separators`).
+
 The answer is then retrieved from text, as a field, a key and the value right behind it (`data/retrieval.py`). Out of
 one vector it has to be picked in a few layers, before a word is said; so learned, choosing among three things stayed
 near guessing. Retrieval is learned first, from short lists, and continues beside the images: from questions alone it is
@@ -27,7 +29,7 @@ from tinyomni.data.datasets import Encode, Lines, Sample, Scenes, Speech, Uttera
 from tinyomni.data.manifests import COLUMNS, Item
 from tinyomni.data.world import Question
 from tinyomni.reply import SCRATCHPAD_END
-from tinyomni.tokenizer import BOS, EOS
+from tinyomni.tokenizer import BOS, EOS, Separators
 from tinyomni.training.augment import add_room_noise, as_recorded
 from tinyomni.training.omni_examples import OmniExample
 
@@ -80,8 +82,9 @@ class OmniMixture(Dataset[list[OmniExample]]):
         warmup_items: int = 0,
         seed: int = 0,
         style: str = "plain",
+        separators: Separators | None = None,
     ) -> None:
-        self.encode, self.scenes, self.size = encode, scenes, size
+        self.encode, self.scenes, self.size, self.separators = encode, scenes, size, separators
         self.spoken_questions, self.speech = spoken_questions, speech
         self.featurize, self.warmup_items, self.offset = featurize, warmup_items, seed * size
         self.style = style
@@ -95,6 +98,18 @@ class OmniMixture(Dataset[list[OmniExample]]):
         """Texts → ids."""
         return OmniExample([BOS, *self.encode(prompt)], [*self.encode(answer), EOS], **inputs)
 
+    def question_example(
+        self, prompt: str, scene: str, question: Question, transcript: str = "", **inputs: Any
+    ) -> OmniExample:
+        """A question, whose answer follows a scratchpad, and that the transcript if it was spoken."""
+        written = scratchpad(scene, question)
+        if self.separators is None:
+            return self.example(prompt, f"{transcript} {written}".lstrip(), **inputs)
+        before, _, answer = written.rpartition(SCRATCHPAD_END)
+        ids = [*self.encode(transcript), self.separators.scratchpad, *self.encode(before)]
+        ids += [self.separators.answer, *self.encode(answer), EOS]
+        return OmniExample([BOS, *self.encode(prompt)], ids, **inputs)
+
     def __getitem__(self, index: int) -> list[OmniExample]:
         warmup = index < self.warmup_items
         index += self.offset
@@ -106,8 +121,7 @@ class OmniMixture(Dataset[list[OmniExample]]):
         typed = []
         for things, scene in seen:
             text, question = self.typed_question(things, rng)
-            answer = scratchpad(world.ordered_description(things), question)
-            typed.append(self.example(text, answer, image=scene.image))
+            typed.append(self.question_example(text, world.ordered_description(things), question, image=scene.image))
         things, scene = seen[0]
         describe = rng.choice(DESCRIBE) if self.style == "plain" else self.describe(rng)
         caption = self.example(describe, world.ordered_description(things), image=scene.image)
@@ -153,7 +167,7 @@ class OmniMixture(Dataset[list[OmniExample]]):
         kind = rng.choice(list(unanswerable.UNCLEAR_IMAGES))
         said = unanswerable.UNCLEAR_IMAGES[kind]
         image, _ = unanswerable.unclear_image(kind, rng, self.scenes.split)
-        inputs = {"image": pixels(image)}
+        inputs: dict[str, Any] = {"image": pixels(image)}
         if rng.random() < 0.4:
             return self.example(self.describe(rng), said, **inputs)
         question = unanswerable.unanswered(wordings.draw_question(things, rng))
@@ -161,7 +175,7 @@ class OmniMixture(Dataset[list[OmniExample]]):
             question = wordings.draw_question([], rng, rng.choice(wordings.families("train")))
         elif kind == "too many" and question.kind == "count":
             question = replace(question, answer=unanswerable.COUNT_TO_THREE)
-        return self.example(wordings.typed(question.text, rng), scratchpad(said, question), **inputs)
+        return self.question_example(wordings.typed(question.text, rng), said, question, **inputs)
 
     def retrieval_examples(self, rng: random.Random, short: int, long: int = 0) -> list[OmniExample]:
         """Short lists and whole descriptions, of two things or three, in each of which much is looked up.
@@ -219,17 +233,20 @@ class OmniMixture(Dataset[list[OmniExample]]):
             if self.style == "wide":
                 family = rng.choice(wordings.families("train"))
                 text = wordings.typed(wordings.reword(question, things, rng, family), rng)
-            return self.example(text, scratchpad(world.ordered_description(things), question), image=scene.image)
+            return self.question_example(text, world.ordered_description(things), question, image=scene.image)
         if kind == "audio":
             example = self.example("", unanswerable.HEARD_NOTHING, audio=unanswerable.audio(rng, split))
         elif self.style == "wide":
             example = self.unclear_example(things, rng)
         else:
-            prompt, answer = rng.choice(DESCRIBE), unanswerable.SEE_NOTHING
+            prompt, asked = rng.choice(DESCRIBE), None
             if rng.random() < 0.7:
-                question = unanswerable.unanswered(world.draw_question(things, rng))
-                prompt, answer = question.text, scratchpad(unanswerable.SEE_NOTHING, question)
-            example = self.example(prompt, answer, image=pixels(unanswerable.image(rng, split)))
+                asked = unanswerable.unanswered(world.draw_question(things, rng))
+            inputs: dict[str, Any] = {"image": pixels(unanswerable.image(rng, split))}
+            if asked is None:
+                example = self.example(prompt, unanswerable.SEE_NOTHING, **inputs)
+            else:
+                example = self.question_example(asked.text, unanswerable.SEE_NOTHING, asked, **inputs)
         return example if self.featurize is None else self.featurize(example)
 
     def cached(self, source: Scenes | Speech, number: int) -> OmniExample:
@@ -254,9 +271,8 @@ class OmniMixture(Dataset[list[OmniExample]]):
         image = pixels(record.image)
         if record.question_wave is None:
             return OmniExample([], [], image=image)
-        answer = scratchpad(world.ordered_description(record.things), record.question)
-        audio = self.recorded(record.question_wave, generator)
-        return self.example("", f"{record.question.text} {answer}", image=image, audio=audio)
+        audio, scene = self.recorded(record.question_wave, generator), world.ordered_description(record.things)
+        return self.question_example("", scene, record.question, record.question.text, image=image, audio=audio)
 
 
 class CustomExamples(Dataset[list[OmniExample]]):

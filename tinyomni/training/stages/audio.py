@@ -9,7 +9,7 @@ Source: Graves et al., Connectionist Temporal Classification (2006).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,9 +20,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tinyomni.audio import AudioEncoderTiny, CTCHead, MelFrontend, char_ids, ctc_greedy
+from tinyomni.data import other_makers
 from tinyomni.data.custom import train_validation_split
 from tinyomni.data.datasets import Speaker, Speech, SpeechBatch, Utterance, check_style, collate_speech, pad
 from tinyomni.data.manifests import Item
+from tinyomni.data.tts import TTS_VOICES
 from tinyomni.errors import InputError
 from tinyomni.metrics import Rate, cer
 from tinyomni.training.augment import add_room_noise, as_recorded, vtlp
@@ -39,6 +41,7 @@ class AudioSettings(Settings):
     utterances: int = 12_000
     validation_utterances: int = 200
     style: str = "plain"  # "wide": other wordings too, as other rooms and microphones record them
+    makers: str = ""  # of speech beside eSpeak NG: names as in "flite,pico", or "installed" (data/other_makers.py)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,11 +53,12 @@ PRESETS = {
         steps=4, batch_size=4, warmup=2, eval_every=4, utterances=24, validation_utterances=8, **MUON
     ),
     "laptop": AudioSettings(
-        steps=4500, batch_size=16, lr=2e-3, warmup=100, eval_every=500, utterances=16_000, style="wide", **MUON
+        steps=4500, batch_size=16, lr=2e-3, warmup=100, eval_every=500, utterances=16_000, style="wide",
+        makers=other_makers.INSTALLED, **MUON,
     ),
     "gpu": AudioSettings(
         steps=12_000, batch_size=64, lr=1e-3, warmup=300, eval_every=1000, num_workers=8, utterances=60_000,
-        style="wide", **MUON,
+        style="wide", makers=other_makers.INSTALLED, **MUON,
     ),
 }  # fmt: skip
 
@@ -189,8 +193,13 @@ def recognition(stage: AudioStage, utterances: Sequence[Utterance | Item]) -> Ra
 
 def build(run_dir: RunDir, settings: AudioSettings) -> Job:
     """Utterances of the closed world, or custom recordings with their texts."""
+    settings = replace(settings, makers=other_makers.resolve(settings.makers))  # their names stay with the run
     train, lengths, held_out = speech_data(
-        run_dir, settings.utterances, settings.validation_utterances, style=settings.style
+        run_dir,
+        settings.utterances,
+        settings.validation_utterances,
+        style=settings.style,
+        voices=TTS_VOICES + other_makers.voices_of(settings.makers),
     )
     return Job(AudioStage(held_out, room_noise=True, style=settings.style), train, collate, settings, lengths)
 

@@ -23,8 +23,10 @@ from torch.utils.data import Dataset
 
 from tinyomni.audio import AudioEncoderTiny, MelFrontend
 from tinyomni.config import TINY
+from tinyomni.data import other_makers
 from tinyomni.data.custom import train_validation_split
 from tinyomni.data.datasets import Scenes, Speech, check_style
+from tinyomni.data.tts import TTS_VOICES
 from tinyomni.layers import init_weights
 from tinyomni.thinker import ThinkerLM
 from tinyomni.training.distributed import to_device
@@ -50,6 +52,7 @@ class OmniSettings(Settings):
     unfreeze_encoders: bool = False
     from_scratch: bool = True  # a fresh Thinker; False: the one of the stage thinker
     style: str = "plain"  # "wide": images, wordings, conversations and recordings as those of people
+    makers: str = ""  # of speech beside eSpeak NG, as for the stage audio
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,11 +65,11 @@ PRESETS = {
     ),
     "laptop": OmniSettings(
         steps=2200, batch_size=4, lr=1.5e-3, warmup=60, eval_every=200, checkpoint_freq=200, scenes=16_000,
-        style="wide", **MUON,
+        style="wide", makers=other_makers.INSTALLED, **MUON,
     ),
     "gpu": OmniSettings(
         steps=8000, batch_size=32, lr=1e-3, warmup=200, eval_every=500, num_workers=12, scenes=200_000, spoken=100_000,
-        validation_items=128, style="wide", **MUON,
+        validation_items=128, style="wide", makers=other_makers.INSTALLED, **MUON,
     ),
 }  # fmt: skip
 WARMUP_STEPS = 300  # with nothing but retrieval, but no more than a quarter of all steps
@@ -207,7 +210,8 @@ def build(run_dir: RunDir, settings: OmniSettings) -> Job:
 
     Where no worker processes read the data, features are made in this one and cached; on a GPU the stage makes them.
     """
-    encode = run_dir.tokenizer().encode
+    tokenizer = run_dir.tokenizer()
+    encode, separators = tokenizer.encode, tokenizer.separators if settings.style == "wide" else None
     stage = OmniStage(settings.unfreeze_encoders)
     if settings.from_scratch:
         init_weights(stage.thinker, TINY.thinker.layers, init="lecun")
@@ -223,25 +227,29 @@ def build(run_dir: RunDir, settings: OmniSettings) -> Job:
         stage.validation = [own_held_out[index] for index in range(len(own_held_out))]
         return Job(stage, own, collate, settings)
     featurize = None if settings.unfreeze_encoders or settings.num_workers else stage.featurize
+    settings = replace(settings, makers=other_makers.resolve(settings.makers))
+    voices = TTS_VOICES + other_makers.voices_of(settings.makers)
     cache, held = str(run_dir.folder / "speech"), settings.validation_items
     held_out: Dataset[list[OmniExample]] = OmniMixture(
         encode,
         Scenes("validation", TYPED * held, speech=False, style=settings.style),
         held,
-        Scenes("validation", held, cache=cache, style=settings.style),
+        Scenes("validation", held, cache=cache, voices=voices, style=settings.style),
         featurize=featurize,
         style=settings.style,
+        separators=separators,
     )
     train = OmniMixture(
         encode,
         Scenes("train", settings.scenes, speech=False, easy=EASY, style=settings.style),
         settings.steps * settings.batch_size,
-        Scenes("train", settings.spoken, cache=cache, easy=EASY, style=settings.style),
-        Speech("train", settings.spoken, cache=cache, style=settings.style),
+        Scenes("train", settings.spoken, cache=cache, voices=voices, easy=EASY, style=settings.style),
+        Speech("train", settings.spoken, cache=cache, voices=voices, style=settings.style),
         featurize,
         min(WARMUP_STEPS, settings.steps // 4) * settings.batch_size,
         settings.seed,
         settings.style,
+        separators,
     )
     stage.validation = [held_out[index] for index in range(held)]
     return Job(stage, train, collate, settings, in_order=True)
