@@ -1,4 +1,5 @@
-"""`course.py lab` in a real browser: it opens lesson 00 and asks nothing, and a lesson without outputs runs there.
+"""`course.py lab` in a real browser: it opens lesson 00 and asks nothing, a lesson without outputs runs there, and a
+slider draws its figure again.
 
 Needs Chromium and the package playwright, see CONTRIBUTING.md. `LESSONS="1*" python -m pytest tests/test_lab.py` takes
 other lessons than 00; `SCREENSHOT=FILE` saves a screenshot of the last one, at its last figure.
@@ -26,6 +27,11 @@ import course  # noqa: E402
 LESSONS = sorted((TOP / "notebooks").glob(os.environ.get("LESSONS", "00*") + ".ipynb"))
 OUTPUT = ".jp-OutputArea-output"
 ASKING = ".jp-Dialog, .Toastify__toast"
+SLIDER = """
+from matplotlib.figure import Figure
+from tinyomni import lessons
+lessons.explore(lambda width: (Figure(figsize=(width, 1)), f"{width} inches wide"), width=(2, 1, 4, 1))
+"""
 START = """
 import sys
 from pathlib import Path
@@ -54,6 +60,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
         nbformat.write(book, folder / "notebooks" / path.name)
+    slider = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(SLIDER)],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)"}},
+    )
+    nbformat.write(slider, folder / "notebooks" / "slider.ipynb")
     opened, log = folder / "opened", folder / "log"
     browser = folder / "browser"  # keeps the address that it is called with
     browser.write_text(f'#!/bin/sh\necho "$1" > "{opened}"\n')
@@ -128,14 +139,32 @@ def test_it_opens_the_first_lesson_and_asks_nothing(page: Any) -> None:
     assert page.get_by_role("heading", name="· Start here").is_visible()
 
 
+def run_all(page: Any) -> None:
+    """Choose Run All Cells in the menu."""
+    page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def test_a_slider_draws_its_figure_again(page: Any) -> None:
+    page.wait_for_url("**/lab/**")
+    page.goto(page.url.rsplit("/lab/", 1)[0] + "/lab/tree/notebooks/slider.ipynb")
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    run_all(page)
+    figure = page.locator(f"{OUTPUT} img")
+    page.get_by_alt_text("2 inches wide").wait_for()
+    assert figure.count() == 1 and figure.bounding_box()["width"] == 200
+    page.locator(".noUi-handle").press("ArrowRight")
+    page.get_by_alt_text("3 inches wide").wait_for()
+    assert figure.count() == 1 and figure.bounding_box()["width"] == 300
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_lesson_without_outputs_runs_from_top_to_bottom(page: Any, path: Path) -> None:
     if f"/{path.name}" not in page.url:
         page.goto(page.url.rsplit("/lab/", 1)[0] + f"/lab/tree/notebooks/{path.name}")
     ready(page, path)
     assert page.locator(OUTPUT).count() == 0
-    page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    run_all(page)
     stored = code(path)
     done = f"[...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')].map(each => each.textContent.trim())\
         .join() === {','.join(f'[{number}]:' for number in range(1, len(stored) + 1))!r}"

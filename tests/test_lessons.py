@@ -80,10 +80,42 @@ def test_moving_a_slider_draws_again_in_the_same_place(monkeypatch: pytest.Monke
     updates: list[str] = []
     handle = SimpleNamespace(update=lambda data, **_: updates.append(data["text/plain"]))
     box = show._controls(drawing, handle, {"height": (2, 1, 4, 1), "word": ["tall", "low"]})
-    slider, menu = box.children
+    slider, menu, _ = box.children
     slider.value = 3
     menu.value = "low"
     assert updates == ["tall 3", "low 3"]
+
+
+def test_a_live_figure_has_its_description_where_jupyterlab_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "is_live", lambda: True)
+    data, metadata = show.bundle(Figure(figsize=(2, 1)), 'a "quoted" <word>')
+    assert data["text/html"].startswith('<img alt="a &quot;quoted&quot; &lt;word&gt;" width="200" src="data:image/png')
+    assert "image/png" not in data and metadata == {}
+
+
+def test_a_small_area_of_a_rare_colour_keeps_it_among_256() -> None:
+    noise = np.random.default_rng(0).uniform(0.7, 1, (200, 200, 3))
+    noise[95:105, 95:105] = (0, 0.6, 0.2)
+    figure = Figure(figsize=(2, 2))
+    figure.add_axes((0, 0, 1, 1)).imshow(noise)
+    png = base64.b64decode(show.bundle(figure, "noise")[0]["image/png"])
+    image = Image.open(io.BytesIO(png))
+    assert image.mode == "P" and len(png) < 90_000  # 300,000 in true colour
+    assert np.abs(np.array(image.convert("RGB").getpixel((160, 160))) - (0, 153, 51)).max() < 24
+
+
+def test_a_later_cell_that_uses_a_name_again_does_not_reach_a_slider() -> None:
+    notebook: dict[str, Any] = {"Figure": Figure}
+    cell = (
+        "def label():\n  return logits\ndef draw(height):\n  return Figure(), f'{label()} {height}'\nlogits = 'first'"
+    )
+    exec(cell, notebook)
+    updates: list[str] = []
+    handle = SimpleNamespace(update=lambda data, **_: updates.append(data["text/plain"]))
+    slider = show._controls(notebook["draw"], handle, {"height": (1.0, 0.1, 2.0, 0.1)}).children[0]
+    notebook["logits"] = "second"
+    slider.value = 1.4000000000000001  # what ten steps of 0.1 and four more are
+    assert updates == ["first 1.4"]
 
 
 def test_an_unknown_diagram_is_refused_with_the_names() -> None:

@@ -4,15 +4,18 @@ A stored lesson holds the figure alone, so that it reads on any page; in a runni
 """
 
 import base64
+import html
 import io
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 STYLE = Path(__file__).with_name("course.mplstyle")
 SHARPNESS = 1.6  # pixels for each pixel of the page
@@ -37,10 +40,15 @@ def bundle(figure: Figure, alt: str) -> tuple[dict[str, str], dict[str, Any]]:
             ax.grid(False)
     laid_out = figure.get_layout_engine() is not None  # a diagram fills its sheet, a plot is cut to what it holds
     cut: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if laid_out else {}
-    figure.savefig(file := io.BytesIO(), dpi=100 * SHARPNESS, format="png", metadata={"Software": None}, **cut)
-    width = round(int.from_bytes(file.getvalue()[16:20], "big") / SHARPNESS)  # where a PNG holds its width
-    data = {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": alt}
-    return data, {"image/png": {"alt": alt, "width": width}}
+    figure.savefig(drawn := io.BytesIO(), dpi=100 * SHARPNESS, format="png", **cut)
+    # 256 colours take a quarter of the bytes; an octree keeps small areas of a rare colour, a median cut greys them
+    picture = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    picture.save(stored := io.BytesIO(), "PNG", optimize=True)
+    width, png = round(picture.width / SHARPNESS), base64.b64encode(stored.getvalue()).decode()
+    if is_live():  # JupyterLab drops the description of an image/png, and a screen reader would find nothing
+        tag = f'<img alt="{html.escape(alt)}" width="{width}" src="data:image/png;base64,{png}">'
+        return {"text/html": tag, "text/plain": alt}, {}
+    return {"image/png": png, "text/plain": alt}, {"image/png": {"alt": alt, "width": width}}
 
 
 def close(figure: Figure) -> None:
@@ -93,19 +101,45 @@ def explore(draw: Callable[..., tuple[Figure, str]], **choices: Any) -> None:
     display(_controls(draw, handle, choices))
 
 
+def with_own_globals(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """`draw` as it works now: a later cell that uses one of its names for something else does not reach it."""
+    if not isinstance(draw, FunctionType):
+        return draw
+    shared, own = draw.__globals__, dict(draw.__globals__)
+
+    def copied(function: FunctionType) -> FunctionType:
+        copy = FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__)
+        copy.__kwdefaults__ = function.__kwdefaults__
+        return copy
+
+    for name, value in shared.items():
+        if isinstance(value, FunctionType) and value.__globals__ is shared:
+            own[name] = copied(value)
+    return copied(draw)
+
+
 def _controls(draw: Callable[..., tuple[Figure, str]], handle: Any, choices: dict[str, Any]) -> Any:
-    """A box with a control for each choice. Moving one draws the figure again, in its place."""
+    """A box with a control for each choice. Moving one draws the figure again, in its place; errors appear below."""
     import ipywidgets
 
+    draw = with_own_globals(draw)
     controls = {name: _control(name, choice) for name, choice in choices.items()}
+    errors = ipywidgets.Output()
 
     def redraw(_: Any) -> None:
-        data, metadata = drawn(draw, {name: control.value for name, control in controls.items()})
-        handle.update(data, raw=True, metadata=metadata)
+        errors.clear_output()
+        with errors:
+            data, metadata = drawn(draw, {name: _value(control) for name, control in controls.items()})
+            handle.update(data, raw=True, metadata=metadata)
 
     for control in controls.values():
         control.observe(redraw, names="value")
-    return ipywidgets.VBox(list(controls.values()))
+    return ipywidgets.VBox([*controls.values(), errors])
+
+
+def _value(control: Any) -> Any:
+    """What a control is set to; a slider counts in steps, which makes 1.4000000000000001 of 1.4."""
+    return round(control.value, 9) if isinstance(control.value, float) else control.value
 
 
 def _control(name: str, choice: Any) -> Any:
