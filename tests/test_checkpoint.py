@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,10 +18,12 @@ import torch
 from test_loop import Rows, Toy, losses, run, short, stack, weights
 from torch import Tensor, nn
 
-from tinyomni.training import checkpoint
+from tinyomni.errors import InputError
+from tinyomni.training import checkpoint, guard
 from tinyomni.training.checkpoint import CorruptCheckpoint, load, load_weights, path_of, read_pointer, save
 from tinyomni.training.log import read_log
 from tinyomni.training.loop import fit
+from tinyomni.training.recipe import RunDir
 
 
 class Random(Toy):
@@ -88,7 +91,8 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from test_checkpoint import Random, Rows, SETTINGS, fit, short, stack
-from tinyomni.training import checkpoint
+from tinyomni.errors import InputError
+from tinyomni.training import checkpoint, guard
 from tinyomni.training.log import read_log
 folder, kills = Path(sys.argv[1]), 0
 fit(Random(), Rows(), short(steps=1), folder / "first", collate=stack)  # loads what is slow to load before the forks
@@ -238,6 +242,83 @@ def test_other_settings_another_model_and_other_data_are_refused(tmp_path: Path)
     assert (tmp_path / "log.jsonl").read_bytes() == before
     result, _ = run(tmp_path, grad_accum_steps=2, checkpoint_freq=7, keep_last=5, eval_every=3, patience=9, max_skips=4)
     assert result.steps == 12
+
+
+def test_changed_data_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("a.txt", "b.txt", "c.png", "._a.txt"):
+        (tmp_path / "data" / name).write_text("old")
+    digests = [RunDir(tmp_path, data=tmp_path / "data").data_digest()]
+    (tmp_path / "data" / "._a.txt").write_text("of macOS")
+    assert RunDir(tmp_path, data=tmp_path / "data").data_digest() == digests[0] is not None
+    for name, text in (("b.txt", "new"), ("c.png", "longer")):
+        (tmp_path / "data" / name).write_text(text)
+        digests.append(RunDir(tmp_path, data=tmp_path / "data").data_digest())
+    assert len(set(digests)) == 3 and RunDir(tmp_path).data_digest() is None
+    fit(Toy(), Rows(), short(), tmp_path / "run", collate=stack, data=digests[0])
+    with pytest.raises(InputError, match=r"other settings: data was .*, got .*another folder"):
+        fit(Toy(), Rows(), short(), tmp_path / "run", collate=stack, data=digests[1])
+
+
+def test_a_finished_run_can_be_lengthened_and_an_unfinished_one_cannot(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "run", steps=12)
+    result, _ = run(tmp_path / "run", steps=20)
+    assert result.steps == 20 and "a finished run of 12 steps is lengthened to 20" in capfd.readouterr().err
+    assert [entry["step"] for entry in read_log(tmp_path / "run" / "log.jsonl") if "loss" in entry] == [*range(1, 21)]
+    with pytest.raises(InputError, match="steps was 20, got 12"):
+        run(tmp_path / "run", steps=12)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", Random(9), **SETTINGS)
+    with pytest.raises(InputError, match="steps was 20, got 30"):
+        run(tmp_path / "stopped", Random(), **{**SETTINGS, "steps": 30})
+
+
+class Signalled(Random):
+    """Sends itself a signal in the middle of a step, or two."""
+
+    def __init__(self, number: int, times: int) -> None:
+        super().__init__()
+        self.number, self.times = number, times
+
+    def forward(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
+        found = super().forward(batch)
+        if self.training and self.calls == 7:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+        return found
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_step_ends_the_run_after_it(number: int, tmp_path: Path, whole: tuple[Path, Tensor]) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt) as end:
+        run(tmp_path / "run", Signalled(number, 1), **SETTINGS)
+    assert end.value.number == number and signal.getsignal(number) is before  # type: ignore[attr-defined]
+    assert read_pointer(tmp_path / "run", "last").name == "step-00000007"  # type: ignore[union-attr]
+    _, stage = run(tmp_path / "run", Random(), **SETTINGS)
+    same(tmp_path / "run", stage, whole)
+    with pytest.raises(KeyboardInterrupt):  # the second signal does not wait for the end of the step
+        run(tmp_path / "twice", Signalled(number, 2), **SETTINGS)
+    assert read_pointer(tmp_path / "twice", "last").name == "step-00000006"  # type: ignore[union-attr]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs locks")
+def test_a_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tinyomni.training.guard import locked\n"
+        "with locked(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline() == b"locked\n"
+        with pytest.raises(InputError, match=rf"process {other.pid} already trains in .*--out"):
+            run(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [guard.LOCK]
+        other.kill()
+    assert run(tmp_path)[0].steps == 12
 
 
 def test_keep_last_checkpoints_are_kept_beside_the_best(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The `tinyomni` command; `main` runs it.
 
 Exit status: 0 success; 1 a check failed (a shape, a threshold, an exercise, a script that was traced); 2 input that
-cannot be used, with one message that says why; 70 a fault of tinyomni itself, with its traceback; 130 interrupted.
+cannot be used, with one message that says why; 70 a fault of tinyomni itself, with its traceback; 130 interrupted,
+143 ended by SIGTERM.
 --debug shows the traceback in every case.
 
     tracing     dry-run, trace          data     world, data
@@ -18,6 +19,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -28,7 +30,7 @@ from tinyomni.cli import course, data, evaluation, talk, tracing, training
 from tinyomni.cli.console import say
 from tinyomni.errors import InputError
 
-SUCCESS, USAGE, FAULT, INTERRUPTED = 0, 2, 70, 130
+SUCCESS, USAGE, FAULT = 0, 2, 70
 PROGRAM = "TINYOMNI_PROGRAM"
 """The environment variable by which `course.py` says how users call this program."""
 REPORT = """
@@ -81,8 +83,8 @@ def input_problem(error: Exception, args: argparse.Namespace) -> str:
 
 
 def named_by_user(error: OSError, args: argparse.Namespace) -> bool:
-    """Whether the operating system refused a path from the command line, or the disk is full."""
-    if error.errno == errno.ENOSPC:
+    """Whether the operating system refused a path from the command line, or the disk is full or read-only."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return True
     if not isinstance(error.filename, str):
         return False
@@ -118,8 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SUCCESS
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        return 128 + getattr(error, "number", signal.SIGINT)
     except Exception as error:
         if args.debug:
             raise

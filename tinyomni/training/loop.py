@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from tinyomni.errors import InputError
 from tinyomni.stability import check_gradient_explosion, clip_gradients, finite_checks, validate_loss
 from tinyomni.tracing.checks import Finder
-from tinyomni.training import checkpoint, distributed, precision
+from tinyomni.training import checkpoint, distributed, guard, precision
 from tinyomni.training.distributed import Batches, MicroBatchSampler, ProcessGroup, to_device
 from tinyomni.training.log import Log
 from tinyomni.training.optim import build_optimizer, learning_rate
@@ -155,14 +155,33 @@ def fit(
     collate: Callable[[list[Any]], Any],
     lengths: Sequence[float] | None = None,
     in_order: bool = False,
+    data: str | None = None,
 ) -> Result:
     """Train `stage`, resuming from the newest complete checkpoint in `folder`; it ends with the last weights.
 
     `checkpoint.load_weights(stage, folder)` gives the best ones. What is random in the data should follow from a
     sample's index: then a resumed run reads what an uninterrupted one would have read. `lengths` and `in_order` are
-    those of `Batches`.
+    those of `Batches`; `data` is a digest of the data, which has to be the same when the run resumes. SIGINT or SIGTERM
+    ends it after a step, with a checkpoint. Raises InputError if another process trains in the folder.
     """
     folder, group = Path(folder), distributed.start(settings.device)
+    with guard.locked(folder if group.is_main else None), guard.Interrupts(active=group.size == 1) as interrupts:
+        return _fit(stage, train, settings, folder, group, interrupts, collate, lengths, in_order, data)
+
+
+def _fit(
+    stage: Stage,
+    train: Dataset,
+    settings: Settings,
+    folder: Path,
+    group: ProcessGroup,
+    interrupts: guard.Interrupts,
+    collate: Callable[[list[Any]], Any],
+    lengths: Sequence[float] | None,
+    in_order: bool,
+    data: str | None,
+) -> Result:
+    """`fit`, in a folder that no other process trains in."""
     policy = precision.policy(group.device, settings.precision)
     stage.to(group.device)
     if group.device.type == "cuda":
@@ -171,7 +190,8 @@ def fit(
         compile_stage(stage, group.device)
     optimizer, scaler = build_optimizer(stage, settings, policy), policy.scaler()
     seed_everything(settings.seed + group.rank)  # every process drops out other units
-    run = Run(folder, stage, optimizer, scaler, settings, group, samples=len(train))  # type: ignore[arg-type]
+    samples = len(train)  # type: ignore[arg-type]
+    run = Run(folder, stage, optimizer, scaler, settings, group, samples, data)
     result = run.resume()
     result.device, result.precision, result.processes = str(group.device), policy.precision, group.size
     batches = Batches(run.samples, settings.batch_size, settings.seed, lengths, in_order)
@@ -221,8 +241,12 @@ def fit(
                 result.validation = validate(stage, policy, group)
                 log.write(step=result.steps, validation=result.validation)
                 improved = update_best(result)
-            if improved or result.steps % settings.checkpoint_freq == 0 or done(result, settings):
+            stopped = interrupts.received and not done(result, settings)
+            if improved or stopped or result.steps % settings.checkpoint_freq == 0 or done(result, settings):
                 run.save(best=improved)
+            if stopped:
+                run.notify(f"{stage.name}: stopped after step {result.steps}. The same command resumes it.")
+                raise guard.Interrupted(interrupts.received)
     run.finish()
     return result
 

@@ -3,6 +3,8 @@
 RunDir ─ data, tokenizer, earlier stages ─ a stage's build → Job → fit → runs/laptop/STAGE/
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, TypeVar
 from torch.utils.data import Dataset
 
 from tinyomni.data.custom import open_data
-from tinyomni.data.manifests import ManifestError
+from tinyomni.data.manifests import ManifestError, is_mac_metadata
 from tinyomni.errors import InputError, MissingFileError
 from tinyomni.tokenizer import BPETokenizer
 from tinyomni.training import checkpoint
@@ -48,6 +50,20 @@ class RunDir:
             raise ManifestError(f"{self.data.name}: this stage needs {' or '.join(kinds)}, got {data.kind}")
         return data
 
+    def data_digest(self) -> str | None:
+        """Changes with the custom data: with the texts and tables, and with the names and sizes of all other files."""
+        if self.data is None:
+            return None
+        folder = self.data if self.data.is_dir() else self.data.parent
+        total = hashlib.sha256()
+        for path in sorted(self.data.rglob("*")) if self.data.is_dir() else [self.data]:
+            if path.is_file() and not is_mac_metadata(path):
+                content = path.suffix.lower() in (".txt", ".csv", ".tsv", ".json", ".jsonl")
+                size = path.stat().st_size
+                entry = [path.relative_to(folder).as_posix(), hash_file(path) if content else size]
+                total.update(json.dumps(entry).encode())
+        return total.hexdigest()
+
     def of(self, stage: str) -> Path:
         """The folder of a stage."""
         return self.folder / stage
@@ -74,6 +90,12 @@ class RunDir:
         return stage
 
 
+def hash_file(path: Path) -> str:
+    """SHA-256 of its bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @dataclass
 class Job:
     """One stage, ready to be trained."""
@@ -88,4 +110,4 @@ class Job:
     def run(self, run_dir: RunDir) -> Result:
         """Train, or resume."""
         return fit(self.stage, self.train, self.settings, run_dir.of(self.stage.name), collate=self.collate,
-                   lengths=self.lengths, in_order=self.in_order)  # fmt: skip
+                   lengths=self.lengths, in_order=self.in_order, data=run_dir.data_digest())  # fmt: skip

@@ -67,13 +67,15 @@ class Run:
     settings: Settings
     group: ProcessGroup
     samples: int
+    data: str | None = None  # a digest of it
     result: Result = field(default_factory=Result)
 
     def must_match(self) -> dict[str, Any]:
         """What decides what is learned: a run cannot resume with another value of one of these."""
         settings = dataclasses.asdict(self.settings)
         fixed = {name: value for name, value in settings.items() if name not in FREE_ON_RESUME}
-        return {"stage": self.stage.name, "samples": self.samples, **fixed}
+        data = {"data": self.data} if self.data else {}
+        return {"stage": self.stage.name, "samples": self.samples, **data, **fixed}
 
     def resume(self) -> Result:
         """Restore the newest complete checkpoint, if there is one. The main process reads it for all."""
@@ -85,6 +87,9 @@ class Run:
             return self.result
         tensors, metadata = found
         now, then = self.must_match(), metadata["must_match"]
+        if metadata["result"]["steps"] >= then["steps"] and now["steps"] > then["steps"]:
+            self.notify(f"{self.stage.name}: a finished run of {then['steps']} steps is lengthened to {now['steps']}")
+            then = {**then, "steps": now["steps"]}
         if other := [f"{name} was {then.get(name)}, got {now[name]}" for name in now if then.get(name) != now[name]]:
             raise InputError(
                 f"Training: {self.folder} holds a run with other settings: {', '.join(other)}. "
