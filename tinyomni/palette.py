@@ -1,10 +1,13 @@
 """One look for each modality: a colour that colour-blind readers can tell apart, and a marker and a hatch for print.
 
-Figures, diagrams and pages take it from here. The colours are Okabe & Ito's (https://jfly.uni-koeln.de/color/).
+Figures, diagrams and pages take it from here. The colours are Okabe & Ito's (https://jfly.uni-koeln.de/color/), the
+same as in the tracer's tables and flow diagrams.
 """
 
 from dataclasses import dataclass
 from typing import Any
+
+from tinyomni.tracing import looks
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,7 @@ class Look:
     @property
     def tint(self) -> str:
         """The colour mixed with white, for areas with text on them."""
-        channels = (int(self.colour[at : at + 2], 16) for at in (1, 3, 5))
-        return "#" + "".join(f"{round(255 - 0.22 * (255 - channel)):02x}" for channel in channels)
+        return looks.tint(self.colour)
 
     @property
     def line(self) -> dict[str, Any]:
@@ -46,10 +48,10 @@ class Look:
         return LinearSegmentedColormap.from_list(self.name, [PAPER, self.tint, self.colour, dark])
 
 
-TEXT = Look("text", "#0072b2", "o", "")
-IMAGE = Look("image", "#d55e00", "s", "//")
-AUDIO = Look("audio", "#009e73", "^", "..")
-SPEECH = Look("speech", "#cc79a7", "D", "xx")
+TEXT = Look("text", looks.TEXT.colour, "o", "")
+IMAGE = Look("image", looks.IMAGE.colour, "s", "//")
+AUDIO = Look("audio", looks.AUDIO.colour, "^", "..")
+SPEECH = Look("speech", looks.SPEECH.colour, "D", "xx")
 MODEL = Look("model", "#4d4d4d", "P", "--")
 LOOKS = {look.name: look for look in (TEXT, IMAGE, AUDIO, SPEECH, MODEL)}
 PAPER, INK, FAINT = "#fdfcf8", "#222222", "#8a8a8a"

@@ -1,46 +1,58 @@
-"""A run as a page in HTML, without scripts."""
+"""A run as a page in HTML, without scripts: calls that open, in the colours of what they work on, light or dark."""
 
 import sys
 from collections.abc import Iterator
 from html import escape
 
+from tinyomni.tracing.looks import KINDS, MODALITIES, Modality, kind_of, modalities, values_in
 from tinyomni.tracing.records import STOPPED, Record, Run
-from tinyomni.tracing.rows import Row, Usual, fold, tree, usual_of
+from tinyomni.tracing.rows import Row, Usual, fold, tree, usual_of, walk
 from tinyomni.tracing.table import between, table
 
 STYLE = """
-.tinyomni { font: 14px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; min-width: 900px; }
+.tinyomni { font: 14px/1.5 system-ui, sans-serif; min-width: 900px; color: var(--jp-content-font-color1, CanvasText);
+  background: var(--jp-layout-color0, Canvas); }
 .tinyomni table { border-collapse: collapse; table-layout: fixed; width: 100%; margin: 0; }
-.tinyomni th, .tinyomni td { border-bottom: 1px solid #ccc; padding: 2px 8px; text-align: left; vertical-align: top; }
+.tinyomni th, .tinyomni td { border-bottom: 1px solid #8886; padding: 2px 8px; text-align: left; vertical-align: top; }
 .tinyomni th, .tinyomni code { overflow-wrap: anywhere; }
 .tinyomni td.inside { padding: 0; border: 0; }
 .tinyomni td.inside caption { display: none; }
-.tinyomni code { font: 13px/1.5 ui-monospace, monospace; white-space: pre-wrap; }
-.tinyomni small { color: #555; font-weight: normal; }
+.tinyomni code { font: 13px/1.5 ui-monospace, monospace; white-space: pre-wrap; color: inherit; background: none; }
+.tinyomni small { opacity: .75; font-weight: normal; }
 .tinyomni summary { cursor: pointer; }
 .tinyomni .wrong { font-weight: bold; }
+.tinyomni tr[class] > th { border-left: 5px solid var(--c); }
+.tinyomni b { color: var(--c); font-weight: normal; }
+.tinyomni i { font: 11px/1.4 system-ui, sans-serif; padding: 0 5px; border: 1px solid var(--c); border-radius: 8px;
+  background: color-mix(in srgb, var(--c) 20%, transparent); white-space: nowrap; }
+.tinyomni u { display: block; height: 7px; min-width: 1px; background: var(--c, #888); }
 """.strip()
+STYLE += "".join(f"\n.tinyomni .{each.name} {{ --c: {each.colour}; }}" for each in MODALITIES)
+STYLE += "".join(f"\n.tinyomni .k{number} {{ --c: {colour}; }}" for number, (colour, _) in enumerate(KINDS.values()))
 COLUMNS = (("call", 30), ("in", 34), ("out", 22), ("status", 14))  # with their width in %, the same in every table
 MOST_CALLS = 400  # of one folded row that are listed one by one
 MOST_BYTES = 180_000
 
 
-def page(run: Run, links: str = "") -> str:
-    """A whole page. `links`: an address for `file:line`, such as `vscode://file/{path}:{line}`."""
+def page(run: Run, links: str = "", to_scale: bool = False) -> str:
+    """A whole page. `links`: an address for `file:line`, such as `vscode://file/{path}:{line}`. `to_scale`: a bar under
+    each output, as long as it has values."""
     title = escape(run.title)
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n</head>\n'
-        f"<body>\n{fragment(run, links)}\n</body>\n</html>\n"
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="color-scheme" content="light dark">\n<title>{title}</title>\n</head>\n'
+        f"<body>\n{fragment(run, links, to_scale)}\n</body>\n</html>\n"
     )
 
 
-def fragment(run: Run, links: str = "") -> str:
+def fragment(run: Run, links: str = "", to_scale: bool = False) -> str:
     """The table, for a notebook or inside a page. What would make it too large is counted and left out."""
     if not run.steps:
         return f'<div class="tinyomni"><p>{escape(table(run))}</p></div>'
     rows, usual = fold(tree(run.steps)), usual_of(run.steps)
+    scale = max((values_in(row) for _, row in walk(rows)), default=0) if to_scale else 0
     for depth in (99, 3, 2, 1, 0):
-        text = "\n".join(_Tables(usual, links).whole(run, rows, depth))
+        text = "\n".join(_Tables(usual, links, scale, modalities(rows)).whole(run, rows, depth))
         if len(text.encode()) < MOST_BYTES:
             break
     return text
@@ -49,17 +61,27 @@ def fragment(run: Run, links: str = "") -> str:
 class _Tables:
     """Tables in tables: what a call does inside opens below it, in the same columns."""
 
-    def __init__(self, usual: Usual, links: str) -> None:
-        self._usual, self._links = usual, links
+    def __init__(self, usual: Usual, links: str, scale: int, found: dict[int, Modality | None]) -> None:
+        self._usual, self._links, self._scale, self._modalities = usual, links, scale, found
 
     def whole(self, run: Run, rows: list[Row], depth: int) -> Iterator[str]:
         """The table with what stands below it."""
         yield f'<div class="tinyomni"><style>{STYLE}</style>'
+        yield from self._legend()
         yield from self._table(rows, escape(run.title), depth, 0)
         if run.ledger:
             yield f"<p>Tokens: {escape(str(run.ledger))}</p>"
         yield from (f"<p>Note: {escape(note)}</p>" for note in run.notes)
         yield "</div>"
+
+    def _legend(self) -> Iterator[str]:
+        """What the colours mean, of those that occur, and how long the bars are."""
+        seen = set(self._modalities.values())
+        marks = [f'<b class="{each.name}">{each.mark}</b> {each.name}' for each in MODALITIES if each in seen]
+        if self._scale:
+            marks.append(f"bars: the longest is {self._scale:,} values")
+        if marks:
+            yield f"<p>{' &nbsp; '.join(marks)}</p>"
 
     def _table(self, rows: list[Row], caption: str, depth: int, level: int) -> Iterator[str]:
         columns = "".join(f'<col style="width:{width}%">' for _, width in COLUMNS)
@@ -68,14 +90,21 @@ class _Tables:
         yield f"<thead><tr>{head}</tr></thead><tbody>" if level == 0 else "<tbody>"
         indent = f' style="padding-left:{8 + 16 * level}px"'
         for row in rows:
-            record = row.last
+            record, modality = row.last, self._modalities[row.last.id]
             cells = [
                 f"<td><code>{escape(row.values(which, self._usual))}</code></td>" for which in ("inputs", "outputs")
             ]
-            name = f"<code>{escape(row.label)}</code>{row.times}"
+            if self._scale and (values := values_in(row)):
+                bar = f'<u style="width:{100 * values / self._scale:.3g}%" title="{values:,} values"></u>'
+                cells[1] = cells[1].replace("</td>", f"{bar}</td>")
+            mark = f'<b aria-label="{modality.name}">{modality.mark}</b> ' if modality else ""
+            kind = kind_of(record)
+            chip = f' <i class="k{list(KINDS).index(kind)}">{kind}</i>' if kind else ""
+            name = f"{mark}<code>{escape(row.label)}</code>{row.times}{chip}"
             small = " · ".join(part for part in (escape(row.path), self._place(record)) if part)
             head = f'<th scope="row"{indent}>{name}<br><small>{small}</small></th>'
-            yield f"<tr>{head}{''.join(cells)}<td>{self._status(row)}</td></tr>"
+            colour = f' class="{modality.name}"' if modality else ""
+            yield f"<tr{colour}>{head}{''.join(cells)}<td>{self._status(row)}</td></tr>"
             inside = list(self._inside(row, depth, level))
             if inside:
                 yield from ('<tr><td colspan="4" class="inside">', *inside, "</td></tr>")

@@ -2,10 +2,12 @@
 
 An arrow is drawn where a tensor is known to come from a call. Operations between calls are known with `ops=True` only;
 without them, a part of a model that got its input from somewhere hangs by a dashed line from the call before it.
+A box has the colour and the mark of what it works on: text, image, audio or speech.
 """
 
 from html import escape
 
+from tinyomni.tracing.looks import Modality, modalities, tint
 from tinyomni.tracing.records import Run
 from tinyomni.tracing.rows import Row, fold, tree
 
@@ -15,11 +17,12 @@ CHAR, LINE, PAD, GAP, RISE = 7.3, 17, 10, 28, 34
 class Box:
     """One call of the diagram: its title, the shapes that leave it, its place."""
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: Row, modality: Modality | None) -> None:
         record = row.last
+        self.modality = modality
         name = record.title if record.declared else " ".join(part for part in (row.label, row.path) if part)
         self.lines = [
-            name + row.times,
+            (f"{self.modality.mark} " if self.modality else "") + name + row.times,
             *([] if record.ok else [f"✘ {record.status}"]),
         ]
         self.op = record.op
@@ -51,8 +54,8 @@ def flow(run: Run, depth: int | None = None) -> str:
     rows = fold(tree(run.steps), turns=False)  # an arrow has one direction
     if not rows:
         raise ValueError(f"{run.title}: nothing was traced, so there is nothing to draw")
-    top, rows = rows, opened(rows, depth)
-    boxes = [Box(row) for row in rows]
+    top, rows, found = rows, opened(rows, depth), modalities(rows)
+    boxes = [Box(row, found[row.last.id]) for row in rows]
     owner = _owners(run, boxes)
     parents: list[list[int]] = []
     guessed: set[int] = set()
@@ -177,8 +180,10 @@ def _arrow(
 
 def _box(box: Box) -> list[str]:
     top = [_text(box.x, box.y - PAD / 2 - (len(box.entry) - 1 - n) * LINE, text) for n, text in enumerate(box.entry)]
+    stroke = box.modality.colour if box.modality else "#333"
+    fill = "#fff" if box.op else tint(stroke) if box.modality else "#f4f4f4"
     rect = (f'<rect x="{box.x - box.width / 2:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" '
-            f'rx="4" fill="{"#fff" if box.op else "#f4f4f4"}" stroke="#333"/>')  # fmt: skip
+            f'rx="4" fill="{fill}" stroke="{stroke}"/>')  # fmt: skip
     inside = [_text(box.x, box.y + PAD / 2 + LINE * (n + 0.75), text, "bold") for n, text in enumerate(box.lines)]
     under = [_text(box.x, box.y + box.height + LINE * (n + 0.9), text) for n, text in enumerate(box.shapes)]
     return [*top, rect, *inside, *under]

@@ -98,10 +98,11 @@ class Trace(Run):
 
     __repr__ = __str__
 
-    def to_html(self, path: str | Path | None = None, links: str = "") -> str:
+    def to_html(self, path: str | Path | None = None, links: str = "", to_scale: bool = False) -> str:
         """One self-contained page, without scripts; written to `path` if there is one. `links`: the address behind each
-        `file:line`, such as `vscode://file/{path}:{line}` or `file://{path}`."""
-        return _write(html.page(self, links), path)
+        `file:line`, such as `vscode://file/{path}:{line}` or `file://{path}`. `to_scale`: a bar under each output, as
+        long as it has values."""
+        return _write(html.page(self, links, to_scale), path)
 
     def to_svg(self, path: str | Path | None = None, depth: int | None = None) -> str:
         """A flow diagram with named shapes between the calls; written to `path` if there is one. `depth`: 0 for the

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinyomni.errors import InputError
+from tinyomni.palette import AUDIO, IMAGE, MODEL, SPEECH, TEXT
 from tinyomni.training.log import read_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STYLES, MARKERS, COLOURS = ("-", "--", ":", "-."), "os^Dv", ("#000000", "#b2182b", "#2166ac", "#7f7f7f", "#e08214")
+STYLES, RUNS = ("-", "--", ":", "-."), (MODEL, IMAGE, TEXT, AUDIO, SPEECH)
 
 
 def save_plot(runs: Sequence[Path], out: Path) -> None:
@@ -38,7 +39,8 @@ def plot_runs(runs: Sequence[Path]) -> "Figure":
         steps = [entry for entry in entries if entry.get("loss") is not None]
         if not steps:
             raise InputError(f"Curves: {run / 'log.jsonl'} is missing or holds no step. Is {run} a run's folder?")
-        style, colour = STYLES[number % len(STYLES)], COLOURS[number % len(COLOURS)]
+        style, look = STYLES[number % len(STYLES)], RUNS[number % len(RUNS)]
+        colour = look.colour
         at, losses = [entry["step"] for entry in steps], np.array([entry["loss"] for entry in steps])
         above.plot(at, losses, color=colour, alpha=0.2, linewidth=0.6)
         above.plot(at, running_mean(losses, max(1, len(at) // 50)), style, color=colour, label=f"{run.name}: training")
@@ -47,7 +49,7 @@ def plot_runs(runs: Sequence[Path]) -> "Figure":
             above.plot(
                 [entry["step"] for entry in checks],
                 [entry["validation"]["loss"] for entry in checks],
-                MARKERS[number % len(MARKERS)] + style,
+                look.marker + style,
                 color=colour,
                 markerfacecolor="white",
                 linewidth=0.8,
