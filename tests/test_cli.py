@@ -127,3 +127,41 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert cli.main(["progress"]) == 0
     assert shown == ["warning: 2 rows\n"] and warnings.formatwarning is before
+
+
+@pytest.mark.parametrize(("package", "extra"), [("sentencepiece", "course"), ("PIL", "course"), ("gradio", "demo"),
+                                                ("onnx", "onnx"), ("pocketsphinx", "judge")])  # fmt: skip
+def test_a_command_that_needs_more_names_its_extra(
+    package: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, ModuleNotFoundError(f"No module named '{package}'", name=f"{package}.part"))
+    assert cli.main(["progress"]) == 2
+    assert f'needs the package {package}, which is not installed: pip install "tinyomni[{extra}]"' in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_module_of_ours_that_is_missing_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, ModuleNotFoundError("No module named 'tinyomni.gone'", name="tinyomni.gone"))
+    assert cli.main(["progress"]) == 70
+    assert "fault of tinyomni" in capsys.readouterr().err
+
+
+def test_hints_name_the_options_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "skip them: skip_bad=True (--skip-bad on the command line), or allow_outside=True (--allow-outside) accepts"
+    failing(monkeypatch, InputError(text))
+    assert cli.main(["progress"]) == 2
+    assert "skip them: --skip-bad, or --allow-outside accepts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_a_disk_that_refuses_to_be_written_is_no_fault_of_ours(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, OSError(number, "refused", "runs/laptop/vision"))
+    assert cli.main(["progress"]) == 2
+    assert "refused: runs/laptop/vision" in capsys.readouterr().err

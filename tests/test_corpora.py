@@ -384,6 +384,8 @@ def test_what_macos_leaves_beside_files_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Hello.", encoding="utf-8")
     (tmp_path / "._a.txt").write_bytes(b"\0\5Mac OS X \xff")
     assert list(open_data(tmp_path)) == ["Hello."]
+    assert "ignored: 1 `._*` files" in str(inspect(tmp_path))
+    assert "ignored: 1 `._*` files" in str(inspect(tmp_path / "a.txt"))
 
 
 def test_accents_are_found_in_either_form(tmp_path: Path) -> None:

@@ -264,6 +264,24 @@ def test_the_doctor_is_content_here_and_its_exit_status_follows(monkeypatch: pyt
     assert doctor.main(lines.append) == 1 and "WRONG  tokenizer: gone" in lines
 
 
+def test_the_doctor_names_packages_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = {
+        "einops": "raise ImportError('libx.so:\\n missing')", "ijson": "import os; os._exit(7)", "tqdm": "x = 1",
+        "onnx": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "gradio": "raise SystemExit('no')",
+    }  # fmt: skip
+    for name, code in broken.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(doctor, "packages", lambda: dict.fromkeys((*broken, "not_there"), "course"))
+    found = {each.name: each for each in doctor.check_packages()}
+    assert set(found) == {"einops", "ijson", "onnx", "gradio"} and not any(each.good for each in found.values())
+    assert "cannot be imported: ImportError: libx.so: missing" in found["einops"].text
+    assert "ends the process (exit status 7)" in found["ijson"].text and "SystemExit: no" in found["gradio"].text
+    monkeypatch.setattr(doctor, "packages", lambda: {"tqdm": "course"})
+    assert doctor.check_packages() == [doctor.Finding(True, "packages", "1 can be imported")]
+
+
 def test_a_kernel_of_another_python_is_named(tmp_path: Path) -> None:
     assert not doctor.check_kernel(tmp_path)[0]
     (tmp_path / "kernel.json").write_text(

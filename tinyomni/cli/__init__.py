@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tinyomni.cli import course, data, evaluation, talk, tracing, training
+from tinyomni.cli import course, data, evaluation, extras, talk, tracing, training
 from tinyomni.cli.console import say
 from tinyomni.errors import InputError
 
@@ -77,6 +77,8 @@ def input_problem(error: Exception, args: argparse.Namespace) -> str:
     """What is wrong with the input, if that is what the error says; "" for a fault of the program."""
     if isinstance(error, InputError):
         return "\n".join([str(error), *getattr(error, "__notes__", [])])
+    if isinstance(error, ModuleNotFoundError):
+        return extras.explain_missing(error)
     if isinstance(error, OSError) and named_by_user(error, args):
         return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
     return ""
@@ -95,7 +97,8 @@ def named_by_user(error: OSError, args: argparse.Namespace) -> bool:
 
 
 def as_called(text: str, commands: Iterable[str]) -> str:
-    """A message in which each `tinyomni COMMAND` is as the user would type it."""
+    """A message in which each `tinyomni COMMAND` is as the user would type it, and options are those of the command."""
+    text = re.sub(r"\b\w+=True \((--[\w-]+)(?: on the command line)?\)", r"\1", text)
     return re.sub(rf"\btinyomni (?=({'|'.join(commands)})\b)", os.environ.get(PROGRAM, "tinyomni") + " ", text)
 
 

@@ -5,6 +5,7 @@ What may be broken is imported in a process of its own, so that the doctor itsel
 
 import ctypes.util
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import subprocess
@@ -12,6 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+from tinyomni.cli.extras import packages
 
 TORCH = "2.11.0"
 REPAIR = "Run python3 course.py dry-run, which installs the pinned packages."
@@ -70,6 +73,39 @@ def check_import(package: str) -> Finding:
     return Finding(good, f"import {package}", "works" if good else f"{last or 'no message'}. {REPAIR}")
 
 
+TRY_IMPORTS = """
+import importlib, sys
+for name in sys.argv[1:]:
+    print(name, flush=True)
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        print(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}", flush=True)
+"""
+
+
+def check_packages() -> list[Finding]:
+    """Packages that are installed and cannot be imported, each with why; one good finding if there are none."""
+    declared = [name for name, extra in packages().items() if extra in ("", "course", "judge", "demo", "onnx")]
+    names = [name for name in declared if importlib.util.find_spec(name)]
+    broken: dict[str, str] = {}
+    left = names
+    while left:  # a package that ends the process costs only itself
+        done = subprocess.run([sys.executable, "-c", TRY_IMPORTS, *left], capture_output=True, text=True)
+        lines = done.stdout.splitlines()
+        tried = [line for line in lines if line in left]
+        broken |= {name: text for name, _, text in (line.partition(": ") for line in lines) if name in left and text}
+        if done.returncode == 0 or not tried:
+            break
+        broken[tried[-1]] = f"importing it ends the process (exit status {done.returncode})"
+        left = left[left.index(tried[-1]) + 1 :]
+    if not broken:
+        return [Finding(True, "packages", f"{len(names)} can be imported")]
+    return [
+        Finding(False, name, f"is installed and cannot be imported: {text}. {REPAIR}") for name, text in broken.items()
+    ]
+
+
 def check_gpu() -> Finding:
     """Which accelerator there is; none is fine."""
     _, name = run_code("import torch as t; print(t.cuda.get_device_name() if t.cuda.is_available() else '')")
@@ -101,10 +137,11 @@ def check_tokenizer() -> Finding:
     """Whether the shipped tokenizer is there and undamaged."""
     if version("sentencepiece") is None:
         return Finding(False, "tokenizer", f"sentencepiece missing. {REPAIR}")
-    try:
-        from tinyomni.tokenizer import SHIPPED, BPETokenizer
-    except ImportError as error:
-        return Finding(False, "tokenizer", f"{error}. {REPAIR}")
+    good, last = run_code("import sentencepiece")
+    if not good:
+        return Finding(False, "tokenizer", f"{last or 'sentencepiece cannot be imported'}. {REPAIR}")
+    from tinyomni.tokenizer import SHIPPED, BPETokenizer
+
     try:
         return Finding(True, "tokenizer", f"{BPETokenizer().n_pieces} pieces")
     except (OSError, ValueError) as error:
@@ -133,6 +170,7 @@ def findings() -> list[Finding]:
     found = [check_python(), check_torch(version("torch"), version("torchaudio"))]
     if found[-1].good:
         found += [check_import("torchaudio"), check_gpu()]
+    found += check_packages() if found[-1].good else []
     return [*found, check_audio_files(), check_espeak(), check_tokenizer(), check_kernel()]
 
 

@@ -1,6 +1,7 @@
 """`tinyomni report`, `tinyomni export` and `tinyomni export-onnx`."""
 
 import argparse
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def run_report(args: argparse.Namespace) -> int:
         unpack(weights, folder, args.preset)
         model = Omni.from_pretrained(weights)
     check_trained(folder, args.preset)
-    found = report(RunDir(folder, args.preset), args.n, args.only, model)
+    found = report(RunDir(folder, args.preset), args.n, args.only, model, notify=lambda text: say(text, sys.stderr))
     say(str(found))
     if args.json:
         found.save(Path(args.json))

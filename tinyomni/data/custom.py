@@ -105,6 +105,7 @@ class Inspection:
     unknown: Counter[str] = field(default_factory=Counter)
     notes: dict[str, list[str]] = field(default_factory=dict)
     bad: list[BadRow] = field(default_factory=list)
+    mac_metadata: int = 0  # files that were ignored
 
     def note(self, remark: str, where: str) -> None:
         """Add a row to a remark."""
@@ -128,6 +129,8 @@ class Inspection:
             lines.append(f"  characters outside the recogniser's alphabet: {', '.join(most)}{more}")
         for remark, rows in self.notes.items():
             lines.append(f"  {remark}: {len(rows)} ({', '.join(rows[:3])}{', …' * (len(rows) > 3)})")
+        if self.mac_metadata:
+            lines.append(f"  ignored: {self.mac_metadata} `._*` files, in which macOS keeps metadata")
         if self.bad:
             lines.append(f"  cannot be used: {count_reasons(self.bad)}")
             lines += [f"  ✘ {row}" for row in self.bad[:MAX_LISTED]]
@@ -138,6 +141,8 @@ class Inspection:
 def inspect(path: str | Path, allow_outside: bool = False) -> Inspection:
     """Read everything that a manifest, text files or a public data set hold, and list what does not fit the model."""
     found = Inspection(Path(path).name)
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    found.mac_metadata = sum(map(is_mac_metadata, folder.rglob("._*")))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SkippedRows)  # the inspection lists them

@@ -285,8 +285,17 @@ class Report:
         figure.savefig(path, dpi=130)
 
 
-def report(run_dir: RunDir, n: int = 300, only: Sequence[str] = (), model: Omni | None = None) -> Report:
-    """Measure a run; `only` names some of PARTS. The end-to-end part needs the whole `model` of a weights file."""
+def report(
+    run_dir: RunDir,
+    n: int = 300,
+    only: Sequence[str] = (),
+    model: Omni | None = None,
+    notify: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Measure a run; `only` names some of PARTS. The end-to-end part needs the whole `model` of a weights file.
+
+    `notify` receives a line for each part when it begins, and for each metric when it is measured.
+    """
     if unknown := [name for name in only if name not in PARTS]:
         raise InputError(f"Report: expected parts among {', '.join(PARTS)}; got {', '.join(unknown)}")
     if n < 1:
@@ -296,7 +305,8 @@ def report(run_dir: RunDir, n: int = 300, only: Sequence[str] = (), model: Omni 
     results: list[MetricResult] = []
     costs: dict[str, dict[str, Any]] = {}
     missing: dict[str, None] = {}
-    for part in only or PARTS:
+    parts = [*(only or PARTS)]
+    for number, part in enumerate(parts, 1):
         stage = PARTS[part]
         record = run_dir.of(stage) / "result.json"
         if not record.is_file():
@@ -304,11 +314,14 @@ def report(run_dir: RunDir, n: int = 300, only: Sequence[str] = (), model: Omni 
             continue
         run = json.loads(record.read_text(encoding="utf-8"))
         costs[stage] = run | total_costs(run)
+        notify(f"part {number} of {len(parts)}: {part}")
         if part not in WHOLE_MODEL:
             measured = MEASURE[part](run_dir, n)
         elif model is not None:
             measured = measure_end_to_end(model, str(run_dir.folder / "speech"), n)
         else:
             continue
-        results += [result(id, value, n, run_dir.preset, baseline) for id, value, baseline in measured]
+        for id, value, baseline in measured:
+            results.append(result(id, value, n, run_dir.preset, baseline))
+            notify(f"  {id}")
     return Report(run_dir.preset, tuple(results), costs, tuple(missing))
