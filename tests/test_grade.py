@@ -1,5 +1,6 @@
 """The graders are tested: for every exercise correct answers pass, and every mutant fails with its own diagnosis."""
 
+import contextlib
 import functools
 import inspect
 import json
@@ -7,7 +8,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tinyomni import attention, cli, dry_run, layers
+from tinyomni.errors import InputError
 from tinyomni.grade import build as builder
-from tinyomni.grade import check, progress, swap
+from tinyomni.grade import check, encoding, progress, swap
 from tinyomni.grade.build import STUB, find_solutions, has_answers, make_exercises, remove_solutions
 from tinyomni.grade.comparison import find_difference
-from tinyomni.grade.exercise import AnswerError, Exercise, Replacement, exercise, load_weights, share_weights
+from tinyomni.grade.exercise import (
+    AnswerError,
+    Exercise,
+    Outcome,
+    Replacement,
+    exercise,
+    load_weights,
+    observe,
+    share_weights,
+)
 from tinyomni.grade.grading import FAILED, NOT_ATTEMPTED, PASSED, Verdict, grade_answer
-from tinyomni.grade.notebook import detect_lesson, run_process
+from tinyomni.grade.isolation import MODES, EndedEarly, Limits, Worker
+from tinyomni.grade.notebook import detect_lesson
 from tinyomni.grade.registry import find_exercise, lessons
 from tinyomni.grade.swapping import replaced, resolve
 from tinyomni.shapes import ShapeError
@@ -460,9 +474,20 @@ def test_a_notebook_is_graded_in_another_process(
 ) -> None:
     right = "import torch\ndef merge_heads(x):\n    return x.transpose(1, 2).flatten(2)"
     wrong = "def causal_mask(queries, keys):\n    return torch.ones(queries, keys, dtype=torch.bool).tril()"
+    forged = (
+        "import os, tinyomni.grade.grading as grading, tinyomni.grade.comparison as comparison\n"
+        "grading.judge = grading.grade_answer = lambda *a: grading.Verdict('split_heads', 'passed', 'all cases pass')\n"
+        "comparison.find_difference = grading.find_difference = lambda *a, **more: None\n"
+        "for number in range(3, 30):\n"
+        '    try: os.write(number, b\'{"exercise": "split_heads", "status": "passed", "outcomes": []}\\n\')\n'
+        "    except OSError: pass\n"
+        "def split_heads(x, heads): return x"
+    )
     path = notebook(tmp_path / "mine.ipynb", "%matplotlib inline", right, wrong, "check.merge_heads(merge_heads)",
                     "from pathlib import Path; Path('mine.ipynb').write_text('overwritten')",
-                    "import os; os._exit(3)", "def attention(*inputs): pass")  # fmt: skip
+                    "import os; os._exit(3)", "def attention(*inputs, **more): pass", forged,
+                    "def repeat_kv(*inputs): os._exit(0)",
+                    "def attention_weights(*inputs): raise ValueError('\\x1b[2J')")  # fmt: skip
     before = path.read_bytes()
     status = cli.main(["grade", str(path), "--json", str(tmp_path / "out.json")])
     result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
@@ -471,26 +496,206 @@ def test_a_notebook_is_graded_in_another_process(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.ipynb", "out.json"]
     assert states["merge_heads"] == "passed" and states["causal_mask"] == "failed"
     assert result["lesson"] == "03_attention" and result["passed"] == 1 and result["of"] == len(states)
-    # a crash loses only the exercises after it
-    assert states["attention"] == states["split_heads"] == "no result" and "status 3" in result["failure"]
-    assert any("NameError" in each["error"] for each in result["errors"])
+    # a cell and an answer that end the process cost only themselves
+    assert [each["cell"] for each in result["errors"]] == [4, 6] and "NameError" in result["errors"][0]["error"]
+    assert result["failure"] == "ended early: the process exited with status 3"
+    assert result["errors"][1]["error"] == f"{result['failure']}; it was left out"
+    assert states["attention"] == "not attempted" and states["attention_scores"] == "missing"
+    assert states["split_heads"] == states["attention_weights"] == "failed"  # neither patches nor messages pass it
     output = capsys.readouterr().out
-    assert "✔ merge_heads" in output and "aligned at the top left" in output
+    assert "✔ merge_heads" in output and "aligned at the top left" in output and "\x1b" not in output
+    assert "✘ repeat_kv: no result: ended early: the process exited with status 0" in output
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a named pipe")
-def test_the_time_limit_kills_the_process_and_its_children(tmp_path: Path) -> None:
-    alive = tmp_path / "alive"
-    os.mkfifo(alive)
-    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
-    child = f"import time; file = open({str(alive)!r}, 'w', buffering=1); time.sleep(20); file.write('survived')"
-    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])\nwhile True: pass"
-    assert run_process([sys.executable, "-c", code], tmp_path, dict(os.environ), 3) == (
-        "it ran longer than the time limit of 3 s"
+# ---- isolation: a small worker in place of the real one -------------------------------------------------------------
+
+WORKER = """
+import json, os, sys
+channel = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+for line in sys.stdin:
+    request = json.loads(line)
+    exec(request.get("code", ""))
+    channel.write('{"id": "forged"}\\n[]\\nno JSON\\n' + json.dumps({"id": request["id"], "ok": True}) + "\\n")
+    channel.flush()
+"""
+WHAT_BREAKS_A_LIMIT = {
+    "ran longer than the time limit of 1 s": "while True: pass",
+    "ended early: the process exited with status 3": "os._exit(3)",
+    "ended early: killed by SIGSEGV": "import signal; os.kill(os.getpid(), signal.SIGSEGV)",
+    "wrote more than 1 MB of output": "while True: print('x' * 10000)",
+    "used more than 400 MB of memory": "x = b'x' * (500 << 20)\nwhile True: pass",
+    "started more than 12 processes": "while True:\n    os.fork() or exec('import time; time.sleep(1000)')",
+    "flooded its channel to the grader": "while True: channel.write('x' * 2**20)",
+}
+SMALL = Limits(seconds=60, memory_mb=400, processes=12, output_mb=1, files_mb=8, open_files=40)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+
+
+@functools.cache
+def modes() -> list[str]:
+    """The modes that this system allows."""
+    return [mode for mode in MODES if sys.platform == "linux" and (mode != "namespaces" or has_namespaces())]
+
+
+def has_namespaces() -> bool:
+    """Whether an ordinary process may make them here."""
+    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--net", "--ipc", "--mount", "true"]
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def small_worker(mode: str, folder: Path, limits: Limits = SMALL) -> Iterator[Worker]:
+    worker = Worker(mode, [sys.executable, "-c", WORKER], folder, dict(os.environ), limits)
+    try:
+        assert worker.ask({}, 60)["ok"]  # replies with another id are dropped
+        yield worker
+    finally:
+        worker.stop()
+        assert worker.process.returncode is not None and not any(thread.is_alive() for thread in worker.threads)
+
+
+@linux
+@pytest.mark.parametrize("words", WHAT_BREAKS_A_LIMIT)
+def test_a_broken_limit_is_named(words: str, tmp_path: Path) -> None:
+    with small_worker(modes()[0], tmp_path) as worker, pytest.raises(EndedEarly, match=f"^{words}$"):
+        worker.ask({"code": WHAT_BREAKS_A_LIMIT[words]}, 1 if "1 s" in words else 60)
+
+
+@linux
+@pytest.mark.parametrize("mode", MODES)
+def test_descendants_end_with_the_worker(mode: str, tmp_path: Path) -> None:
+    if mode not in modes():
+        pytest.skip("not allowed here")
+    leave = "os.setsid(); os.fork() and os._exit(0);" if mode != "group" else ""  # said to survive in that mode
+    code = f"if os.fork() == 0:\n    import time; {leave} alive.write('x'); alive.flush(); time.sleep(1000)"
+    (tmp_path / "work").mkdir()
+    fifo = tmp_path / "alive"
+    os.mkfifo(fifo)
+    descriptor = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb", buffering=0) as alive:
+        with small_worker(mode, tmp_path / "work") as worker:
+            worker.ask({"code": f"global alive; alive = open({str(fifo)!r}, 'w')\n{code}"}, 60)
+            os.set_blocking(descriptor, True)
+            assert alive.read(1) == b"x"
+        assert alive.read() == b""  # at its end as soon as no process holds the other side
+
+
+@linux
+def test_the_disk_and_the_network_are_out_of_reach_in_namespaces(tmp_path: Path) -> None:
+    if modes()[0] != "namespaces":
+        pytest.skip("not allowed here")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "answer.ipynb").write_text("original")
+    outside = tmp_path / "outside"
+    refused = {
+        f"open({str(outside)!r}, 'w')": "Read-only file system",
+        f"open('/proc/{os.getpid()}/mem', 'rb').read(1)": "No such file|Permission denied|Input/output error",
+        "open('big', 'wb').write(bytes(9 << 20))": "No space left|too large",
+        "import socket; socket.create_connection(('192.0.2.1', 80), 1)": "unreachable",
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))": "not allowed|hard limit",
+        "x = [open('/dev/null') for _ in range(100)]": "Too many open files",
+        f"os.kill({os.getpid()}, 0)": "No such process",
+    }
+    with small_worker("namespaces", tmp_path / "work") as worker:
+        for code, words in refused.items():
+            attempt = (
+                f"import re\ntry:\n    {code}\nexcept (OSError, ValueError) as error:\n"
+                f"    assert re.search({words!r}, str(error)), str(error)\nelse: os._exit(9)"
+            )
+            worker.ask({"code": attempt}, 60)
+        worker.ask(
+            {"code": "assert open('answer.ipynb').read() == 'original'; open('answer.ipynb', 'w').write('x')"}, 60
+        )
+    assert not outside.exists() and (tmp_path / "work" / "answer.ipynb").read_text() == "original"
+
+
+@linux
+def test_nothing_runs_on_when_the_grader_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    fifo = tmp_path / "alive"
+    os.mkfifo(fifo)
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom tinyomni.grade.isolation import Limits, Worker\n"
+        f"worker = Worker({modes()[0]!r}, [sys.executable, '-c', {WORKER!r}], Path({str(tmp_path / 'work')!r}),"
+        f" dict(os.environ), Limits())\nworker.ask({{'code': \"x = open({str(fifo)!r}, 'w'); x.write('x'); x.flush();"
+        " __import__('time').sleep(1000)\"}, 1000)"
     )
-    os.set_blocking(reader, True)
-    with open(reader, "rb") as pipe:  # at its end as soon as no process holds the other side
-        assert pipe.read() == b""
+    descriptor = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with subprocess.Popen([sys.executable, "-c", code]) as grader, open(descriptor, "rb", buffering=0) as alive:
+        os.set_blocking(descriptor, True)
+        while alive.read(1) != b"x":
+            assert grader.poll() is None
+            time.sleep(0.05)
+        grader.kill()
+        assert alive.read() == b""
+
+
+OUTCOMES = [
+    Outcome(torch.tensor([[1.5, torch.nan]])), Outcome(torch.zeros((), dtype=torch.bfloat16)),
+    Outcome(torch.zeros(0, 3, dtype=torch.int64)), Outcome([1, (2.5, "x", None, True), {"a": b"\0"}, {3: []}]),
+    Outcome(3, modified=("x",)), Outcome(torch.ones(2, 3, dtype=torch.complex64).conj()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=str)
+def test_outcomes_survive_the_way_to_the_grader(outcome: Outcome) -> None:
+    back = encoding.decode_outcome(json.loads(json.dumps(encoding.encode_outcome(outcome))), {"x": 1, "y": 2})
+    assert find_difference(outcome.value, back.value) is None and back.modified == outcome.modified
+    assert type(back.value) is type(outcome.value)
+
+
+def test_values_that_no_exercise_expects_arrive_as_their_names() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            raise ValueError("no")
+
+    deep: list[Any] = []
+    for _ in range(100):
+        deep = [deep]
+    for value in (Odd(), deep, 10**1000, torch.zeros(3).to_sparse(), {1, 2}, torch.nn.Linear(1, 1)):
+        back = encoding.decode_outcome(json.loads(json.dumps(encoding.encode_outcome(Outcome(value)))), {}).value
+        if value is not deep:
+            assert type(back).__name__ == type(value).__name__ and isinstance(back, encoding.Opaque)
+        assert back != value and find_difference(value, back) is not None
+    large = encoding.decode_outcome(encoding.encode_outcome(Outcome(torch.zeros(3000, 3000))), {}).value
+    assert large.is_meta and large.shape == (3000, 3000)
+
+
+def test_errors_keep_their_type_name_and_place() -> None:
+    class Own(KeyError):
+        pass
+
+    def answer() -> None:
+        raise error
+
+    for error in (ValueError("a\x1bb"), Own("x"), SystemExit(3), UnicodeDecodeError("utf-8", b"x", 0, 1, "bad")):
+        outcome = observe(answer, {})
+        back = encoding.decode_outcome(encoding.encode_outcome(outcome), {})
+        assert type(back.error).__name__ == type(error).__name__ and "\x1b" not in str(back.error)
+        assert isinstance(back.error, next(kind for kind in type(error).__mro__[:2] if kind.__module__ == "builtins"))
+        assert "of answer: raise error" in back.location and back.raised_in == "answer"
+
+
+BAD_REPLIES = [
+    {}, [], None, 3, {"value": 3}, {"value": ["plain", []], "modified": []}, {"value": ["code", "x"], "modified": []},
+    {"value": ["tensor", ["float32", [2], ""]], "modified": []},
+    {"value": ["tensor", ["float32", [-1], "AAAA"]], "modified": []},
+    {"value": ["tensor", ["float32", [2**39, 2**39], "AAAA"]], "modified": []},
+    {"value": ["tensor", ["float32", [2], None]], "modified": []},
+    {"value": ["tensor", ["object", [1], ""]], "modified": []},
+    {"value": ["dict", [[["list", []], ["plain", 1]]]], "modified": []},
+    {"error": [], "text": "", "location": "", "raised_in": ""}, {"error": [["builtins"]], "text": ""},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", BAD_REPLIES, ids=str)
+def test_a_malformed_reply_is_refused(data: Any) -> None:
+    with pytest.raises(InputError, match="malformed reply"):
+        encoding.decode_outcome(data, {"x": 1})
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,10 @@ class Outcome:
     """The result of one call: a value or an error, and the inputs that were modified in place."""
 
     value: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
     modified: tuple[str, ...] = ()
+    location: str = ""  # of an error in another process: the learner's line
+    raised_in: str = ""  # and the function
 
     @property
     def empty(self) -> bool:
@@ -192,16 +194,19 @@ class Exercise:
 
         return call
 
-    @functools.cached_property
-    def all_cases(self) -> list[Case]:
-        """The lesson's cases and those derived from the first one, with the oracle's outcomes."""
+    def all_inputs(self) -> list[tuple[str, dict[str, Any], bool]]:
+        """(name, inputs, derived) of the lesson's cases and of those derived from the first one."""
         if self._cases is None:
             raise ValueError(f"exercise {self.name} has no cases")
         written = list(self._cases(RandomInputs(zlib.crc32(self.name.encode()))))
         named = [(name, inputs, False) for name, inputs in written]
-        named += [(name, inputs, True) for name, inputs in self.derived_cases(written[0][1])]
+        return named + [(name, inputs, True) for name, inputs in self.derived_cases(written[0][1])]
+
+    @functools.cached_property
+    def all_cases(self) -> list[Case]:
+        """The lesson's cases and those derived from the first one, with the oracle's outcomes."""
         cases = []
-        for name, inputs, derived in named:
+        for name, inputs, derived in self.all_inputs():
             # the oracle takes the inputs as they are, however an answer is invoked
             expected = observe(self.oracle, inputs)
             if expected.error is not None and not isinstance(expected.error, self.raises):
@@ -256,7 +261,7 @@ def observe(function: Answer, inputs: dict[str, Any]) -> Outcome:
         torch.manual_seed(0)
         try:
             value = function(**copies)
-        except Exception as error:  # whatever a learner's code raises belongs in the verdict
+        except (Exception, SystemExit) as error:  # whatever a learner's code raises belongs in the verdict
             return Outcome(error=error)
     return Outcome(value, modified=tuple(name for name in inputs if not unchanged(inputs[name], copies[name])))
 

@@ -81,18 +81,31 @@ class Verdict:
 
 def grade_answer(exercise: Exercise, answer: Any) -> Verdict:
     """Run an answer in all cases and explain the first difference."""
+    problem = find_problem(exercise, answer)
+    return judge(exercise, problem or [exercise.run(answer, case.inputs) for case in exercise.all_cases])
+
+
+def find_problem(exercise: Exercise, answer: Any) -> str:
+    """Why an answer cannot be run; an empty string if it can."""
+    if answer is None or answer is ...:
+        return NOT_ATTEMPTED
+    if not callable(answer):
+        return f"expected {exercise.answer_name} itself, not its result; got {format_value(answer)}"
+    return ""
+
+
+def judge(exercise: Exercise, outcomes: list[Outcome] | str) -> Verdict:
+    """The verdict on an answer's outcomes in all cases, or on why there are none."""
 
     def verdict(status: str, summary: str, *lines: tuple[str, str], mutant: Mutant | None = None) -> Verdict:
         diagnosis = f"This is what happens when {mutant.cause}." if mutant else ""
         section = mutant.section if mutant else ""
         return Verdict(exercise.name, status, summary, lines, diagnosis, section, exercise.taught_in)
 
-    if answer is None or answer is ...:
-        return verdict(NOT_ATTEMPTED, "not attempted yet")
-    if not callable(answer):
-        return verdict(FAILED, f"expected {exercise.answer_name} itself, not its result; got {format_value(answer)}")
+    if isinstance(outcomes, str):
+        untouched = outcomes == NOT_ATTEMPTED
+        return verdict(NOT_ATTEMPTED, "not attempted yet") if untouched else verdict(FAILED, outcomes)
     cases = exercise.all_cases
-    outcomes = [exercise.run(answer, case.inputs) for case in cases]
     if all(outcome.empty for outcome in outcomes):
         return verdict(NOT_ATTEMPTED, f"not attempted yet{why_empty(exercise, outcomes[0])}")
     failures = [
@@ -146,7 +159,7 @@ def find_fault(exercise: Exercise, case: Case, outcome: Outcome) -> Difference |
             return None
         if isinstance(outcome.error, AnswerError):
             return Difference("type", str(outcome.error))
-        return Difference("error", locate_error(outcome.error))
+        return Difference("error", outcome.location or locate_error(outcome.error))
     if expected.error is not None:
         return Difference("no error", f"expected {type(expected.error).__name__}: {expected.error}")
     difference = compare_results(exercise, expected.value, outcome.value)
@@ -156,7 +169,7 @@ def find_fault(exercise: Exercise, case: Case, outcome: Outcome) -> Difference |
     return difference
 
 
-def locate_error(error: Exception) -> str:
+def locate_error(error: BaseException) -> str:
     """The last line of the learner's own code that the error passed through."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [
@@ -168,11 +181,17 @@ def locate_error(error: Exception) -> str:
     return f"{type(error).__name__}{line}"
 
 
+def last_function(error: BaseException) -> str:
+    """The name of the function that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].name if frames else ""
+
+
 def why_empty(exercise: Exercise, outcome: Outcome) -> str:
     """What may be missing in an answer that gives nothing."""
     if outcome.error is None:
         return " (it returns None: is a `return` missing?)"
-    name = traceback.extract_tb(outcome.error.__traceback__)[-1].name
+    name = outcome.raised_in or last_function(outcome.error)
     if name in (exercise.answer_name, "__init__", "forward", "<lambda>"):
         return ""
     return f" (`{name}`, which it calls, is still a stub)"
@@ -198,5 +217,10 @@ def behave_alike(exercise: Exercise, mine: list[Outcome], theirs: list[Outcome])
 def same_outcome(exercise: Exercise, mine: Outcome, theirs: Outcome) -> bool:
     """The same result, or an error of the same type."""
     if mine.error is not None or theirs.error is not None:
-        return type(mine.error) is type(theirs.error)
+        return name_of_type(mine.error) == name_of_type(theirs.error)
     return mine.modified == theirs.modified and compare_results(exercise, theirs.value, mine.value) is None
+
+
+def name_of_type(value: Any) -> tuple[str, str]:
+    """Module and name: an error that comes from another process has a type of its own there."""
+    return type(value).__module__, type(value).__qualname__

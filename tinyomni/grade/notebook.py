@@ -1,15 +1,13 @@
-"""Grade a learner's notebook: a copy of it runs in a separate process, with a time limit.
+"""Grade a learner's notebook. It runs in another process, with limits; the values that answers give are compared here.
 
-The file itself is only read. The cells run as they are, with the rights of whoever grades: this is not a sandbox, and
-it does not stop somebody who wants to cheat.
+The file itself is only read. A cell or an exercise that breaks a limit, or ends the process, costs only itself: a new
+process runs the others again, without it. Nothing that a submission writes or sends is a verdict: to pass, the right
+values must come back. An answer that calls the library's own code, or an oracle, gives them too, and passes.
 """
 
 import json
 import os
 import re
-import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,19 +15,36 @@ from pathlib import Path
 from typing import Any
 
 from tinyomni.errors import InputError
-from tinyomni.grade.grading import PASSED, SYMBOLS, grade_answer
-from tinyomni.grade.registry import exercises, find_lesson, lessons
+from tinyomni.grade.encoding import decode_outcome
+from tinyomni.grade.exercise import Exercise
+from tinyomni.grade.grading import NOT_ATTEMPTED, PASSED, SYMBOLS, judge
+from tinyomni.grade.isolation import MODES, EndedEarly, Limits, Worker, printable
+from tinyomni.grade.registry import Lesson, exercises, find_lesson, lessons
 
 MISSING, NO_RESULT = "missing", "no result"
+SOURCE_LIMIT = 20 << 20  # bytes of a notebook, its outputs included
+
+WEAKER = {
+    "namespaces": "",
+    "subreaper": (
+        "this system allows no user namespaces: the submission could write files, use the network and end this program"
+    ),
+    "group": (
+        "this system has neither namespaces nor subreapers: besides, memory is not limited, "
+        "and a process that starts a session of its own survives"
+    ),
+}
 
 
 def code_cells(path: Path) -> list[str]:
     """The sources of the code cells. Raises InputError if the file is not a notebook."""
+    if path.stat().st_size > SOURCE_LIMIT:
+        raise InputError(f"{path.name} is larger than {SOURCE_LIMIT >> 20} MB. Clear its outputs.")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
         code = [cell for cell in data["cells"] if cell["cell_type"] == "code"]
         return ["".join(cell["source"]) for cell in code]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path.name} is not a notebook ({type(error).__name__}: {error})") from error
 
 
@@ -44,110 +59,151 @@ def detect_lesson(path: Path, cells: list[str]) -> str:
     return max(votes, key=votes.count)
 
 
-def grade_notebook(path: Path, timeout: float = 120.0) -> dict[str, Any]:
+def grade_notebook(path: Path, limits: Limits | None = None, modes: tuple[str, ...] = MODES) -> dict[str, Any]:
     """Run a notebook and grade every exercise of its lesson; the result is ready for JSON.
 
-    Raises InputError if there is no such file, or if it is not a notebook with exercises.
+    Of the modes of isolation, the first one that works here is used. Raises InputError if there is no such file, or if
+    it is not a notebook with exercises.
     """
+    limits = limits or Limits()
     if not path.is_file():
         raise InputError(f"no file {path}")
-    if not timeout > 0:
-        raise InputError(f"--timeout must be a positive number of seconds, got {timeout:g}")
-    lesson = find_lesson(detect_lesson(path, code_cells(path)))
+    cells = code_cells(path)
+    lesson = find_lesson(detect_lesson(path, cells))
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        log, copied = Path(folder) / "verdicts.jsonl", Path(folder) / "work" / path.name
-        copied.parent.mkdir()
-        shutil.copyfile(path, copied)
-        command = [sys.executable, "-m", "tinyomni.grade.notebook", str(copied), lesson.notebook, str(log)]
-        search_path = [str(path.resolve().parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # learner's modules
-        env = os.environ | {
-            "TINYOMNI_HOME": folder, "MPLBACKEND": "Agg", "IPYTHONDIR": folder, "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONPATH": os.pathsep.join(search_path),
-        }  # fmt: skip
-        failure = run_process(command, copied.parent, env, timeout)
-        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    events = [json.loads(line) for line in lines if line.endswith("}")]  # the last one may be incomplete
-    if not events and failure:
-        raise InputError(f"{path.name} could not be run: {failure}")
-    verdicts = {each["exercise"]: each for each in events if "exercise" in each}
-    for each in lesson.exercises:
-        if each.name not in verdicts:
-            status = NO_RESULT if failure else MISSING
-            summary = f"no result: {failure}" if failure else f"the notebook does not define `{each.answer_name}`"
-            verdicts[each.name] = {"exercise": each.name, "status": status, "summary": summary}
-    results = [verdicts[each.name] for each in lesson.exercises]
+    run = GradingRun(path.resolve(), cells, lesson, limits, modes)
+    run.finish()
+    results = [run.result_of(each) for each in lesson.exercises]
     return {
         "notebook": path.name,
         "lesson": lesson.notebook,
         "passed": sum(each["status"] == PASSED for each in results),
         "of": len(results),
         "seconds": round(time.monotonic() - start, 1),
-        "failure": failure,
+        "isolation": run.mode,
+        "failure": next(iter(run.failures.values()), ""),
         "exercises": results,
-        "errors": [each for each in events if "cell" in each and "error" in each],
+        "errors": [{"cell": number, "error": error} for number, error in sorted(run.errors.items()) if error],
     }
 
 
-def run_process(command: list[str], cwd: Path, env: dict[str, str], timeout: float) -> str:
-    """Run a command; returns an empty string, or why it ended early. Its children are killed with it."""
-    new_group = os.name != "nt"
-    process = subprocess.Popen(
-        command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-        start_new_session=new_group,
-    )  # fmt: skip
-    try:
-        _, stderr = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL) if new_group else process.kill()
-        process.communicate()
-        return f"it ran longer than the time limit of {timeout:g} s"
-    if process.returncode:
-        last = stderr.decode(errors="replace").strip().splitlines()[-1:]
-        return f"the process exited with status {process.returncode}{': ' + last[0][:200] if last else ''}"
-    return ""
+Step = tuple[int, str]  # the number of a cell, and the exercise that is graded after it, or "" for the cell itself
+
+
+class GradingRun:
+    """What is known about a submission so far; each attempt runs it in a new process, without the steps that failed."""
+
+    def __init__(self, path: Path, cells: list[str], lesson: Lesson, limits: Limits, modes: tuple[str, ...]) -> None:
+        self.path, self.cells, self.lesson, self.limits = path, cells, lesson, limits
+        self.modes, self.mode = modes, ""
+        self.verdicts: dict[Step, dict[str, Any]] = {}
+        self.failures: dict[Step, str] = {}
+        self.errors: dict[int, str] = {}
+        self.deadline = time.monotonic() + limits.total_seconds
+
+    def finish(self) -> None:
+        """Attempt after attempt: each that ends early adds a step that the next one leaves out."""
+        while not self.attempt():
+            if time.monotonic() > self.deadline:
+                break
+
+    def attempt(self) -> bool:
+        """Run the steps that are left; False if the process ended early."""
+        with tempfile.TemporaryDirectory(prefix="tinyomni-grade-") as name:
+            folder = Path(name).resolve()
+            (folder / self.path.name).write_bytes(self.path.read_bytes())
+            worker = self.start_worker(folder)
+            step: Step = (0, "")
+            try:
+                for number, source in enumerate(self.cells, 1):
+                    step = (number, "")
+                    if step in self.failures:
+                        continue
+                    names = {each.name: each.answer_name for each in self.lesson.exercises}
+                    reply = self.ask(worker, {"cell": number, "source": source, "answers": names})
+                    self.errors[number] = printable(str(reply.get("error", ""))[:500])
+                    for each in self.lesson.exercises:
+                        step = (number, each.name)
+                        defined = each.name in list(reply.get("defined") or [])
+                        if defined and step not in self.failures and step not in self.verdicts:
+                            self.verdicts[step] = self.grade(each, self.ask(worker, {"exercise": each.name}))
+            except EndedEarly as error:
+                self.failures[step] = str(error)
+                if not step[1]:
+                    self.errors[step[0]] = f"{error}; it was left out"
+                return False
+            finally:
+                worker.stop()
+        return True
+
+    def start_worker(self, folder: Path) -> Worker:
+        """A worker that answers, in the first mode that works. Raises InputError if none does."""
+        search_path = [str(self.path.parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # learner's modules
+        env = os.environ | {
+            "TINYOMNI_HOME": str(folder), "IPYTHONDIR": str(folder / "ipython"), "MPLBACKEND": "Agg",
+            "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join(search_path), "PYTHONUTF8": "1",
+            "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        command = [sys.executable, "-m", "tinyomni.grade.worker", str(self.limits.memory_mb)]
+        problem = ""
+        for mode in [self.mode] if self.mode else self.modes:
+            worker = Worker(mode, command, folder, env, self.limits)
+            try:
+                worker.ask({}, self.limits.total_seconds)  # the imports take seconds
+            except EndedEarly as error:
+                worker.stop()
+                problem = f"{error}: {worker.last_output}"
+                continue
+            except BaseException:
+                worker.stop()
+                raise
+            self.mode = mode
+            return worker
+        raise InputError(f"{self.path.name} could not be run: {problem}")
+
+    def ask(self, worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
+        """Within the time of a step, or what is left for all of them."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise EndedEarly(f"not run: the submission as a whole took longer than {self.limits.total_seconds:g} s")
+        return worker.ask(request, min(self.limits.seconds, left))
+
+    def grade(self, exercise: Exercise, reply: dict[str, Any]) -> dict[str, Any]:
+        """The verdict on what an answer gave."""
+        try:
+            if problem := str(reply.get("problem", ""))[:500]:
+                return judge(exercise, printable(problem)).to_json()
+            expected, outcomes = len(exercise.all_cases), reply.get("outcomes")
+            if not isinstance(outcomes, list) or len(outcomes) != expected:
+                raise InputError(f"expected {expected} outcomes of the worker")
+            cases = zip(exercise.all_cases, outcomes, strict=True)
+            return judge(exercise, [decode_outcome(outcome, case.inputs) for case, outcome in cases]).to_json()
+        except InputError as error:
+            raise EndedEarly(str(error)) from error
+
+    def result_of(self, exercise: Exercise) -> dict[str, Any]:
+        """The verdict on its last definition, or why there is none."""
+        result = {"exercise": exercise.name, "status": MISSING}
+        steps = [step for step in [*self.verdicts, *self.failures] if step[1] == exercise.name]
+        if steps:
+            last = max(steps)
+            if last in self.verdicts:
+                return self.verdicts[last]
+            return result | {"status": NO_RESULT, "summary": f"no result: {self.failures[last]}"}
+        for (number, _), reason in self.failures.items():
+            if re.search(rf"\b{exercise.answer_name}\b", self.cells[number - 1]):
+                return result | {"status": NO_RESULT, "summary": f"no result: cell {number} {reason}"}
+        return result | {"summary": f"the notebook does not define `{exercise.answer_name}`"}
 
 
 def format_grades(result: dict[str, Any]) -> str:
     """A line for each exercise, with the diagnosis where there is one."""
-    symbols = SYMBOLS | {MISSING: "✎", NO_RESULT: "✘"}
+    symbols = SYMBOLS | {MISSING: SYMBOLS[NOT_ATTEMPTED], NO_RESULT: "✘"}
     rows = [f"{result['notebook']}: {result['passed']} of {result['of']} passed in {result['seconds']} s"]
     for each in result["exercises"]:
         rows.append(f"  {symbols[each['status']]} {each['exercise']}: {each['summary']}")
         rows += [f"      {each['diagnosis']}"] if each.get("diagnosis") else []
     rows += [f"  cell {each['cell']}: {each['error']}" for each in result["errors"]]
+    if weaker := WEAKER[result["isolation"]]:
+        rows.append(f"  isolation “{result['isolation']}”: {weaker}")
     return "\n".join(rows)
-
-
-# ---- inside the process ---------------------------------------------------------------------------------------------
-
-
-def run_and_grade(path: Path, notebook: str, log: Path) -> int:
-    """Run cell by cell; grade an answer as soon as it is defined, so that a later endless loop cannot lose it."""
-    from IPython.core.interactiveshell import InteractiveShell
-
-    lesson = find_lesson(notebook)
-    shell = InteractiveShell.instance()
-    graded: dict[str, Any] = {}
-    with log.open("a", encoding="utf-8") as file:
-
-        def write(event: dict[str, Any]) -> None:
-            file.write(json.dumps(event) + "\n")
-            file.flush()
-
-        write({"begin": notebook})
-        for number, source in enumerate(code_cells(path), 1):
-            result = shell.run_cell(source, store_history=False)
-            error = result.error_before_exec or result.error_in_exec
-            if error is not None:
-                write({"cell": number, "error": f"{type(error).__name__}: {error}"[:500]})
-            for each in lesson.exercises:
-                answer = shell.user_ns.get(each.answer_name)
-                if each.answer_name in shell.user_ns and graded.get(each.name) is not answer:
-                    graded[each.name] = answer
-                    write(grade_answer(each, answer).to_json())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_and_grade(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
