@@ -34,6 +34,7 @@ class SmallVisionTower(nn.Module):
         ("Embedding.forward", "wte", "", "embedding"),
         ("Linear.forward", "lm_head", "text", "linear"),
         ("Omni.generate", "", "", ""),
+        ("Concatenate image + audio + text", "", "", ""),
     ],
 )
 def test_names_say_what_a_call_works_on_and_its_kind(call: str, path: str, modality: str, kind: str) -> None:

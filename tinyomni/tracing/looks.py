@@ -24,7 +24,7 @@ def _modality(name: str, colour: str, mark: str, words: str) -> Modality:
     return Modality(name, colour, mark, frozenset(words.split()))
 
 
-TEXT = _modality("text", "#0072b2", "●", "text token tokens tokenizer language lm gpt bert llama thinker prompt")
+TEXT = _modality("text", "#0072b2", "●", "text token tokens tokenize tokenizer language lm gpt bert llama thinker prompt")
 IMAGE = _modality("image", "#d55e00", "■", "image images vision visual vit pixel pixels patch patches patchify clip")
 AUDIO = _modality("audio", "#009e73", "▲", "audio mel spectrogram stft whisper ctc asr recording")
 SPEECH = _modality("speech", "#cc79a7", "◆", "speech speak talker codec codes rvq vocoder tts")
@@ -48,9 +48,9 @@ def modality_of(record: Record, above: Modality | None = None) -> Modality | Non
     """What a call works on, by the words of its name, else of its module's path; else what its caller works on."""
     for text in (record.call, record.path):
         words = {word.lower() for word in WORD.findall(text)}
-        for modality in MODALITIES:
-            if words & modality.words:
-                return modality
+        found = [modality for modality in MODALITIES if words & modality.words]
+        if found:
+            return found[0] if len(found) < 3 else None  # three at once are fused there
     return above
 
 
