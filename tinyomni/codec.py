@@ -9,6 +9,7 @@ Source: Zeghidour et al., SoundStream (2021), section III-C.
 """
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from tinyomni.audio import MelFrontend, valid_positions
 from tinyomni.config import TINY, AudioConfig, CodecConfig, dct_size
 from tinyomni.errors import InputError
 from tinyomni.shapes import ShapeError, describe, expect
-from tinyomni.vocoder import GriffinLimVocoder
+from tinyomni.vocoder import GriffinLimVocoder, StreamingVocoder
 
 
 class RVQ(nn.Module):
@@ -84,6 +85,8 @@ class PostNet(nn.Module):
     Two codes cannot say where in its 80 ms a sound begins, but the neighbouring frames nearly do. (Shen et al.,
     Tacotron 2 (2018), correct mel frames by a convolutional post-net, too.)
     """
+
+    REACH = 3  # frames to each side
 
     def __init__(self, codec_dim: int, block_dim: int, channels: int = 256) -> None:
         super().__init__()
@@ -201,3 +204,35 @@ class SpeechCodec(nn.Module):
     def decode(self, codes: Int[Tensor, "batch frames codebooks"]) -> Float[Tensor, "batch frames*{self.hop}"]:
         """Codes → audio: (batch, frames, 2) → (batch, frames × 1280)."""
         return self.decode_latents(self.rvq.decode(codes))
+
+    def stream(self, frames: Iterable[Int[Tensor, "codebooks"]]) -> Iterator[Float[Tensor, "samples"]]:
+        """Codes, frame by frame → audio, 80 ms by 80 ms, four frames behind: speech before it is written to its end.
+
+        The mel spectrogram is that of `decode`; phases and level are not (`StreamingVocoder`).
+        """
+        vocoder = StreamingVocoder(self.vocoder, self.hop // self.vocoder.hop)
+        reach = 0 if self.single_frame else PostNet.REACH
+        return vocoder.stream(stream_mel(frames, lambda codes: self.to_mel(self.rvq.decode(codes)), reach))
+
+
+def stream_mel(
+    frames: Iterable[Int[Tensor, "codebooks"]],
+    to_mel: Callable[[Int[Tensor, "1 frames codebooks"]], Float[Tensor, "1 mel_frames n_mels"]],
+    reach: int,
+) -> Iterator[Float[Tensor, "mel_frames n_mels"]]:
+    """The mel frames of each code frame as soon as the `reach` frames behind it, on which they depend, are there."""
+    seen: list[Tensor] = []
+
+    def mel_of(number: int) -> Tensor:
+        start = max(0, number - reach)
+        codes = torch.stack(seen[start : number + reach + 1])
+        with torch.no_grad():
+            mel = to_mel(codes[None])[0]
+        return mel.unflatten(0, (len(codes), -1))[number - start]
+
+    for frame in frames:
+        seen.append(frame)
+        if len(seen) > reach:
+            yield mel_of(len(seen) - 1 - reach)
+    for number in range(max(0, len(seen) - reach), len(seen)):
+        yield mel_of(number)

@@ -26,7 +26,7 @@ from tinyomni.io.audio import check_not_silent, load_speech, trim_silence
 from tinyomni.io.levels import normalize_level
 from tinyomni.io.spoken_text import spoken_text
 from tinyomni.reply import Reply, Transcript
-from tinyomni.talker import TalkerTiny, generate_codes, max_frames, voice_token
+from tinyomni.talker import TalkerTiny, generate_codes, max_frames, stream_codes, voice_token
 from tinyomni.thinker import ThinkerLM
 from tinyomni.tokenizer import BOS, BPETokenizer
 from tinyomni.tracing import tokens
@@ -272,16 +272,35 @@ class Omni(nn.Module):
         """The most frames that the Talker generates for a text of so many tokens: the cap, as far as it has room."""
         return min(max_frames(text_tokens), self.cfg.talker.max_frames)
 
+    def stream_codes(self, text: str, voice: int = 0) -> Iterator[Int[Tensor, "codebooks"]]:
+        """Those of `speech_codes`, frame by frame."""
+        ids = self.speech_ids(text, voice)
+        return stream_codes(self.talker, ids, self.frame_limit(ids.shape[1]))
+
     @torch.no_grad()
     def speech_codes(self, text: str, voice: int = 0) -> Int[Tensor, "1 frames codebooks"]:
         """The codes that the Talker generates for a text, up to the end of speech, at most `frame_limit` frames."""
         ids = self.speech_ids(text, voice)
         return generate_codes(self.talker, ids, self.frame_limit(ids.shape[1]))[:, 1:]
 
-    @torch.no_grad()
-    def speak(self, text: str, voice: int = 0) -> Float[Tensor, "samples"]:
-        """Text → float32 samples, (frames × 1280,), at the sample rate of the configuration (16 kHz)."""
-        return self.codec.decode(self.speech_codes(text, voice))[0].cpu()
+    @overload
+    def speak(self, text: str, voice: int = 0, stream: Literal[False] = False) -> Float[Tensor, "samples"]: ...
+
+    @overload
+    def speak(self, text: str, voice: int = 0, *, stream: Literal[True]) -> Iterator[Float[Tensor, "_"]]: ...
+
+    def speak(
+        self, text: str, voice: int = 0, stream: bool = False
+    ) -> Float[Tensor, "samples"] | Iterator[Float[Tensor, "_"]]:
+        """Text → float32 samples, (frames × 1280,), at the sample rate of the configuration (16 kHz).
+
+        With `stream=True` an iterator over pieces of 80 ms, each there before the next frames are written. The mel
+        spectrogram is the same; the level is a fixed one, where else the peak is 0.95 (`vocoder.StreamingVocoder`).
+        """
+        if not stream:
+            with torch.no_grad():
+                return self.codec.decode(self.speech_codes(text, voice))[0].cpu()
+        return (piece.cpu() for piece in self.codec.stream(self.stream_codes(text, voice)))
 
     # -- weights -------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ Sources: Wang et al., VALL-E (2023) for speech as a language of codes; Xu et al.
 Talker.
 """
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -206,3 +208,17 @@ def generate_codes(
     """The start frame (zeros) and up to `limit` frames of codes for one text; `stop=False` always gives `limit`."""
     codes, frames = generate_batch(talker, text, limit, stop=stop)
     return codes[:, : 1 + int(frames[0])]
+
+
+@torch.no_grad()
+def stream_codes(
+    talker: TalkerTiny, text: Int[Tensor, "1 text_tokens"], limit: int
+) -> Iterator[Int[Tensor, "codebooks"]]:
+    """The frames of `generate_codes`, each as soon as it is written."""
+    codes = torch.zeros(1, 1, talker.cfg.codebooks, dtype=torch.long, device=talker.base.weight.device)
+    cache = talker.new_cache(1)
+    for written in range(limit):
+        codes, over = next_frame(talker, codes, text, cache)
+        if written and float(over) > 0.5:
+            return
+        yield codes[0, -1]

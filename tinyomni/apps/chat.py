@@ -18,7 +18,7 @@ from tinyomni.config import SAMPLE_RATE
 from tinyomni.data import unanswerable, wordings, world
 from tinyomni.data.normalization import normalize_question, reading_note
 from tinyomni.errors import InputError, MissingFileError
-from tinyomni.io import AudioLike, ImageLike, load_image
+from tinyomni.io import AudioLike, ImageLike, load_image, playback
 from tinyomni.io.spoken_text import spoken_text
 from tinyomni.omni import DESCRIBE
 from tinyomni.reply import Kind, Reply, Transcript
@@ -32,6 +32,7 @@ HELP = """a line of text        a question, about the image if there is one
 /audio FILE           ask by a recording
 /caption              describe the image
 /speak [FILE]         write the last answer as speech to a WAV file (answer.wav)
+/play                 play the last answer as speech
 /trace                turn the shape table of each run on or off
 /help                 show this list
 /quit                 end"""
@@ -65,6 +66,15 @@ def speak_sentences(
         yield codes[0], omni.codec.decode(codes)[0].detach().cpu()
 
 
+def stream_speech(omni: "Backend", text: str, voice: int = 0) -> Iterator[Float[Tensor, "samples"]]:
+    """A text as speech, 80 ms by 80 ms as it is generated, with a pause between two sentences."""
+    text = spoken_text(text)
+    for number, sentence in enumerate(split_sentences(text) or [text]):
+        if number:
+            yield torch.zeros(PAUSE)
+        yield from omni.codec.stream(omni.stream_codes(sentence, voice))
+
+
 def join_with_pauses(waves: Iterable[Float[Tensor, "_"]]) -> Float[Tensor, "samples"]:
     """Sentences one after the other, 0.2 s of silence between them."""
     parts = [part for wave in waves for part in (torch.zeros(PAUSE), wave)]
@@ -96,7 +106,7 @@ class Backend(Protocol):
 
     @property
     def codec(self) -> Any:
-        """What has `decode`: codes → audio."""
+        """What has `decode` and `stream`: codes → audio."""
 
     @property
     def style(self) -> str:
@@ -126,6 +136,10 @@ class Backend(Protocol):
         """Text → speech codes."""
         ...
 
+    def stream_codes(self, text: str, voice: int = 0) -> Iterator[Int[Tensor, "codebooks"]]:
+        """The same, frame by frame."""
+        ...
+
 
 def history(backend: Backend, turns: Sequence[wordings.Turn], question: str) -> list[wordings.Turn]:
     """The last turns of a conversation that the prompt may hold: none where the model was not trained on any, at most
@@ -144,6 +158,7 @@ class Session:
         self.omni, self.write, self.traced, self.voice = omni, write, traced, voice
         self.image: str | None = None
         self.answer = ""  # the last one, for /speak
+        self.aloud = False  # whether answers are played as speech
         self.turns: list[wordings.Turn] = []  # of the conversation about this image
 
     def run(self, title: str, action: Callable[[], None]) -> None:
@@ -188,6 +203,8 @@ class Session:
                 self.turns.append(wordings.Turn(asked, reply.answer))
             if out:
                 self.write_speech(reply.answer, out)
+            if self.aloud and reply.answer.strip():
+                self.play(reply.answer)
 
         self.run("ask", action)
 
@@ -206,13 +223,28 @@ class Session:
         out = check_wav_path(file)
         self.run("speak", lambda: self.write_speech(text, out))
 
+    def play(self, text: str) -> None:
+        """Play a text as speech while it is generated."""
+        playback.play(self.stream(text), SAMPLE_RATE)
+
+    def stream(self, text: str) -> Iterator[Float[Tensor, "samples"]]:
+        """A text as speech, piece by piece."""
+        if not text.strip():
+            raise InputError("speech: the text is empty")
+        self.warn_unlearned(spoken_text(text))
+        return stream_speech(self.omni, text, self.voice)
+
+    def warn_unlearned(self, text: str) -> None:
+        """Name the words that the voice has not learned."""
+        if unknown := unlearned_words(text):
+            self.write(f"(the voice has not learned, and may garble: {', '.join(unknown)})\n")
+
     def write_speech(self, text: str, file: Path) -> None:
         """Generate the sentences one by one and write them to one file."""
         if not text.strip():
             raise InputError("speech: the text is empty")
         text, waves = spoken_text(text), []
-        if unknown := unlearned_words(text):
-            self.write(f"(the voice has not learned, and may garble: {', '.join(unknown)})\n")
+        self.warn_unlearned(text)
         for sentence, (codes, wave) in zip(
             split_sentences(text), speak_sentences(self.omni, text, self.voice), strict=True
         ):
@@ -260,6 +292,10 @@ class Session:
             if not self.answer:
                 raise InputError("/speak: there is no answer yet")
             self.speak(self.answer, rest or "answer.wav")
+        elif command == "/play":
+            if not self.answer:
+                raise InputError("/play: there is no answer yet")
+            self.play(self.answer)
         elif command == "/trace":
             self.traced = not self.traced
             self.write(f"shape tables: {'on' if self.traced else 'off'}\n")

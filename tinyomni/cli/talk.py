@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     transcribe.add_argument("audio", metavar="SPEECH.wav")
     speak = commands.add_parser("speak", help="say a text")
     speak.add_argument("text", metavar="TEXT")
-    speak.add_argument("-o", "--out", default="speech.wav", metavar="FILE", help="default speech.wav")
+    speak.add_argument("-o", "--out", default="speech.wav", metavar="FILE",
+                       help="default speech.wav; - gives raw 16-bit samples at 16 kHz while they are made")  # fmt: skip
     chat = commands.add_parser("chat", help="a conversation: /image /audio /caption /speak /trace /help /quit")
     demo = commands.add_parser("demo", help="a page in the browser to draw, ask and listen")
     demo.add_argument("--port", type=int, default=7860, help="default 7860")
@@ -42,6 +44,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     for each in (ask, caption):
         each.add_argument("--speak", metavar="FILE", help="speak the answer into this WAV file")
     for each in (ask, caption, speak, chat):
+        each.add_argument("--play", action="store_true", help="play the speech while it is generated")
         each.add_argument("--voice", choices=Choices(voices), default="1", metavar="N", help="%(choices)s (default 1)")
     for each in (ask, caption, transcribe, speak, chat):
         each.add_argument("--trace", action="store_true", help="show the shape of every call of this run")
@@ -82,7 +85,7 @@ def session(args: argparse.Namespace) -> "Session":
 def run_ask(args: argparse.Namespace) -> int:
     """Answer one question."""
     it = session(args)
-    it.image = args.image
+    it.image, it.aloud = args.image, args.play
     it.ask(args.question, args.audio, args.speak)
     return 0
 
@@ -90,7 +93,7 @@ def run_ask(args: argparse.Namespace) -> int:
 def run_caption(args: argparse.Namespace) -> int:
     """Describe an image."""
     it = session(args)
-    it.image = args.image
+    it.image, it.aloud = args.image, args.play
     it.caption(args.speak)
     return 0
 
@@ -103,7 +106,17 @@ def run_transcribe(args: argparse.Namespace) -> int:
 
 def run_speak(args: argparse.Namespace) -> int:
     """Say a text."""
-    session(args).speak(args.text, args.out)
+    it = session(args)
+    if args.out == "-":
+        from tinyomni.io.playback import write_raw
+
+        it.write = partial(stream, file=sys.stderr)
+        with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as raw:
+            write_raw(it.stream(args.text), raw.write)
+    elif args.play:
+        it.play(args.text)
+    else:
+        it.speak(args.text, args.out)
     return 0
 
 
@@ -117,6 +130,7 @@ def run_chat(args: argparse.Namespace) -> int:
                 yield input("> " if sys.stdin.isatty() else "")
 
     it = session(args)
+    it.aloud = args.play
     if sys.stdin.isatty():
         say(HELP)
     it.chat(lines())

@@ -7,7 +7,7 @@ Only loading of files, the tokenizer, the parsing of replies and Griffin-Lim are
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 
 from tinyomni.audio import ctc_greedy
-from tinyomni.config import AudioConfig
+from tinyomni.codec import PostNet, stream_mel
+from tinyomni.config import FRAME_HOP, AudioConfig
 from tinyomni.errors import InputError
 from tinyomni.generation import Step
 from tinyomni.io import AudioLike, ImageLike, load_audio, load_image
@@ -26,7 +27,7 @@ from tinyomni.io.spoken_text import spoken_text
 from tinyomni.reply import Reply, Transcript
 from tinyomni.talker import max_frames, voice_token
 from tinyomni.tokenizer import BOS, EOS, BPETokenizer
-from tinyomni.vocoder import GriffinLimVocoder
+from tinyomni.vocoder import GriffinLimVocoder, StreamingVocoder
 
 Array = np.ndarray[Any, Any]
 
@@ -164,7 +165,7 @@ class OnnxOmni:
 
     @property
     def codec(self) -> "OnnxOmni":
-        """What has `decode`, as `Omni.codec` has it."""
+        """What has `decode` and `stream`, as `Omni.codec` has them."""
         return self
 
     def decode(self, codes: Int[torch.Tensor, "1 frames codebooks"]) -> Float[torch.Tensor, "1 samples"]:
@@ -174,24 +175,34 @@ class OnnxOmni:
         assert isinstance(wav, torch.Tensor)
         return wav[None]
 
+    def stream(self, frames: Iterable[Int[torch.Tensor, "codebooks"]]) -> Iterator[Float[torch.Tensor, "samples"]]:
+        """As `SpeechCodec.stream`."""
+        vocoder = StreamingVocoder(self.vocoder, FRAME_HOP // self.vocoder.hop)
+
+        def to_mel(codes: Int[torch.Tensor, "1 frames codebooks"]) -> Float[torch.Tensor, "1 mel_frames n_mels"]:
+            return torch.from_numpy(self.run("codec", codes=codes.numpy())[0])
+
+        return vocoder.stream(stream_mel(frames, to_mel, PostNet.REACH))
+
     def speech_codes(self, text: str, voice: int = 0) -> Int[torch.Tensor, "1 frames codebooks"]:
-        """As `Omni.speech_codes`: the likeliest code of each frame, until the end is likelier than not."""
+        """As `Omni.speech_codes`."""
+        return torch.stack(list(self.stream_codes(text, voice)))[None]
+
+    def stream_codes(self, text: str, voice: int = 0) -> Iterator[Int[torch.Tensor, "codebooks"]]:
+        """As `Omni.stream_codes`: the likeliest code of each frame, until the end is likelier than not."""
         ids = self.speech_ids(text, voice).numpy()
         keys, values = self.empty_cache(self.talker, self.talker["talker_dim"], self.talker["heads"])
         scale = np.ones((self.talker["layers"], self.talker["heads"]), np.float32)
         codes = np.zeros((1, 1, self.talker["codebooks"]), np.int64)
-        frames: list[Array] = []
-        limit = self.frame_limit(ids.shape[1])
-        while len(frames) < limit:
+        for written in range(self.frame_limit(ids.shape[1])):
             base, residual, end, _, keys, values = self.run(
                 "talk", text=ids, codes=codes, keys=keys, values=values, head_scale=scale
             )
-            if frames and end[0] > 0:
-                break
+            if written and end[0] > 0:
+                return
             codes = np.array([[[base[0].argmax(), residual[0].argmax()]]])
-            frames.append(codes)
+            yield torch.from_numpy(codes[0, 0])
             ids = ids[:, :0]
-        return torch.from_numpy(np.concatenate(frames, axis=1))
 
     def speak(self, text: str, voice: int = 0) -> Float[torch.Tensor, "samples"]:
         """As `Omni.speak`."""
