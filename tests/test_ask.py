@@ -161,6 +161,13 @@ def test_long_recordings_are_cut_where_it_is_quiet() -> None:
     assert sum(map(len, split_audio(torch.rand(16_001) - 0.5, 16_000, 1600))) >= 16_001 - 1600
 
 
+def test_a_rest_that_is_shorter_than_a_window_is_left_out() -> None:
+    wav = torch.ones(105)
+    wav[90:100] = 0  # the quietest window, so that the first part ends at 95
+    assert [len(part) for part in split_audio(wav, 100, 10)] == [95, 10]
+    assert [len(part) for part in split_audio(wav[:104], 100, 10)] == [95]
+
+
 def test_voices_and_sentences(omni: Omni) -> None:
     assert split_sentences(" Is it? Yes.  It is! ") == ["Is it?", "Yes.", "It is!"]
     assert split_sentences("red") == ["red"]

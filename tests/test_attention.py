@@ -48,6 +48,21 @@ def test_readable_attention_is_a_slow_loop_and_the_fused_kernel(causal: bool, kv
 
 
 @pytest.mark.parametrize("causal", [False, True])
+def test_heads_of_one_group_are_neighbours(causal: bool) -> None:
+    """1 < kv_heads < heads: repeated in any other order, the keys would meet the wrong queries."""
+    q, k, v = torch.randn(B, 6, T, D), torch.randn(B, 3, T, D), torch.randn(B, 3, T, D)
+    pairs = [attend(q[:, [h]], k[:, [h // 2]], v[:, [h // 2]], causal=causal) for h in range(6)]
+    torch.testing.assert_close(attention(q, k, v, causal=causal)[0], torch.cat(pairs, dim=1))
+    torch.testing.assert_close(attend(q, k, v, causal=causal), torch.cat(pairs, dim=1))
+
+
+@pytest.mark.parametrize("sizes", [(10, 3, 1), (12, 4, 3), (12, 2, 4)])
+def test_heads_that_do_not_divide_are_refused(sizes: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="dim must be divisible by heads, and heads by kv_heads"):
+        SelfAttention(*sizes)
+
+
+@pytest.mark.parametrize("causal", [False, True])
 def test_masked_keys_change_nothing_and_a_row_without_keys_is_no_nan(causal: bool) -> None:
     q, k, v = qkv()
     mask = torch.ones(B, 1, 1, T, dtype=torch.bool)

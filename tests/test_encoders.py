@@ -1,5 +1,7 @@
 """Image and audio encoder: ViT, mel front end, audio encoder, CTC, compared with torch, torchaudio and librosa."""
 
+import math
+
 import librosa
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from torch import nn
 from tinyomni.audio import CHARS, AudioEncoderTiny, CTCHead, MelFrontend, audio_token_count, char_ids, ctc_greedy
 from tinyomni.layers import EncoderBlock
 from tinyomni.shapes import ShapeError
-from tinyomni.vision import ViTTiny
+from tinyomni.vision import ViTTiny, grid_positions
 
 
 def louder(model: nn.Module) -> nn.Module:
@@ -57,6 +59,17 @@ def torch_encoder(mine: nn.ModuleList, width: int, heads: int, hidden: int) -> n
         for one, other in [*pairs, (layer.norm1, block.norm1), (layer.norm2, block.norm2)]:
             one.weight.data, one.bias.data = other.weight.data, other.bias.data
     return theirs
+
+
+def test_a_positions_first_half_is_its_row_and_its_second_half_its_column() -> None:
+    side, dim = 3, 8
+    found = grid_positions(side, dim).unflatten(0, (side, side))
+    for row in range(side):
+        for column in range(side):
+            for at, number in ((row, 0), (column, dim // 2)):
+                angles = [at / 100 ** (4 * p / dim) for p in range(dim // 4)]
+                expected = torch.tensor([*map(math.sin, angles), *map(math.cos, angles)])
+                torch.testing.assert_close(found[row, column, number : number + dim // 2], expected)
 
 
 def test_vit_blocks_are_torchs() -> None:

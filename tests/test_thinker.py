@@ -138,6 +138,15 @@ def test_generation_stops_at_eos_for_each_row() -> None:
         assert set(stopped[row, end:].tolist()) <= {eos}
 
 
+def test_a_row_that_has_ended_does_not_end_the_others() -> None:
+    model, ids = thinker(), prompt()
+    free = generate(model, ids, max_new_tokens=12, eos=None)
+    eos = next(id for id in free[0].tolist() if id not in free[1].tolist())
+    stopped = generate(model, ids, max_new_tokens=12, eos=eos)
+    end = free[0].tolist().index(eos)
+    assert torch.equal(stopped[1], free[1]) and stopped[0].tolist() == [*free[0, :end].tolist(), *[eos] * (12 - end)]
+
+
 def test_seed_and_forbidden_ids() -> None:
     model, ids = thinker(), prompt()
     hot = {"temperature": 3.0, "max_new_tokens": 20, "eos": None}

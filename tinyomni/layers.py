@@ -26,9 +26,10 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        """The mean is taken in float32, also under autocast; the shape and dtype of x are kept."""
-        scale = torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + self.eps)
-        return (x.float() * scale * self.weight).to(x.dtype)
+        """The mean is taken in float32 at least, also under autocast; the shape and dtype of x are kept."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
+        return (wide * scale * self.weight).to(x.dtype)
 
 
 class SwiGLU(nn.Module):

@@ -125,7 +125,8 @@ def decode_error(types: list[tuple[str, str]], text: str) -> BaseException:
             break
     module, name = types[0]
     if (base.__module__, base.__qualname__) != (module, name):
-        return type(name, (base,), {"__module__": module, "__qualname__": name, "__str__": lambda self: text})()
+        own = {"__module__": module, "__qualname__": name, "__str__": lambda self: text}
+        return type(name.rpartition(".")[2], (base,), own)()
     try:
         return base(text)
     except TypeError:  # such as UnicodeDecodeError, which wants five arguments
