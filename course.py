@@ -13,6 +13,8 @@
 
     python3 course.py notebooks   run all lessons again and store their outputs
     python3 course.py exercises   make exercises/ from solutions/
+    python3 course.py site        lessons, documents, traces and the live page as a static site in site/build/site;
+                                  the live page needs Node 20 or newer, and npm once
 
 --cpu, as the first word or behind the command, asks for the CPU build of torch: a smaller download for a machine
 without a GPU. The .venv then keeps to that build; delete it to change your mind.
@@ -49,6 +51,7 @@ EXTRAS = {
     "report": ["judge"],
     "export": ["judge"],
     "export-onnx": ["onnx"],
+    "site": ["onnx"],
 }
 """What a command needs beyond what every learner gets, as extras of pyproject.toml."""
 
@@ -217,6 +220,11 @@ def exercises() -> int:
     return run(PYTHON, "-m", "tinyomni.grade.build")
 
 
+def site() -> int:
+    """Write the static site."""
+    return run(PYTHON, Path("site", "pages.py"))
+
+
 def lab(options: list[str]) -> int:
     """Open JupyterLab on a lesson: the first one, or the one that is named."""
     for name, value in (
@@ -240,7 +248,7 @@ def main(arguments: list[str]) -> int:
     cpu = "--cpu" in arguments[:2]
     words = [word for place, word in enumerate(arguments) if not (word == "--cpu" and place < 2)]
     command, *options = words or ["help"]
-    own = {"test": test, "notebooks": notebooks, "exercises": exercises}
+    own = {"test": test, "notebooks": notebooks, "exercises": exercises, "site": site}
     if command not in ("lab", *own, *PASSED_ON):
         asked = command in ("help", "-h", "--help")
         say(
