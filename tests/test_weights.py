@@ -26,7 +26,7 @@ TOP = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     omni = build(seed=1)
-    omni.thresholds = {"typed": -0.25}
+    omni.thresholds, omni.style = {"typed": -0.25}, "wide"
     path = tmp_path_factory.mktemp("weights") / "omni.safetensors"
     omni.save(path, made={"preset": "smoke"})
     return path
@@ -38,6 +38,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_everything_comes_back(weights: Path) -> None:
     omni, again = build(seed=1), Omni.from_pretrained(weights)
     assert again.thresholds == {"typed": -0.25} and again.cfg == TINY and not again.training
+    assert again.style == "wide" and Omni.from_pretrained().style in ("plain", "wide")
     assert {each.dtype for each in again.state_dict().values()} == {torch.float32}
     for name, tensor in omni.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor.half().float(), rtol=0, atol=0)
@@ -152,6 +153,13 @@ DEEP = "[" * 100_000 + "]" * 100_000
 def test_hostile_metadata_is_refused(weights: Path, tmp_path: Path, key: str, text: str) -> None:
     path = forged(weights, tmp_path / "bad.safetensors", lambda _, metadata: metadata.update({key: text}))
     with pytest.raises(InputError, match=r"the metadata of bad\.safetensors cannot be read"):
+        Omni.from_pretrained(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"bold"', "wide", DEEP])
+def test_an_unknown_style_is_refused(weights: Path, tmp_path: Path, text: str) -> None:
+    path = forged(weights, tmp_path / "bad.safetensors", lambda _, metadata: metadata.update(style=text))
+    with pytest.raises(InputError, match=r"expected the style plain or wide in bad\.safetensors"):
         Omni.from_pretrained(path)
 
 

@@ -13,6 +13,9 @@ IMAGE_SIZE = 224
 MAX_IMAGE_SIZE = 8192
 SAMPLE_RATE = 16_000
 FRAME_HOP = 1280  # samples in one code frame: 80 ms
+STYLES = ("plain", "wide")
+"""How the data of training vary: within the closed world's own ways, or as people and programs draw, word and record.
+"""
 
 MIN_RATE, MAX_RATE = 1000, 768_000
 """Sample rates that recordings really have; the loaders accept the same."""

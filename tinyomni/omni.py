@@ -307,7 +307,13 @@ class Omni(nn.Module):
     def save(self, path: str | Path, **metadata: Any) -> None:
         """Weights in half precision, with all that it takes to use them; `metadata` is kept beside them as JSON."""
         weights_file.write(
-            path, self.state_dict(), asdict(self.cfg), self.tokenizer, thresholds=self.thresholds, **metadata
+            path,
+            self.state_dict(),
+            asdict(self.cfg),
+            self.tokenizer,
+            thresholds=self.thresholds,
+            style=self.style,
+            **metadata,
         )
 
     @classmethod
@@ -320,7 +326,7 @@ class Omni(nn.Module):
         name = Path(path).name if path is not None else weights_file.SHIPPED.name
         cfg, thresholds = weights_file.sizes_of(tensors, metadata, name)
         omni = cls(cfg, weights_file.tokenizer_of(metadata))
-        omni.thresholds = thresholds
+        omni.thresholds, omni.style = thresholds, weights_file.style_of(metadata, name)
         own = omni.state_dict()
         try:
             omni.load_state_dict(

@@ -44,16 +44,19 @@ def split_sentences(text: str) -> list[str]:
 
 
 @functools.cache
-def learned_words() -> frozenset[str]:
+def learned_words(style: str = "plain") -> frozenset[str]:
     """The words of all lines that the Talker is trained on, in lower case."""
-    texts = [line.text for _, family in world.language().values() for line in family]
-    return frozenset(word for text in (*texts, *unanswerable.ANSWERS) for word in re.findall(r"[a-z']+", text.lower()))
+    texts = [*(line.text for _, family in world.language().values() for line in family), *unanswerable.ANSWERS]
+    if style == "wide":
+        texts += [*wordings.SMALL_TALK, *wordings.SMALL_TALK.values(), *wordings.DESCRIBE]
+        texts += unanswerable.UNCLEAR_IMAGES.values()
+    return frozenset(word for text in texts for word in re.findall(r"[a-z']+", text.lower()))
 
 
-def unlearned_words(text: str) -> list[str]:
+def unlearned_words(text: str, style: str = "plain") -> list[str]:
     """The words of a text that the Talker has not learned, in their order."""
     words = dict.fromkeys(re.findall(r"[a-z']+", text.lower()))
-    return [word for word in words if word not in learned_words()]
+    return [word for word in words if word not in learned_words(style)]
 
 
 def speak_sentences(
@@ -236,7 +239,7 @@ class Session:
 
     def warn_unlearned(self, text: str) -> None:
         """Name the words that the voice has not learned."""
-        if unknown := unlearned_words(text):
+        if unknown := unlearned_words(text, self.omni.style):
             self.write(f"(the voice has not learned, and may garble: {', '.join(unknown)})\n")
 
     def write_speech(self, text: str, file: Path) -> None:

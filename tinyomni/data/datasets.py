@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from tinyomni.config import STYLES
 from tinyomni.data import randomization, unanswerable, wordings, world
 from tinyomni.data.rendering import render
 from tinyomni.data.tts import FIXED_PROSODY, TTS_VOICES, SpeechCache
@@ -27,8 +28,6 @@ from tinyomni.errors import InputError
 from tinyomni.tokenizer import EOS, PAD
 
 Encode = Callable[[str], list[int]]
-STYLES = ("plain", "wide")
-"""How data vary: as in the shipped weights' training, or as people and programs do."""
 PLAIN_SHARE = 0.12  # of the images of the wide style: else what was learned of them is lost
 SHUFFLED = 0.25  # of the utterances are words in random order
 REPLIES = 0.2  # are replies; all others are lines

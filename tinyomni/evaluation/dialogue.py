@@ -15,17 +15,20 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from tinyomni.config import IMAGE_SIZE, SAMPLE_RATE
-from tinyomni.data import unanswerable
-from tinyomni.data.datasets import Scenes, pixels
+from tinyomni.data import other_makers, unanswerable
+from tinyomni.data.datasets import Sample, Scenes, pixels
 from tinyomni.data.normalization import normalize_question
+from tinyomni.data.tts import TTS_VOICES
 from tinyomni.data.world import Question
 from tinyomni.evaluation import asr_judge
 from tinyomni.evaluation.asr_judge import words
-from tinyomni.evaluation.registry import OUTSIDE
+from tinyomni.evaluation.recordings import CONDITIONS
+from tinyomni.evaluation.registry import OUTSIDE, slug
 from tinyomni.io.audio import AudioLike
 from tinyomni.io.images import ImageLike, open_image
 from tinyomni.metrics import Rate, accuracy
@@ -38,6 +41,32 @@ def ask(omni: Omni, question: str | AudioLike, image: ImageLike | None) -> Reply
     if isinstance(question, str):
         return omni.reply(normalize_question(question), image).finish()
     return omni.reply(None, image, question, trim=True).finish()
+
+
+# ---- spoken questions in other recordings and voices ----------------------------------------------------------------
+
+
+def recorded(omni: Omni, n: int, cache: str | None) -> Iterator[tuple[str, Rate]]:
+    """The metrics of the part `recordings`: how many spoken questions are answered right, in each condition; then in
+    each voice of another maker that is installed here.
+    """
+
+    def right(sample: Sample, wave: Float[np.ndarray, "samples"]) -> bool:
+        reply = ask(omni, (wave.astype(np.float32), SAMPLE_RATE), sample.image)
+        return reply.answer.lower() == sample.question.answer.lower()
+
+    def questions(*voices: str) -> list[tuple[Sample, Float[np.ndarray, "samples"]]]:
+        scenes = Scenes("test", n, seed=5, spoken_in_training=True, cache=cache, voices=voices)
+        samples = [scenes[index] for index in range(n)]
+        return [(each, each.question_wave.double().numpy()) for each in samples if each.question_wave is not None]
+
+    asked = questions(*TTS_VOICES)
+    for name, change in CONDITIONS.items():
+        waves = [change(wave, np.random.default_rng(index)) for index, (_, wave) in enumerate(asked)]
+        found = [right(sample, wave) for (sample, _), wave in zip(asked, waves, strict=True)]
+        yield f"recordings.{slug(name)}", accuracy(found)
+    for voice in other_makers.installed((*other_makers.HELD_OUT, *other_makers.TRAINED)):
+        yield f"recordings.{slug(voice)}", accuracy([right(*each) for each in questions(voice)])
 
 
 # ---- spoken question → spoken answer --------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from tinyomni.errors import InputError
 from tinyomni.evaluation.calibration import MAX_WRONG, UNSURE_QUANTILE, threshold, validation_wording
 from tinyomni.evaluation.dialogue import ask
 from tinyomni.evaluation.model_card import CARD, model_card
-from tinyomni.evaluation.registry import WHOLE_MODEL
+from tinyomni.evaluation.registry import WHOLE_MODEL, WIDE
 from tinyomni.evaluation.report import Report, report
 from tinyomni.io import weights as weights_io
 from tinyomni.io.weights import Tensors
@@ -150,13 +150,15 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix="tmp-export-") as folder:
         new = Path(folder) / out.name
-        weights_io.write(new, tensors, asdict(omni.cfg), omni.tokenizer, thresholds=omni.thresholds, made=made)
+        weights_io.write(new, tensors, asdict(omni.cfg), omni.tokenizer, thresholds=omni.thresholds,
+                         style=omni.style, made=made)  # fmt: skip
         if (size := new.stat().st_size) > MAX_BYTES:
             raise InputError(f"Export: {out} must have at most {MAX_BYTES:,} bytes, got {size:,}")
         unpacked, model = unpack(new, run_dir.folder / "shipped", run_dir.preset), Omni.from_pretrained(new)
         found = Report.load(measured) if measured else report(unpacked, n, model=model)
         if not any(each.metric.part in WHOLE_MODEL for each in found.results):
-            more = report(unpacked, n, WHOLE_MODEL, model)
+            parts = [part for part in WHOLE_MODEL if omni.style == "wide" or part not in WIDE]
+            more = report(unpacked, n, parts, model)
             found = replace(found, results=(*found.results, *more.results))
         missed = [each.metric.label for each in found.results if each.passed is False]
         if missed and not allow_missed:

@@ -1,19 +1,23 @@
 """Scenes in other looks than those of training, drawn by an independent renderer: captions and questions, look by look.
 
-And what has no answer there: an empty image, four or five things, things that overlap, foreign shapes. What counts is
+The same for wordings of each family, those among them that no training had, and for typing errors.
+
+And what has no answer: an empty image, four or five things, things that overlap, foreign shapes. What counts is
 how often the model is *confident and wrong*: it says something else than that it does not know, and is not unsure.
 """
 
 import random
+from collections.abc import Iterator
 
 from PIL import Image
 
-from tinyomni.data import world
+from tinyomni.data import wordings, world
 from tinyomni.data.datasets import pixels
 from tinyomni.data.world import Thing
 from tinyomni.evaluation import independent_renderer
 from tinyomni.evaluation.dialogue import ask
 from tinyomni.evaluation.questions import Answer, generate_parts, generate_replies
+from tinyomni.evaluation.registry import slug
 from tinyomni.metrics import Rate, accuracy
 from tinyomni.omni import DESCRIBE, Omni
 from tinyomni.tokenizer import BOS, BPETokenizer
@@ -69,3 +73,56 @@ def confident_and_wrong(omni: Omni, kind: str, n: int) -> Rate:
             text = world.draw_question(things, rng, lambda each: each.kind not in ("count", "existence")).text
         claims.append(is_confident_claim(omni, text, image))
     return accuracy(claims)
+
+
+def stage_of(omni: Omni) -> OmniStage:
+    """The stage with the weights of a model: it answers in batches."""
+    stage = OmniStage()
+    for name in ("thinker", "vision", "audio", "proj_v", "proj_a"):
+        getattr(stage, name).load_state_dict(getattr(omni, name).state_dict())
+    return stage.eval()
+
+
+def looks(omni: Omni, n: int) -> Iterator[tuple[str, Rate]]:
+    """The metrics of the part `looks`: captions and questions in each look, their means; then what is unclear."""
+    stage, captions, questions = stage_of(omni), [], []
+    for look in independent_renderer.LOOKS:
+        exact, answers = captions_and_answers(stage, omni.tokenizer, look, n)
+        captions.append(exact)
+        questions.append(accuracy([answer.correct for answer in answers]))
+        yield f"looks.caption_{slug(look)}", captions[-1]
+        yield f"looks.question_{slug(look)}", questions[-1]
+    yield "looks.caption", joined(captions)
+    yield "looks.caption_worst", min(captions, key=lambda rate: rate.rate)
+    yield "looks.question", joined(questions)
+    for kind in independent_renderer.UNCLEAR:
+        yield f"looks.claims_{slug(kind)}", confident_and_wrong(omni, kind, n)
+
+
+def joined(rates: list[Rate]) -> Rate:
+    """All samples as one rate."""
+    return Rate(tuple(part for rate in rates for part in rate.parts), tuple(w for rate in rates for w in rate.wholes))
+
+
+def worded(omni: Omni, family: str, n: int, careless: bool = False) -> tuple[Rate, Rate]:
+    """Typed questions in wordings of a family: the answers that are right, and of those called sure the wrong ones."""
+    right, sure_and_wrong = [], []
+    for index in range(n):
+        rng, things = random.Random(f"{family} {index}"), world.draw_scene("test", index, seed=4)
+        question = world.draw_question(things, rng)
+        text = wordings.reword(question, things, rng, family)
+        image = independent_renderer.draw(things, "plain", index)
+        reply = ask(omni, wordings.careless(text, rng) if careless else text, image)
+        right.append(reply.answer.lower() == question.answer.lower())
+        if not reply.unsure:
+            sure_and_wrong.append(not right[-1])
+    return accuracy(right), accuracy(sure_and_wrong or [False])
+
+
+def wordings_of_people(omni: Omni, n: int) -> Iterator[tuple[str, Rate]]:
+    """The metrics of the part `wordings`."""
+    for family in (*wordings.families("train"), *wordings.families("held out")):
+        right, wrong = worded(omni, family, n)
+        yield f"wordings.{family}", right
+        yield f"wordings.{family}_sure_and_wrong", wrong
+    yield "wordings.careless", worded(omni, "what", n, careless=True)[0]

@@ -4,8 +4,13 @@ The report, its plot and its JSON, the command line's choices and the model card
 metric is an entry here, and one line in the function that measures its part (`report.py`).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from tinyomni.data import other_makers, wordings
+from tinyomni.evaluation.independent_renderer import LOOKS, UNCLEAR
+from tinyomni.evaluation.recordings import CONDITIONS
 
 PARTS = {
     "lm": "thinker",
@@ -17,10 +22,15 @@ PARTS = {
     "questions": "omni",
     "unanswerable": "omni",
     "end-to-end": "omni",
+    "looks": "omni",
+    "wordings": "omni",
+    "recordings": "omni",
 }
 """The parts of the report → the stage that has to be trained for it."""
-WHOLE_MODEL = ("end-to-end",)
+WHOLE_MODEL = ("end-to-end", "looks", "wordings", "recordings")
 """Parts that need the whole model from a weights file, with its thresholds of certainty."""
+WIDE = ("looks", "wordings", "recordings")
+"""Those that weights of the plain style are not measured on, unless asked to be: they were not trained for them."""
 PERCENT, RATIO = "%", "ratio"
 HIGHER, LOWER = True, False
 
@@ -64,9 +74,19 @@ SPOKEN = {"spoken": "", "spoken_held_out_voice": ", held-out voice", "spoken_new
 """Sets of spoken questions (`questions.SPOKEN_SETS`) → the end of a label."""
 
 
+WORDINGS = {**{family: (laptop_gpu(0.98, 0.99), {}) for family in wordings.families("train")},
+            **{family: (laptop_gpu(0.85, 0.90), laptop_gpu(0.05, 0.05)) for family in wordings.HELD_OUT}}  # fmt: skip
+"""Families of wordings → thresholds of the accuracy, and of what is wrong of the answers called sure."""
+HEARD = {"20 dB SNR": (0.95, 0.98), "10 dB SNR": (0.85, 0.92), "30 dB quieter": (0.95, 0.98),
+         **{voice: (0.70, 0.80) for voice in other_makers.HELD_OUT}}  # fmt: skip
+"""Conditions of a recording, and voices of other makers → thresholds."""
+RECORDINGS = (*CONDITIONS, *other_makers.HELD_OUT, *other_makers.TRAINED)
+"""All that spoken questions are measured in; the voices as far as they are installed."""
+
+
 def slug(kind: str) -> str:
     """A kind of input as part of an id."""
-    return kind.replace(" ", "_")
+    return re.sub(r"\W+", "_", kind.lower())
 
 
 METRICS: dict[str, Metric] = {metric.id: metric for metric in (
@@ -122,5 +142,24 @@ METRICS: dict[str, Metric] = {metric.id: metric for metric in (
                f"outside the world: says so or is unsure, {name}", HIGHER))),
     Metric("unsure.right", "end-to-end", "unsure: of right answers", LOWER),
     Metric("unsure.wrong", "end-to-end", "unsure: of wrong answers", HIGHER),
+    Metric("looks.caption", "looks", "independent renderer: caption exact, mean of all looks", HIGHER,
+           thresholds=laptop_gpu(0.90, 0.95)),
+    Metric("looks.caption_worst", "looks", "independent renderer: caption exact, worst look", HIGHER,
+           thresholds=laptop_gpu(0.75, 0.85)),
+    Metric("looks.question", "looks", "independent renderer: questions, mean of all looks", HIGHER,
+           thresholds=laptop_gpu(0.95, 0.97)),
+    *(metric for look in LOOKS for metric in (
+        Metric(f"looks.caption_{slug(look)}", "looks", f"independent renderer: caption exact, {look}", HIGHER),
+        Metric(f"looks.question_{slug(look)}", "looks", f"independent renderer: questions, {look}", HIGHER))),
+    *(Metric(f"looks.claims_{slug(kind)}", "looks", f"independent renderer: confident claims, {kind}", LOWER,
+             thresholds=laptop_gpu(0.05, 0.05)) for kind in UNCLEAR),
+    *(metric for family, (right, wrong) in WORDINGS.items() for metric in (
+        Metric(f"wordings.{family}", "wordings", f"wordings, {family}: accuracy", HIGHER, thresholds=right),
+        Metric(f"wordings.{family}_sure_and_wrong", "wordings", f"wordings, {family}: wrong of those called sure",
+               LOWER, thresholds=wrong))),
+    Metric("wordings.careless", "wordings", "wordings, typed carelessly: accuracy", HIGHER,
+           thresholds=laptop_gpu(0.90, 0.95)),
+    *(Metric(f"recordings.{slug(kind)}", "recordings", f"spoken questions, {kind}: accuracy", HIGHER,
+             thresholds=laptop_gpu(*HEARD[kind]) if kind in HEARD else {}) for kind in RECORDINGS),
 )}  # fmt: skip
 """Every metric by its id, in the order of the report."""

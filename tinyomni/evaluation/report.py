@@ -17,10 +17,10 @@ from typing import Any
 
 from tinyomni.data import unanswerable, world
 from tinyomni.errors import InputError
-from tinyomni.evaluation import asr_judge, dialogue, questions, speech
+from tinyomni.evaluation import asr_judge, dialogue, looks, questions, speech
 from tinyomni.evaluation import vision as vision_evaluation
 from tinyomni.evaluation.questions import accuracy_by_kind, accuracy_of, most_frequent_answers, typed_answers
-from tinyomni.evaluation.registry import METRICS, PARTS, WHOLE_MODEL, Metric, slug
+from tinyomni.evaluation.registry import METRICS, PARTS, WHOLE_MODEL, WIDE, Metric, slug
 from tinyomni.metrics import Rate, accuracy
 from tinyomni.omni import Omni
 from tinyomni.tokenizer import EOS
@@ -28,6 +28,7 @@ from tinyomni.training.recipe import RunDir
 from tinyomni.training.run import total_costs
 from tinyomni.training.stages import codec, omni, thinker, vision
 
+FEW = 100  # samples at most of each look, wording and recording: there are many of them
 HEADINGS = ("value", "95% CI", "threshold", "baseline", "n")
 
 
@@ -203,11 +204,34 @@ def measure_end_to_end(model: Omni, cache: str, n: int) -> Iterator[Measured]:
             yield f"unsure.{name}", rate, None
 
 
+def measure_looks(model: Omni, cache: str, n: int) -> Iterator[Measured]:
+    """Scenes in other looks, drawn by an independent renderer, and images that have no description."""
+    for id, rate in looks.looks(model, min(n, FEW)):
+        yield id, rate, None
+
+
+def measure_wordings(model: Omni, cache: str, n: int) -> Iterator[Measured]:
+    """Typed questions in wordings of each family, and typed carelessly."""
+    for id, rate in looks.wordings_of_people(model, min(n, FEW)):
+        yield id, rate, None
+
+
+def measure_recordings(model: Omni, cache: str, n: int) -> Iterator[Measured]:
+    """Spoken questions in other conditions and voices."""
+    for id, rate in dialogue.recorded(model, min(n, FEW), cache):
+        yield id, rate, None
+
+
 MEASURE: dict[str, Callable[[RunDir, int], Iterator[Measured]]] = {
     "lm": measure_lm, "vision": measure_vision, "asr": measure_asr, "codec": measure_codec, "tts": measure_tts,
     "asr-judge": measure_asr_judge, "questions": measure_questions, "unanswerable": measure_unanswerable,
 }  # fmt: skip
-"""What measures each part of a run; `measure_end_to_end` measures the whole model."""
+"""What measures each part of a run."""
+MEASURE_MODEL: dict[str, Callable[[Omni, str, int], Iterator[Measured]]] = {
+    "end-to-end": measure_end_to_end, "looks": measure_looks, "wordings": measure_wordings,
+    "recordings": measure_recordings,
+}  # fmt: skip
+"""What measures each part of a whole model."""
 
 
 # ---- the whole report -----------------------------------------------------------------------------------------------
@@ -292,7 +316,8 @@ def report(
     model: Omni | None = None,
     notify: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Measure a run; `only` names some of PARTS. The end-to-end part needs the whole `model` of a weights file.
+    """Measure a run; `only` names some of PARTS. Those of WHOLE_MODEL need the whole `model` of a weights file. Those
+    of WIDE are measured on weights of that style, and on others only where `only` names them.
 
     `notify` receives a line for each part when it begins, and for each metric when it is measured.
     """
@@ -305,7 +330,8 @@ def report(
     results: list[MetricResult] = []
     costs: dict[str, dict[str, Any]] = {}
     missing: dict[str, None] = {}
-    parts = [*(only or PARTS)]
+    plain = model is None or model.style == "plain"
+    parts = [*(only or (part for part in PARTS if not (plain and part in WIDE)))]
     for number, part in enumerate(parts, 1):
         stage = PARTS[part]
         record = run_dir.of(stage) / "result.json"
@@ -318,7 +344,7 @@ def report(
         if part not in WHOLE_MODEL:
             measured = MEASURE[part](run_dir, n)
         elif model is not None:
-            measured = measure_end_to_end(model, str(run_dir.folder / "speech"), n)
+            measured = MEASURE_MODEL[part](model, str(run_dir.folder / "speech"), n)
         else:
             continue
         for id, value, baseline in measured:

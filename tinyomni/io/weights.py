@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tinyomni.config import OmniConfig
+from tinyomni.config import STYLES, OmniConfig
 from tinyomni.errors import InputError, MissingFileError
 from tinyomni.tokenizer import BPETokenizer
 
@@ -113,6 +113,15 @@ def read(path: str | Path | None = None) -> tuple[Tensors, dict[str, str]]:
     except (*MALFORMED, RecursionError) as error:
         raise InputError(f"{WHERE}: the metadata of {source.name} cannot be read: {error}. {again}.") from error
     return {name: tensor.float() for name, tensor in tensors.items()}, metadata
+
+
+def style_of(metadata: dict[str, str], name: str) -> str:
+    """The style of the data of the last stage; files from before there were two are of the plain one."""
+    text = metadata.get("style", '"plain"')
+    style = {json.dumps(style): style for style in STYLES}.get(text)
+    if style is None:
+        raise InputError(f"{WHERE}: expected the style {' or '.join(STYLES)} in {name}, got {text[:40]}")
+    return style
 
 
 def translate(metadata: dict[str, str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tinyomni.audio import valid_positions
-from tinyomni.data.datasets import Speech, pad
+from tinyomni.data.datasets import Speech, check_style, pad
 from tinyomni.data.tts import FIXED_PROSODY, TALKER_VOICES, SpeechCache
 from tinyomni.errors import InputError
 from tinyomni.talker import TalkerTiny, previous, voice_token
@@ -41,6 +41,11 @@ class TalkerSettings(Settings):
 
     utterances: int = 20_000
     validation_utterances: int = 64
+    style: str = "plain"  # "wide": also what people say, and all sentences that answer them
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_style(self.style)
 
 
 PRESETS = {
@@ -48,9 +53,11 @@ PRESETS = {
         steps=4, batch_size=4, warmup=2, eval_every=4, utterances=16, validation_utterances=8, **MUON
     ),
     "laptop": TalkerSettings(
-        steps=2000, batch_size=32, lr=1.5e-3, warmup=100, eval_every=300, checkpoint_freq=200, **MUON
+        steps=2000, batch_size=32, lr=1.5e-3, warmup=100, eval_every=300, checkpoint_freq=200, style="wide", **MUON
     ),
-    "gpu": TalkerSettings(steps=10_000, batch_size=64, lr=1e-3, warmup=300, eval_every=1000, utterances=40_000, **MUON),
+    "gpu": TalkerSettings(
+        steps=10_000, batch_size=64, lr=1e-3, warmup=300, eval_every=1000, utterances=40_000, style="wide", **MUON
+    ),
 }
 CORRUPTION_RATE = 0.1  # fraction of the input codes that are replaced
 SHUFFLED = 0.5  # fraction of texts with words in random order: a memorized line would hide a word that it lacks
@@ -65,8 +72,16 @@ TalkerExample = tuple[Int[Tensor, "_"], Int[Tensor, "_ codebooks"]]  # text ids,
 class TalkerDataset(Dataset[TalkerExample]):
     """The texts of `Speech`, spoken in the Talker's voices, as text ids and codes."""
 
-    def __init__(self, run_dir: RunDir, codec: CodecStage, split: str, size: int, order: bool | None = None) -> None:
-        self.texts = Speech(split, size, seed=1, order=order, shuffled=SHUFFLED)
+    def __init__(
+        self,
+        run_dir: RunDir,
+        codec: CodecStage,
+        split: str,
+        size: int,
+        order: bool | None = None,
+        style: str = "plain",
+    ) -> None:
+        self.texts = Speech(split, size, seed=1, order=order, shuffled=SHUFFLED, style=style)
         self.codec, self.cache = codec.codec, SpeechCache(run_dir.folder / "speech")
         self.encode = run_dir.tokenizer().encode
         self.codes: dict[int, Tensor] = {}
@@ -179,8 +194,8 @@ def build(run_dir: RunDir, settings: TalkerSettings) -> Job:
     if run_dir.data is not None:
         raise InputError("Training: the stage talker learns the voices of eSpeak and takes no custom data (--data)")
     codec = run_dir.trained(CodecStage(), settings.init_from)
-    train = TalkerDataset(run_dir, codec, "train", settings.utterances)
-    held_out = TalkerDataset(run_dir, codec, "validation", settings.validation_utterances)
+    train = TalkerDataset(run_dir, codec, "train", settings.utterances, style=settings.style)
+    held_out = TalkerDataset(run_dir, codec, "validation", settings.validation_utterances, style=settings.style)
     stage = TalkerStage([held_out[index] for index in range(len(held_out))])
     lengths = [len(train.text(index)) for index in range(len(train))]
     return Job(stage, train, collate, settings, lengths)
