@@ -49,6 +49,7 @@ class Randomization:
     gradient: float = 0.3
     texture: float = 0.3
     outline: float = 0.6  # how often a thing has one
+    thick: float = 0.3  # how often that is up to a third of its radius wide
     hollow: float = 0.1  # only the outline of a thing is drawn, in its colour
     scribble: float = 0.12  # filled with strokes
     hand_drawn: float = 0.35  # wobbly lines, round corners
@@ -256,6 +257,8 @@ def masks(spot: Spot, rng: random.Random, how: Randomization, can_be_hollow: boo
     edge = Image.new("L", (side, side))
     edge_pen = ImageDraw.Draw(edge)
     line = rng.uniform(0.03, 0.1) * radius if spot.radius > 22 else rng.uniform(0.06, 0.13) * radius
+    if rng.random() < how.thick:
+        line = rng.uniform(0.1, 0.32) * radius
     hollow = can_be_hollow and spot.shape not in ("circle", "ring") and rng.random() < how.hollow
     if hollow:
         stroke(pen, outer, rng.uniform(0.16, 0.32) * radius)
