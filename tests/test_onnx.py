@@ -150,7 +150,8 @@ def test_the_pages_tokenizer_vocoder_and_parser_agree(exact: runtime.OnnxOmni, o
     """Without onnxruntime-web: what the page does itself."""
     from tinyomni.data.normalization import normalize_question
     from tinyomni.io.levels import normalize_level
-    from tinyomni.reply import parse_reply
+    from tinyomni.reply import parse_reply, split_reply
+    from tinyomni.tokenizer import train_tokenizer
 
     texts = ["What colour is the star?", "Hello, wörld! 12,5", "  two  spaces ", "▁ x", "🙂 ok", "a" * 40, "Big."]
     questions = ["  WHAT color is the  Traingle ", "whats this??", "wat colour is teh star", "Is it  red ?!", "hello",
@@ -165,7 +166,12 @@ def test_the_pages_tokenizer_vocoder_and_parser_agree(exact: runtime.OnnxOmni, o
     faint = torch.randn(16_077, generator=generator) * torch.linspace(0, 0.01, 16_077)
     for name, values in (("mel", mel), ("phase", phase.T.contiguous()), ("faint", faint)):
         values.numpy().astype(np.float32).tofile(tmp_path / name)
-    given = {"texts": texts, "replies": replies, "frames": len(mel), "questions": questions}
+    own = train_tokenizer(["Is there a big red star on the left: Yes."] * 9, tmp_path / "own.model", vocab=300)
+    assert own.separators is not None
+    odd, (start, end) = own.encode("There is a star. Is it: yes"), own.separators
+    special = [[*odd, start, *odd, end, *odd], [start, *odd], [start, end, *odd], [*odd, start, end], odd[:3]]
+    given = {"texts": texts, "replies": replies, "frames": len(mel), "questions": questions,
+             "special": {"pieces": own.vocabulary(), "ids": special}}  # fmt: skip
     (tmp_path / "given.json").write_text(json.dumps(given))
     command = ["node", TOP / "site" / "live" / "test" / "agree.mjs", exact.folder / "model.json", tmp_path]
     subprocess.run([str(part) for part in command], check=True, timeout=120)
@@ -176,6 +182,9 @@ def test_the_pages_tokenizer_vocoder_and_parser_agree(exact: runtime.OnnxOmni, o
     assert found["ids"] == [omni.tokenizer.encode(text) for text in texts] and found["texts"] == texts
     fields = ("transcript", "description", "lookup", "answer")
     assert found["replies"] == [dict(zip(fields, parse_reply(*each), strict=True)) for each in replies]
+    for ids, said in zip(special, found["special"], strict=True):
+        expected = split_reply(ids, own) or parse_reply(own.decode(ids), spoken=True)
+        assert said == {"text": own.decode(ids), "parts": dict(zip(fields, expected, strict=True))}
     ours, theirs = np.fromfile(tmp_path / "wav", dtype=np.float32), vocoder.mel_to_audio(mel, domain="log").numpy()
     ours *= np.abs(theirs).max() / np.abs(ours).max()
     assert np.linalg.norm(ours - theirs) < 1e-2 * np.linalg.norm(theirs)

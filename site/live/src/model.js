@@ -113,6 +113,17 @@ export class Model {
     }
   }
 
+  // The parts of a reply, split at its special tokens where it has them: `split_reply` of tinyomni/reply.py.
+  parts(ids, spoken, tokenizer = this.tokenizer) {
+    const { separators } = tokenizer, start = separators ? ids.indexOf(separators.scratchpad) : -1;
+    if (start < 0) return this.parse(tokenizer.decode(ids), spoken);
+    const at = ids.indexOf(separators.answer, start), end = at < 0 ? ids.length : at;
+    const text = (from, to) => tokenizer.decode(ids.slice(from, to)).trim();
+    const written = text(start + 1, end), stop = written.indexOf(". ");
+    const [description, lookup] = stop < 0 ? [written, ""] : [written.slice(0, stop), written.slice(stop + 2)];
+    return { transcript: text(0, start) || null, description: description || null, lookup: lookup || null, answer: text(end + 1) };
+  }
+
   // Transcript, description, lookup and answer of a reply: `parse_reply` of tinyomni/reply.py, by its own patterns.
   parse(text, spoken) {
     let start = 0, found = this.scratchpad.exec(text);

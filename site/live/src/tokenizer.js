@@ -12,6 +12,8 @@ export class Tokenizer {
       if (kind === "byte") this.bytes[parseInt(text.slice(3, 5), 16)] = id;
       else if (kind === "normal") this.ids.set(text, id);
     });
+    const [scratchpad, answer] = ["<|scratchpad|>", "<|answer|>"].map((name) => pieces.findIndex(([text, , kind]) => kind === "control" && text === name));
+    this.separators = answer < 0 ? null : { scratchpad, answer }; // special tokens between the parts of a reply
   }
 
   // Text → ids, without BOS. A space is put in front, so that the first word is the same piece as elsewhere.
@@ -46,12 +48,13 @@ export class Tokenizer {
     return parts.flatMap((part) => (this.ids.has(part) ? [this.ids.get(part)] : this.spell(part)));
   }
 
-  // Ids → text; control pieces stand for nothing.
+  // Ids → text; control pieces stand for nothing, but before the answer a colon is read.
   decode(ids) {
     const bytes = [];
     for (const id of ids) {
       const [text, , kind] = this.pieces[id];
       if (kind === "byte") bytes.push(parseInt(text.slice(3, 5), 16));
+      else if (id === this.separators?.answer) bytes.push(58);
       else if (kind === "normal") bytes.push(...new TextEncoder().encode(text.replaceAll(SPACE, " ")));
     }
     return new TextDecoder().decode(new Uint8Array(bytes)).replace(/^ /, "");

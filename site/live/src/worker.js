@@ -49,11 +49,13 @@ async function ask({ image, wav, text, temperature, aloud, voice, seed = 0 }) {
     const said = model.tokenizer.decode(ids);
     step.top = step.top.map(({ id, p }) => ({ p, label: model.tokenizer.label(id) }));
     delete step.logits;
-    post("token", { ...step, text: said, parts: model.parse(said, Boolean(wav)), ms: performance.now() - started }, [step.attention.buffer]);
+    post("token", { ...step, text: said, parts: model.parts(ids, Boolean(wav)), ms: performance.now() - started }, [step.attention.buffer]);
   }
-  const certainty = logProbs.reduce((sum, each) => sum + each, 0) / logProbs.length;
+  // `GeneratedText.certainty` of tinyomni/reply.py
+  const mean = logProbs.reduce((sum, each) => sum + each, 0) / logProbs.length;
+  const certainty = model.about.style === "wide" ? Math.min(...logProbs) : mean;
   const limit = model.about.thresholds[wav ? "spoken" : "typed"];
-  const parts = model.parse(model.tokenizer.decode(ids), Boolean(wav));
+  const parts = model.parts(ids, Boolean(wav));
   post("answer", { ran: model.ran, parts, certainty, unsure: limit !== undefined && certainty < limit, ms: performance.now() - started });
   if (aloud && parts.answer.trim()) await speak({ text: parts.answer, voice }, number);
   post("done");

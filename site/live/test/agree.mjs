@@ -22,4 +22,6 @@ const ids = given.texts.map((text) => tokenizer.encode(text));
 const normalizer = new Normalizer(about.normalization), scaled = normalizeLevel(floats("faint"), 16000, about.level);
 fs.writeFileSync(path.join(folder, "level"), Buffer.from(scaled.buffer));
 const found = { questions: given.questions.map((each) => normalizer.normalize(each)), ids, texts: ids.map((each) => tokenizer.decode(each)), replies: given.replies.map(([text, spoken]) => model.parse(text, spoken)) };
+const special = new Tokenizer(given.special.pieces);
+found.special = given.special.ids.map((each) => ({ text: special.decode(each), parts: model.parts(each, true, special) }));
 fs.writeFileSync(path.join(folder, "found.json"), JSON.stringify(found));
