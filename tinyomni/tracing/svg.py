@@ -54,8 +54,8 @@ def flow(run: Run, depth: int | None = None) -> str:
     rows = fold(tree(run.steps), turns=False)  # an arrow has one direction
     if not rows:
         raise ValueError(f"{run.title}: nothing was traced, so there is nothing to draw")
-    top, rows, found = rows, opened(rows, depth), modalities(rows)
-    boxes = [Box(row, found[row.last.id]) for row in rows]
+    top, rows, works_on = rows, opened(rows, depth), modalities(rows)
+    boxes = [Box(row, works_on[row.last.id]) for row in rows]
     owner = _owners(run, boxes)
     parents: list[list[int]] = []
     guessed: set[int] = set()
