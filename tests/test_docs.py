@@ -84,7 +84,7 @@ def test_the_readme_calls_every_command_in_one_way() -> None:
     direct = [block for block in blocks if re.search(r"^[`$ ]*tinyomni [a-z]", block, re.MULTILINE)]
     assert direct == ["`tinyomni ask …`"]
     for command in re.findall(r"python3 course\.py (?:--cpu )?([a-z][\w-]*)", page):
-        assert command in ("test", "lab", "notebooks", "exercises", *course.PASSED_ON), command
+        assert command in ("test", "lab", "notebooks", "exercises", "site", *course.PASSED_ON), command
 
 
 def test_the_tracers_page_prints_what_it_shows() -> None:
