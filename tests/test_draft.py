@@ -133,3 +133,35 @@ def test_the_draft_of_a_generation_passes_on_both_runs(tmp_path: Path) -> None:
     decode = spec.steps[-1]
     assert decode["call"] == "ThinkerLM.forward" and spec.given[decode["times"]] == 3 and "takes turns" in text
     assert decode["in"] == {"ids": "batch, 1"} and run(4, 4).check(spec).ok
+
+
+def frames(samples: int, offset: int, divisor: int) -> Trace:
+    def cut(x: Tensor) -> Tensor:
+        return x[:, : (x.shape[1] + offset) // divisor]
+
+    class Cut(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return cut(x)
+
+    with trace("cut") as seen:
+        Cut()(torch.zeros(1, samples))
+    return seen
+
+
+def test_two_runs_do_not_decide_a_rounding_and_the_draft_says_so() -> None:
+    """(samples + 480) // 640: at 16000 and 32000 that is also samples // 640."""
+    one, two = frames(16_000, 480, 640), frames(32_000, 480, 640)
+    text = one.draft_spec(other=two)
+    assert 'out = "1, x_1 // 640"' in text
+    assert "#   x_1 // 640: so would (x_1 + b) // 640 for every b in 0…639" in text
+
+
+@pytest.mark.parametrize(("offset", "divisor"), [(480, 640), (0, 640), (37, 50), (-12, 7), (99, 160)])
+def test_more_runs_decide_more(offset: int, divisor: int) -> None:
+    lengths = [16_000, *(divisor * k + edge - offset for k in (20, 33, 41) for edge in (-1, 0))]
+    runs = [frames(samples, offset, divisor) for samples in lengths]
+    text = runs[0].draft_spec(other=runs[1:])
+    formula = f"x_1 {'+' if offset > 0 else '-'} {abs(offset)}"
+    assert f'"1, {f"({formula})" if offset else "x_1"} // {divisor}"' in text and "so would" not in text, text
+    for run, samples in zip(runs, lengths, strict=True):
+        assert run.report(Spec(tomllib.loads(text)), given={"x_1": samples}).ok

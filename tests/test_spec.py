@@ -274,11 +274,11 @@ def test_calls_below_a_step_with_inside_belong_to_it_alone() -> None:
 
 
 def test_too_many_calls_are_counted() -> None:
-    with pytest.raises(SpecMismatch, match=r"grow: expected 2 calls, got 3$"):
+    with pytest.raises(SpecMismatch, match=r"grow: expected 2 calls, got 3, code at .*test_spec.py:"):
         run().check(Spec({"step": [{"call": "ends"}, {"call": "grow", "times": 2}], "ledger": {"words": 5, "of": 9}}))
     # those below a step as well
     once = {"call": "Outer.forward", "inside": [{**INNER, "times": 1}]}
-    with pytest.raises(SpecMismatch, match=r"Outer.forward: inside, Inner.forward: expected 1 call, got 2$"):
+    with pytest.raises(SpecMismatch, match=r"Outer.forward: inside, Inner.forward: expected 1 call, got 2, code at"):
         nested().check(Spec({"step": [once, INNER]}))
     # two items of the same call share what there is
     both = {"call": "Outer.forward", "inside": [INNER, {**INNER, "times": 1}]}

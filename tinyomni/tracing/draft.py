@@ -1,8 +1,8 @@
 """A first specification, copied from a run: `t.draft_spec("my.toml")`, or better `t.draft_spec("my.toml", other=t2)`.
 
-Steps with call and module, the axes that the input decides, and a formula for each size that changed between the two
-runs. What is copied proves nothing: it pins down what the code does today, until somebody has compared each line with
-what it should do. The file says so at its top.
+Steps with call and module, the axes that the input decides, and a formula for each size that changed between the runs.
+Two runs decide little: what other formulas would fit, too, is said at the top. What is copied proves nothing: it pins
+down what the code does today, until somebody has compared each line with what it should do. The file says so.
 """
 
 import json
@@ -18,6 +18,7 @@ from tinyomni.tracing.spec import Spec, is_step
 
 MOST_STEPS = 80  # of calls that take turns, all but one are left out then
 MOST_VALUES = 8  # tensors of one call
+MOST_DIVISORS = 4096  # that are tried
 MOST_EXTRA = 4  # a CLS token, BOS and EOS, a border: what is more than that is hardly added
 HEAD = """\
 # COPIED from {runs}, TO BE REVIEWED.
@@ -40,7 +41,7 @@ class Group:
 
 
 def draft(runs: Sequence[Run], depth: int = 1) -> str:
-    """The text of a specification that one run, or two, fulfil. Raises ValueError for runs that cannot be compared."""
+    """The text of a specification that the runs fulfil. Raises ValueError for runs that cannot be compared."""
     for run in runs:
         wrong = next((record for record in run.steps if not record.ok), None)
         if wrong is not None or not run.steps:
@@ -134,9 +135,9 @@ def _same_calls(runs: Sequence[Run], rows: Sequence[list[Group]]) -> None:
         for place in range(max(len(rows[0]), len(other))):
             pair = [" ".join(row[place].key).strip() if place < len(row) else "nothing" for row in (rows[0], other)]
             if pair[0] != pair[1]:
-                titles = f"{runs[0].title!r} and {runs[1].title!r}"
+                titles = " and ".join(dict.fromkeys(repr(run.title) for run in runs))
                 raise ValueError(
-                    f"draft_spec: expected two runs of the same calls, got {titles}: "
+                    f"draft_spec: expected runs of the same calls, got {titles}: "
                     f"step {place + 1} is {pair[0]} in the first and {pair[1]} in the second"
                 )
 
@@ -150,6 +151,7 @@ class Names:
     def __init__(self, runs: Sequence[Run]) -> None:
         self.given: dict[str, Sizes] = {}
         self.fixed: dict[str, tuple[str, Sizes]] = {}  # a formula or a number
+        self.open: dict[str, str] = {}  # formulas that the runs do not decide, and what else fits
         self._sizes = self._consistent(runs)
         outer = [[record for record in run.steps if record.parent is None and not record.op] for run in runs]
         for fresh in (True, False):  # what other calls gave is given only where no formula fits
@@ -228,7 +230,26 @@ class Names:
             return formula
         if len(set(sizes)) == 1:
             return str(sizes[0])
-        return next((text for text in self._candidates(sizes) if self._holds(text, sizes)), "_")
+        text = next((text for text in self._candidates(sizes) if self._holds(text, sizes)), "_")
+        if text != "_" and text not in self.given and text not in self.open and (also := self._also(text, sizes)):
+            self.open[text] = also
+        return text
+
+    def _also(self, text: str, sizes: Sizes) -> str:
+        """What else fits the runs: other numbers to add before a division, or other divisors."""
+        name = next(each for each in self.given if re.search(rf"\b{each}\b", text))
+        values = self.given[name]
+        if "//" not in text:
+            points = len(set(zip(values, sizes, strict=True)))
+            line = any(sign in text for sign in "+-*")
+            return "a straight line through two points" if line and points == 2 else ""
+        divisor = int(text.rpartition("// ")[2])
+        low, high = _offsets(values, sizes, divisor)
+        others = [c for c in range(2, min(max(values), MOST_DIVISORS) + 1)
+                  if c != divisor and _offsets(values, sizes, c)[0] <= _offsets(values, sizes, c)[1]]  # fmt: skip
+        told = [f"({name} + b) // {divisor} for every b in {low}…{high}"] if low < high else []
+        told += [f"{len(others)} other divisors from {others[0]} to {others[-1]}"] if others else []
+        return " and ".join(told)
 
     def _holds(self, formula: str, sizes: Sizes) -> bool:
         known = self.given | {name: values for name, (_, values) in self.fixed.items()}
@@ -256,6 +277,15 @@ class Names:
             near = a // one if one else 0
             for divisor in sorted({near, near + 1, near - 1} - {-1, 0, 1}):
                 yield from (f"({name} + {more}) // {divisor}" for more in (0, divisor - 1, divisor // 2, 1))
+        for name, values in given.items():
+            if (rise := max(sizes) - min(sizes)) and max(values) - min(values) >= rise:
+                divisor = round((max(values) - min(values)) / rise)
+                near_by = sorted(range(max(2, divisor - divisor // 8 - 1), divisor + divisor // 8 + 2),
+                                 key=lambda each: (each != divisor, -(each & -each), abs(each - divisor)))  # fmt: skip
+                for each in near_by:
+                    low, high = _offsets(values, sizes, each)
+                    if low <= high:
+                        yield f"({name} - {-high}) // {each}" if high < 0 else f"({name} + {max(low, 0)}) // {each}"
         for sign in "+*":
             for place, name in enumerate(given):
                 yield from (f"{name} {sign} {each}" for each in list(given)[place:])
@@ -265,6 +295,13 @@ class Names:
                 rest = one - factor * a
                 part = name if factor == 1 else f"{factor} * {name}"
                 yield f"{part} {'+' if rest > 0 else '-'} {abs(rest)}"
+
+
+def _offsets(values: Sizes, sizes: Sizes, divisor: int) -> tuple[int, int]:
+    """The least and the largest b for which (value + b) // divisor is the size, in all runs; not many divisors."""
+    low = max(size * divisor - value for value, size in zip(values, sizes, strict=True))
+    high = min(size * divisor + divisor - 1 - value for value, size in zip(values, sizes, strict=True))
+    return max(low, -4 * divisor), min(high, 4 * divisor)
 
 
 def _identifier(name: str) -> str:
@@ -281,10 +318,13 @@ def _quoted(text: str) -> str:
 
 def _head(runs: Sequence[Run], names: Names, left_out: Sequence[Key]) -> Iterator[str]:
     names_of = " and ".join(dict.fromkeys(repr(run.title) for run in runs))
-    titles = f"{'the run' if len(runs) == 1 else 'two runs'} {names_of}"
+    titles = f"{'the run' if len(runs) == 1 else f'{len(runs)} runs'} {names_of}"
     yield HEAD.format(runs=titles).rstrip()
     if len(runs) == 1:
         yield "# From one run no formula can be told from a number: run once more with other sizes and give `other=`."
+    if names.open:
+        yield "# Not decided by these runs; written is the simplest that fits. More runs, `other=[…]`, decide more."
+        yield from (f"#   {text}: so would {also}" for text, also in names.open.items())
     for call, path in left_out:
         yield f"# Left out, because it takes turns with other calls: {call}{f' in {path}' if path else ''}"
     yield f"title = {_quoted(runs[0].title)}"

@@ -20,7 +20,9 @@ def layer_trouble(module: nn.Module, values: Mapping[str, Any], path: str, conte
         return ""
     label, got = f"`{path or type(module).__name__}`", f"got {tensors.show(value)}"
     shape = tuple(value.shape)
-    return _shape_trouble(module, value, shape, label, got, values, context) or _kind_trouble(module, value, label)
+    return _shape_trouble(module, value, shape, label, got, values, context, path) or _kind_trouble(
+        module, value, label
+    )
 
 
 def _shape_trouble(
@@ -31,6 +33,7 @@ def _shape_trouble(
     got: str,
     values: Mapping[str, Any],
     context: Context,
+    path: str,
 ) -> str:
     match module:
         case nn.Embedding() if value.dtype not in (torch.int64, torch.int32):
@@ -43,7 +46,7 @@ def _shape_trouble(
             )
         case nn.Linear() if shape and shape[-1] != module.in_features:
             text = f"{label} is a Linear and takes {module.in_features} features on the last axis; {got}"
-            return f"{text}: the last axis is {shape[-1]}. {linear_fix(shape, module.in_features, context)}"
+            return f"{text}: the last axis is {shape[-1]}. {linear_fix(shape, module.in_features, context, path)}"
         case nn.ConvTranspose1d() | nn.ConvTranspose2d() | nn.ConvTranspose3d():
             return _convolution(module, shape, label, got)
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
@@ -51,7 +54,7 @@ def _shape_trouble(
         case nn.LayerNorm() | nn.RMSNorm():
             expected = tuple(module.normalized_shape)
             if shape[len(shape) - len(expected) :] != expected:
-                fix = context.layer(shape[-1], expected[-1])
+                fix = norm_fix(shape, expected, context, path)
                 return f"{label} normalizes the last axes {expected}; {got}. {fix}".rstrip()
         case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.BatchNorm3d():
             return _batch_norm(module, shape, label, got)
@@ -100,8 +103,21 @@ def _kind_trouble(module: nn.Module, value: Tensor, label: str) -> str:
 FEWER = "Fewer strides or poolings before it, or a larger input?"
 
 
-def linear_fix(shape: tuple[int, ...], expected: int, context: Context) -> str:
-    """Transposed, not flattened, flattened too far, the batch axis dropped, or not projected."""
+def norm_fix(shape: tuple[int, ...], expected: tuple[int, ...], context: Context, path: str = "") -> str:
+    """The features on another axis, joined where they should be added, or not projected."""
+    size, last = expected[-1], shape[-1] if shape else 0
+    if len(expected) == 1 and size in shape:
+        return _moved(shape, len(shape) - 1, size).strip()
+    if last in (2 * size, 3 * size):
+        return f"{last} = {last // size} × {size}: were tensors joined by `cat` that should be added?"
+    return context.layer(last, size, path)
+
+
+def linear_fix(shape: tuple[int, ...], expected: int, context: Context, path: str = "") -> str:
+    """Transposed, not flattened, flattened too far, not pooled, the batch axis dropped, or not projected."""
+    ones = next((start for start in range(1, len(shape) - 1) if math.prod(shape[start + 1 :]) == 1), 0)
+    if ones and shape[ones] == expected:
+        return f"The last axes are 1: `x.flatten({ones})` before it?"
     if expected in shape:
         return f"Axis {shape.index(expected)} has {expected}: `x.transpose({shape.index(expected)}, -1)`?"
     for start in range(1, len(shape) - 1):
@@ -112,7 +128,13 @@ def linear_fix(shape: tuple[int, ...], expected: int, context: Context) -> str:
         return f"{product} = {expected}, so this is all of one sample: was the batch axis dropped? Keep it, `x[None]`."
     if len(shape) == 1 and shape[0] % expected == 0:
         return f"{shape[0]} = {shape[0] // expected} × {expected}: was the batch flattened, too? `x.flatten(1)`."
-    return context.layer(shape[-1], expected) or (
+    for record in reversed(context.steps):
+        for value in record.outputs if shape[-1] % expected == 0 else ():
+            grid = value.shape[2:]
+            if grid and value.shape[1] == expected and math.prod(map(int, grid)) == shape[-1] // expected:
+                size = " × ".join(map(str, grid))
+                return f"{shape[-1]} = {expected} × {size}: was the pooling of the {size} left out before `flatten`?"
+    return context.layer(shape[-1], expected, path) or (
         f"Either the layer before it should give {expected}, or this one should be Linear({shape[-1]}, …)."
     )
 
@@ -125,7 +147,7 @@ def _moved(shape: tuple[int, ...], to: int, size: int) -> str:
     order = [axis for axis in range(len(shape)) if axis != where[-1]]
     order.insert(to, where[-1])
     if sum(axis != place for place, axis in enumerate(order)) == 2:
-        return f" `x.transpose({to}, {where[-1]})`?"
+        return f" `x.transpose({min(to, where[-1])}, {max(to, where[-1])})`?"
     return f" Are the channels last? `x.permute({', '.join(map(str, order))})`"
 
 
@@ -208,7 +230,7 @@ def _attention(module: nn.MultiheadAttention, label: str, values: Mapping[str, A
     if padding not in (None, (batch, keys)):
         fix = "`key_padding_mask.T`?" if padding == (keys, batch) else ""
         if padding == (keys, batch) and not module.batch_first:
-            fix = "Is the input (batch, tokens, features)? Then batch_first=True."
+            fix = "`key_padding_mask.T`, or is the input (batch, tokens, features)? Then batch_first=True."
         return f"{text}; key_padding_mask must be (batch, keys) {(batch, keys)}, got {padding}. {fix}".rstrip()
     if mask not in (None, (queries, keys), (batch * module.num_heads, queries, keys)):
         fixes: dict[tuple[int, ...], str] = {

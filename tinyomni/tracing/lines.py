@@ -198,7 +198,7 @@ class LineTracer:
             self._note(lines, statement.lineno, [("", result)])
             return
         values = []
-        for name in _targets(statement):
+        for name in targets(statement):
             node = ast.parse(name, mode="eval").body
             value = local.get(name) if isinstance(node, ast.Name) else attribute(frame, node)  # type: ignore[arg-type]
             values.append((name, value))
@@ -262,7 +262,7 @@ def _statements(file: str, names: dict[str, Any], start: int, count: int) -> dic
     return _statements_of(file, tuple(linecache.getlines(file, names)), start, count)
 
 
-def _targets(statement: ast.stmt) -> list[str]:
+def targets(statement: ast.stmt) -> list[str]:
     """What a statement assigns, as text."""
     match statement:
         case ast.Assign(targets):

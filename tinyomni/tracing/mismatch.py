@@ -7,15 +7,16 @@ import dataclasses
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tinyomni.tracing import annotations, tensors
 from tinyomni.tracing.annotations import Word
 from tinyomni.tracing.formula import SpecError, evaluate
+from tinyomni.tracing.records import Record
 from tinyomni.tracing.tensors import Size, TensorInfo
 from tinyomni.tracing.values import describe
 
@@ -30,6 +31,8 @@ class Context:
     usual: Mapping[str, Counter[Size]] = dataclasses.field(default_factory=dict)  # axis → sizes in calls that fitted
     modules: Sequence[tuple[nn.Module, str]] = ()  # with their paths
     glossary: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    steps: Sequence[Record] = ()
+    maker: Callable[[Tensor], Record | None] = lambda tensor: None  # the call that made a tensor
 
     def axis(self, name: str) -> str:
         """`d_model (width of each token)`."""
@@ -39,13 +42,15 @@ class Context:
         """Where a module is in its model."""
         return next((path for each, path in self.modules if each is module), "")
 
-    def layer(self, got: Size, expected: Size) -> str:
-        """The linear layers that would turn one width into the other."""
+    def layer(self, got: Size, expected: Size, beside: str = "") -> str:
+        """The linear layers that would turn one width into the other: those beside a module, if there are some."""
         found = [
             path or type(module).__name__
             for module, path in self.modules
             if isinstance(module, nn.Linear) and (module.in_features, module.out_features) == (got, expected)
         ]
+        parent = beside.rpartition(".")[0]
+        found = [path for path in found if parent and path.rpartition(".")[0] == parent] or found
         # more than two are layers inside a model's blocks: no hint at all
         return f"Did it go through `{'` or `'.join(found)}` ({got} → {expected})?" if 0 < len(found) <= 2 else ""
 
@@ -109,6 +114,16 @@ def explain(
         found = difference(call, path, leaf, tensor, sizes, context)
         if found is None:
             continue
+        if found.kind == "dims":
+            others = dict(sizes)  # what the arguments behind it say counts, too
+            for each in bound:
+                if each[0] != path:
+                    difference(call, *each, others, context)
+            parts = annotations.words(leaf.dim_str)
+            fix = dims_fix(path, tensor, parts, others) or dims_fix(path, tensor, parts, sizes)
+            found = dataclasses.replace(found, fix=fix)
+        if other := exchanged(path, leaf, tensor, bound, sizes):
+            found = dataclasses.replace(found, fix=f"Are `{path}` and `{other}` exchanged?")
         if other := elsewhere(path, leaf, tensor, bound, hints):
             found = dataclasses.replace(found, fix=f"Is it meant for `{other}=`?")
         return blame(found, bound, sizes, context)
@@ -134,6 +149,31 @@ def blame(found: Mismatch, bound: list[Bound], sizes: Mapping[str, tuple[Size, s
         source=found.argument,
         fix=context.layer(size, usual) or found.fix,
     )
+
+
+def exchanged(
+    path: str, leaf: Any, value: TensorInfo, bound: Sequence[Bound], sizes: Mapping[str, tuple[Size, str]]
+) -> str:
+    """Another part of the same tuple, or another argument, that would fit here, as this one would fit there."""
+    group = path.rpartition(".")[0]
+
+    def fits(leaf: Any, value: TensorInfo) -> bool:
+        spread = annotations.spread(leaf, value.ndim)
+        wanted = [expected_size(word, known) for word in spread]
+        return (
+            len(spread) == value.ndim
+            and annotations.has_dtype(value, leaf)
+            and any(want is not None for want in wanted)
+            and all(want in (None, size) for want, size in zip(wanted, value.shape, strict=True))
+        )
+
+    for other, other_leaf, other_value in bound:
+        if other == path or other.rpartition(".")[0] != group or other_leaf.dim_str == leaf.dim_str:
+            continue
+        known = {name: each for name, each in sizes.items() if each[1] not in (path, other)}
+        if fits(leaf, other_value) and fits(other_leaf, value) and not fits(leaf, value):
+            return other
+    return ""
 
 
 def elsewhere(path: str, leaf: Any, value: TensorInfo, bound: Sequence[Bound], hints: Mapping[str, Any]) -> str:
@@ -164,6 +204,8 @@ def difference(
         fix = dtype_fix(path, leaf.dtype.__name__)
         return dataclasses.replace(found, kind="dtype", expected=leaf.dtype.__name__, got=got, fix=fix)
     before = dict(sizes)  # what other tensors have said
+    if (many := _many(words)) and (told := _variadic(found, path, value, many, words, sizes)):
+        return told
     for place, (word, size) in enumerate(zip(spread, value.shape, strict=True)):
         expected = expected_size(word, sizes)
         if expected is not None and size != expected and not (word.broadcast and size == 1):
@@ -180,6 +222,29 @@ def difference(
         if word.name and expected is None and not word.many and not (word.broadcast and size == 1):
             sizes[word.name] = (size, path)
     return None
+
+
+def _many(words: Sequence[Word]) -> str:
+    """`*batch`, the name of several axes."""
+    return next((f"*{word.name}" for word in words if word.many and word.name), "")
+
+
+def _variadic(
+    found: Mismatch, path: str, value: TensorInfo, name: str, words: Sequence[Word], sizes: dict[str, tuple[Any, str]]
+) -> Mismatch | None:
+    """Several axes of one name that are not those of another tensor. The others are judged one by one."""
+    place = next(at for at, word in enumerate(words) if word.many)
+    end = value.ndim - (len(words) - place - 1)
+    got = value.shape[place:end]
+    expected, source = sizes.setdefault(name, (got, path))
+    broadcast = words[place].broadcast
+    if broadcast or got == expected or len(words) - 1 + len(expected) != value.ndim:
+        return None
+    rest = [expected_size(word, sizes) for word in words]
+    wanted = [*rest[:place], *expected, *rest[place + 1 :]]
+    order = _order(path, value, wanted)
+    sides = [f"({', '.join(map(str, each))})" for each in (expected, got)]
+    return dataclasses.replace(found, kind="size", axis=name, expected=sides[0], got=sides[1], source=source, fix=order)
 
 
 def expected_size(word: Word, sizes: Mapping[str, tuple[Size, str]]) -> Size | None:
@@ -207,16 +272,53 @@ def dims_fix(path: str, value: TensorInfo, words: tuple[Word, ...], sizes: Mappi
         return len(sizes_) == len(expected) and all(e in (None, s) for e, s in zip(expected, sizes_, strict=True))
 
     if len(shape) == len(words) - 1:
+        if told := _lost(path, shape, words, expected):
+            return told
         for place in range(len(words)):
             if expected[place] in (None, 1) and fit([*shape[:place], 1, *shape[place:]]):
+                if place == 0 and shape and expected[0] == shape[0] == 1 and len(words) > 2:
+                    continue  # a batch of one is there already
                 missing = f"Is the {words[place].name} axis missing? " if words[place].name else ""
                 return f"{missing}`{path}.unsqueeze({place})`"
     if len(shape) == len(words) + 1:
+        for place in range(len(words)):
+            a, b = shape[place : place + 2]
+            if not isinstance(a, int) or not isinstance(b, int) or 1 in (a, b):
+                continue
+            if expected[place] == a * b and fit([*shape[:place], a * b, *shape[place + 2 :]]):
+                return f"{a} × {b} = {a * b}: `{path}.flatten({place}, {place + 1})`?"
         places = [place for place in range(len(shape)) if fit([*shape[:place], *shape[place + 1 :]])]
         if ones := [place for place in places if shape[place] == 1]:
             return f"`{path}.squeeze({-1 if ones[-1] == len(shape) - 1 else ones[-1]})`"
         if 0 in places and (len(places) == 1 or any(size is not None for size in expected)):
             return f"One at a time: `{path}[0]`"
+    return ""
+
+
+def _lost(path: str, shape: Sequence[Size], words: Sequence[Word], expected: Sequence[Size | None]) -> str:
+    """One axis too few: two of them are one, or one was averaged away."""
+    rest = list(shape)
+    for place in range(len(words) - 1):
+        a, b, joined = expected[place], expected[place + 1], rest[place]
+        around = [*zip(rest[:place], expected[:place], strict=True),
+                  *zip(rest[place + 1 :], expected[place + 2 :], strict=True)]  # fmt: skip
+        if not all(want in (None, size) for size, want in around) or not isinstance(joined, int):
+            continue
+        one, other = words[place].name or f"axis {place}", words[place + 1].name or f"axis {place + 1}"
+        if a is None and isinstance(b, int) and b > 1 and joined % b == 0 and joined > b:
+            a = joined // b
+        if isinstance(a, int) and isinstance(b, int) and a * b == joined:
+            how = "joined with `cat`, not `stack`, or flattened?"
+            return f"{joined} = {one} {a} × {other} {b}: {how} `{path}.unflatten({place}, ({a}, {b}))`"
+    for place, (word, size) in enumerate(zip(words, expected, strict=True)):
+        left = [want for at, want in enumerate(expected) if at != place]
+        if path.startswith("return") and size not in (None, 1) and left == rest:
+            return f"The {word.name or word.formula} axis ({size}) is gone: an index, a mean or a sum over it?"
+    unknown = [at for at in range(len(words) - 1) if expected[at] is None and expected[at + 1] is None]
+    start = [want in (None, got) for got, want in zip(rest, expected, strict=False)]
+    if unknown and all(start) and expected[0] is not None:
+        names = " and ".join(words[at].name or f"axis {at}" for at in (unknown[-1], unknown[-1] + 1))
+        return f"Were {names} flattened into one axis, {rest[unknown[-1]]}?"
     return ""
 
 
@@ -241,17 +343,8 @@ def size_fix(
 ) -> str:
     """What people have usually done when one size is wrong."""
     wanted = [expected_size(word, sizes) for word in words]
-    if value.ndim <= 5:
-        orders = [
-            order
-            for order in itertools.permutations(range(value.ndim))
-            if all(want in (None, value.shape[axis]) for axis, want in zip(order, wanted, strict=True))
-        ]
-        moved = sorted(orders, key=lambda order: sum(a != b for a, b in enumerate(order)))
-        if moved:
-            swapped = [axis for axis, old in enumerate(moved[0]) if axis != old]
-            call = f"transpose({swapped[0]}, {swapped[1]})" if len(swapped) == 2 else f"permute{moved[0]}"
-            return f"Are the axes in another order? `{path}.{call}`"
+    if order := _order(path, value, wanted):
+        return order
     got = value.shape[place]
     if layer := context.layer(got, expected):
         return layer
@@ -259,6 +352,10 @@ def size_fix(
         return ""
     if joined := joined_along(value.shape, wanted):
         return f"Was it joined along the wrong axis? `torch.cat(…, dim={joined[1]})`, not {joined[0]}"
+    if got == 1 and expected > 2 and is_sequence(words[place].name or words[place].formula):
+        return f"Only one of {expected}: was it sliced, such as `[:, -1:]`, or averaged?"
+    if "//" in words[place].formula and got >= 1.5 * expected:
+        return f"{words[place].formula} is a division: was a stride, pooling or slice left out?"
     if abs(got - expected) == 1:
         more = "many" if got > expected else "few"
         if not is_sequence(words[place].name or words[place].formula):
@@ -267,6 +364,21 @@ def size_fix(
             return "One too many: a BOS or CLS token, a start frame, or the last frame of a centred STFT?"
         return "One too few: was BOS, CLS or the start frame left out, or the sequence shifted?"
     return ""
+
+
+def _order(path: str, value: TensorInfo, wanted: Sequence[Size | None]) -> str:
+    """The axes in another order."""
+    orders = [
+        order
+        for order in itertools.permutations(range(value.ndim if value.ndim <= 5 else 0))
+        if all(want in (None, value.shape[axis]) for axis, want in zip(order, wanted, strict=False))
+    ]
+    moved = min(orders, key=lambda order: sum(a != b for a, b in enumerate(order)), default=())
+    swapped = [axis for axis, old in enumerate(moved) if axis != old]
+    if not swapped:
+        return ""
+    call = f"transpose({swapped[0]}, {swapped[1]})" if len(swapped) == 2 else f"permute{moved}"
+    return f"Are the axes in another order? `{path}.{call}`"
 
 
 SEQUENCE = {"token", "frame", "position", "patch", "patche", "length", "len", "seq", "sequence", "time", "step", "word",

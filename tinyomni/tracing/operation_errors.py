@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from tinyomni.tracing import tensors
+from tinyomni.tracing.layer_errors import norm_fix
+from tinyomni.tracing.mismatch import NOTHING, Context
 from tinyomni.tracing.statements import Statement
 
 Explainer = Callable[[re.Match[str], Statement], str]
@@ -30,9 +32,11 @@ def when(pattern: str) -> Callable[[Explainer], Explainer]:
     return register
 
 
-def operation_trouble(error: BaseException, statement: Statement) -> str:
+def operation_trouble(error: BaseException, statement: Statement, context: Context = NOTHING) -> str:
     """What the error means; "" if nothing is known of it."""
     text = str(error)
+    if (found := re.search(BATCH_SIZES, text)) and (told := batch_lost(found, context)):
+        return told
     for pattern, explainer in EXPLAINERS:
         if (found := pattern.search(text)) and (told := explainer(found, statement)):
             return told
@@ -61,6 +65,11 @@ def cat(found: re.Match[str], statement: Statement) -> str:
     if len(shapes) < 2 or len({len(each) for each in shapes}) != 1:
         return ""
     differ = [axis for axis in range(len(shapes[0])) if len({each[axis] for each in shapes}) > 1]
+    if len(differ) == 2 and differ[0] > 0 and len(shapes) == 2:
+        for (name, _), other, own in zip(operands[::-1], shapes, shapes[::-1], strict=True):
+            moved = _swapped(own, *differ)
+            if all(a == b or axis == dim for axis, (a, b) in enumerate(zip(moved, other, strict=True))):
+                return f"cat joins {shapes[0]} and {shapes[1]} along dim {dim}: `{name}.transpose{tuple(differ)}`?"
     told = ", ".join(f"{name} {each}" for (name, _), each in itertools.islice(zip(operands, shapes, strict=True), 4))
     if len(differ) == 1:
         return f"cat joins along dim {dim}, but {told} differ on axis {differ[0]}: `dim={differ[0]}`?"
@@ -117,11 +126,39 @@ def unpack(found: re.Match[str], statement: Statement) -> str:
     inner = asked.func if isinstance(asked, ast.Call) else asked
     if isinstance(inner, ast.Attribute) and inner.attr in ("shape", "size"):
         value = statement.value(inner.value)
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and not (isinstance(asked, ast.Call) and asked.args):
             name = ast.unparse(inner.value)
             fix = f" `{name}.unsqueeze(0)`?" if value.ndim == int(found[1]) - 1 else ""
             return f"{name} has {value.ndim} dims, {shape(value)}; {found[1]} names stand on the left.{fix}"
-    return ""
+    return _parts(asked, int(found[1]), statement)
+
+
+def _parts(asked: ast.expr | None, wanted: int, statement: Statement) -> str:
+    """`q, k, v = x.split(size, dim=1)`, `.chunk(3)`, `.unbind(0)` along another axis than that of the parts."""
+    if not isinstance(asked, ast.Call) or not isinstance(asked.func, ast.Attribute):
+        return ""
+    named = {each.arg: each.value for each in asked.keywords}
+    arguments, inner = list(asked.args), asked.func.value
+    if isinstance(inner, ast.Name) and inner.id == "torch":
+        inner, *arguments = arguments
+    value, kind = statement.value(inner), asked.func.attr
+    if not isinstance(value, Tensor) or kind not in ("split", "chunk", "unbind"):
+        return ""
+    size = statement.value(arguments[0]) if arguments and kind == "split" else None
+    at = arguments[1:2] if kind != "unbind" else arguments[:1]
+    dim = statement.value(named.get("dim", at[0] if at else ast.Constant(0)))
+
+    def count(length: int) -> int:
+        if kind == "split":
+            return -(-length // size) if type(size) is int and size > 0 else 0
+        return length if kind == "unbind" else wanted * (length % wanted == 0)
+
+    axes = [axis for axis, length in enumerate(value.shape) if count(length) == wanted]
+    if not axes or type(dim) is not int:
+        return ""
+    name, call = ast.unparse(inner), f"unbind({axes[0]})" if kind == "unbind" else f"{kind}(…, dim={axes[-1]})"
+    got = count(value.shape[dim]) if kind != "chunk" else value.shape[dim]
+    return f"{name} {shape(value)} has {got} parts along dim {dim}, expected {wanted}: `{call}`?"
 
 
 # ---- products and broadcasts ----------------------------------------------------------------------------------------
@@ -130,9 +167,12 @@ def unpack(found: re.Match[str], statement: Statement) -> str:
 @when(r"mat1 and mat2 shapes cannot be multiplied|Expected size for first two dimensions of batch2 tensor")
 def matmul(found: re.Match[str], statement: Statement) -> str:
     """The last axis of the left is not the last but one of the right."""
-    if (both := pair(statement)) is None or min(value.ndim for _, value in both) < 2:
+    operands = statement.operands()
+    if "addmm(" in statement.text:
+        operands = operands[1:]
+    if len(operands) != 2 or min(value.ndim for _, value in operands) < 2:
         return ""
-    (a, left), (b, right) = both
+    (a, left), (b, right) = operands
     if "linear(" in statement.text:
         fix = f" `{b}.T`?" if left.shape[-1] == right.shape[0] else ""
         return f"linear takes {a} (…, in) and a weight (out, in); got {shape(left)} and {b} {shape(right)}.{fix}"
@@ -141,34 +181,140 @@ def matmul(found: re.Match[str], statement: Statement) -> str:
         return f"{text}: `{b}.transpose(-2, -1)`?"
     if left.shape[-2] == right.shape[-2]:
         return f"{text}: `{a}.transpose(-2, -1)`?"
+    for name, value in statement.names.items():
+        for start in range(1, value.ndim - 1 if isinstance(value, Tensor) else 0):
+            if math.prod(value.shape[start:]) == right.shape[-2]:
+                sizes = " × ".join(map(str, value.shape[start:]))
+                return f"{text}; {sizes} = {right.shape[-2]}: `{name}.flatten({start})` before it?"
     return f"{text}; they are {left.shape[-1]} and {right.shape[-2]}."
 
 
 @when(r"The size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\) at non-singleton dimension (\d+)")
 def broadcast(found: re.Match[str], statement: Statement) -> str:
-    """Two shapes that do not broadcast: sliced, transposed, or an axis missing."""
+    """Two shapes that do not broadcast: sliced, transposed, not repeated, one too many, or an axis missing."""
     if "scaled_dot_product_attention" in statement.text:
-        return attention_mask(statement)
+        return attention_shapes(found, statement) or attention_mask(statement)
     if (both := pair(statement)) is None:
+        if isinstance(statement.part, ast.BinOp):
+            left_, right_ = ast.unparse(statement.part.left), ast.unparse(statement.part.right)
+            return f"They do not broadcast: axis {found[3]} of `{left_}` is {found[1]}, that of `{right_}` {found[2]}."
         return ""
     (a, left), (b, right) = both
-    one, other = shape(left), shape(right)
-    text = f"{a} {one} and {b} {other} do not broadcast"
-    for name, small, name_large, large in ((a, one, b, other), (b, other, a, one)):
-        if len(small) < len(large):
-            for axis in range(len(small), 0, -1):
-                for count in range(1, len(large) - len(small) + 1):
-                    if _broadcasts((*small[:axis], *(1,) * count, *small[axis:]), large):
-                        fix = "".join([f".unsqueeze({axis})"] * count)
-                        return f"{text}: axes are matched from the right, so `{name}{fix}`?"
-        if len(small) == len(large):
-            moved = [axis for axis in range(len(small)) if small[axis] not in (1, large[axis]) and large[axis] != 1]
-            if len(moved) == 2 and _broadcasts(_swapped(small, *moved), large):
-                return f"{text}: `{name}.transpose({moved[0]}, {moved[1]})`?"
-            if len(moved) == 1 and small[moved[0]] < large[moved[0]]:
-                axis = moved[0]
-                cut = ", ".join([":"] * axis + [f":{small[axis]}"])
-                return f"{text}: axis {axis} of {name_large} is longer. `{name_large}[{cut}]`, if it is a table?"
+    text = f"{a} {shape(left)} and {b} {shape(right)} do not broadcast"
+    if _is_product(statement):
+        return f"{text} on axis {found[3]}{_heads(both, int(found[3]))}"
+    fixes = (_axes_missing, _transposed, _one_differs, _coarser)
+    pairs = (both, both[::-1])
+    told = next((fix for find in fixes for one, other in pairs if (fix := find(*one, *other))), "")
+    return f"{text}: {told}" if told else f"{text}."
+
+
+def _is_product(statement: Statement) -> bool:
+    part = statement.part
+    return (isinstance(part, ast.BinOp) and isinstance(part.op, ast.MatMult)) or (
+        isinstance(part, ast.Call) and ast.unparse(part.func).rpartition(".")[2] in ("matmul", "bmm")
+    )
+
+
+def _heads(both: tuple[tuple[str, Tensor], tuple[str, Tensor]], axis: int) -> str:
+    """A product of 4 heads with 2: grouped attention repeats the keys and values."""
+    (many, large), (few, small) = sorted(both, key=lambda each: -each[1].shape[axis])
+    times, rest = divmod(large.shape[axis], small.shape[axis])
+    told = f", {large.shape[axis]} in {many} and {small.shape[axis]} in {few}"
+    if rest or times < 2 or axis != 1:
+        return f"{told}."
+    return f"{told}: keys and values of fewer heads are repeated, `{few}.repeat_interleave({times}, dim=1)`?"
+
+
+def _axes_missing(name: str, small: Tensor, other: str, large: Tensor) -> str:
+    for axis in range(small.ndim, 0, -1):
+        for count in range(1, large.ndim - small.ndim + 1):
+            if _broadcasts((*small.shape[:axis], *(1,) * count, *small.shape[axis:]), shape(large)):
+                fix = "".join([f".unsqueeze({axis})"] * count)
+                return f"axes are matched from the right, so `{name}{fix}`?"
+    return ""
+
+
+def _transposed(name: str, value: Tensor, other: str, fixed: Tensor) -> str:
+    """Two axes exchanged, or the channels last."""
+    if value.ndim == fixed.ndim == 4 and shape(fixed) == (1, value.shape[-1], 1, 1):
+        return f"are the channels last? `{name}.permute(0, 3, 1, 2)`"
+    for one, two in itertools.combinations(range(value.ndim), 2):
+        moved = _swapped(shape(value), one, two)
+        # of two that are alike, the one with its batch is the one that was computed
+        if value.ndim >= fixed.ndim and (_broadcasts(moved, shape(fixed)) or _broadcasts(shape(fixed), moved)):
+            return f"`{name}.transpose({one}, {two})`?"
+    return ""
+
+
+def _one_differs(name: str, longer: Tensor, other: str, shorter: Tensor) -> str:
+    """One axis is longer: by a token, by a factor, or because a table is not cut."""
+    common = min(longer.ndim, shorter.ndim)
+    ends = list(zip(range(-common, 0), shape(longer)[-common:], shape(shorter)[-common:], strict=True))
+    differ = [(axis, a, b) for axis, a, b in ends if a != b and 1 not in (a, b)]
+    if len(differ) != 1 or differ[0][1] < differ[0][2]:
+        return ""
+    axis, size, wanted = differ[0]
+    place = longer.ndim + axis
+    if size - wanted == 1 and axis < -1:
+        if _is_table(name, longer, other) and not _is_table(other, shorter, name):
+            return f"One too few in {other}: was a BOS or CLS token left out, or the sequence shifted?"
+        return f"One too many in {name}: a BOS or CLS token, or the last frame of an even kernel?"
+    if size % wanted == 0 and not _is_table(name, longer, other):
+        times = size // wanted
+        return f"{size} = {times} × {wanted}: was a stride or pooling of {times} left out of {name}?"
+    cut = ", ".join([":"] * place + [f":{wanted}"])
+    return f"axis {place} of {name} is longer. `{name}[{cut}]`, if it is a table?"
+
+
+def _is_table(name: str, value: Tensor, other: str) -> bool:
+    """A weight, a buffer, or what was looked up: `self.position_embeddings`, (1, 17, 32), `self.embed(places)`."""
+    computed = re.search(rf"\b{re.escape(other)}\b", name.partition("(")[2]) is not None
+    return not computed and ("." in name.partition("(")[0] or value.shape[0] == 1)
+
+
+def _coarser(name: str, fine: Tensor, other: str, coarse: Tensor) -> str:
+    """Images or sequences of two resolutions, as in a shortcut without its convolution."""
+    if fine.ndim != coarse.ndim or fine.ndim < 3 or fine.shape[0] != coarse.shape[0]:
+        return ""
+    times = {a / b for a, b in zip(fine.shape[2:], coarse.shape[2:], strict=True)}
+    if len(times) != 1 or (factor := times.pop()) < 2 or factor != int(factor):
+        return ""
+    channels = "" if fine.shape[1] == coarse.shape[1] else f", and has {fine.shape[1]} channels, not {coarse.shape[1]}"
+    return f"{name} is {int(factor)} × as fine{channels}: was the layer with the stride left out on its way?"
+
+
+@when(r"Given normalized_shape=\[(\\d+)\\], expected input with shape")
+def layer_norm(found: re.Match[str], statement: Statement) -> str:
+    """Features that are not on the last axis, in `F.layer_norm`."""
+    for name, value in statement.operands()[:1]:
+        fix = norm_fix(shape(value), (int(found[1]),), NOTHING)
+        return f"layer_norm normalizes the last axis, {found[1]}; got {name} {shape(value)}. {fix}".rstrip()
+    return ""
+
+
+@when(
+    r"Number of heads in key and value must divide|must have the same (?:number of heads|sequence length)|"
+    r"Expected query, key, and value to"
+)
+def attention_shapes(found: re.Match[str], statement: Statement) -> str:
+    """Heads and tokens exchanged in one of queries, keys and values."""
+    operands = statement.operands()[:3]
+    if len(operands) < 3 or len({value.ndim for _, value in operands}) != 1 or operands[0][1].ndim != 4:
+        return ""
+    told = ", ".join(f"{name} {shape(value)}" for name, value in operands)
+    text = f"attention takes (batch, heads, tokens, head_dim); got {told}"
+    query, key, value = (shape(each) for _, each in operands)
+
+    def agree(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> bool:
+        return key[:3] == value[:3] and query[3] == key[3] and query[1] % key[1] == 0
+
+    if agree(query, key, value):
+        return ""
+    for place, (name, _) in enumerate(operands):
+        moved = [_swapped(each, 1, 2) if at == place else each for at, each in enumerate((query, key, value))]
+        if agree(*moved):
+            return f"{text}: `{name}.transpose(1, 2)`?"
     return f"{text}."
 
 
@@ -225,7 +371,26 @@ def class_axis(found: re.Match[str], statement: Statement) -> str:
     return f"{text}, and the labels {b} are {shape(labels)}."
 
 
-@when(r"Expected input batch_size \((\d+)\) to match target batch_size \((\d+)\)")
+BATCH_SIZES = r"Expected input batch_size \((\d+)\) to match target batch_size \((\d+)\)"
+
+
+def batch_lost(found: re.Match[str], context: Context) -> str:
+    """The call that took the first of the batch for the first of the tokens, `x[0]` for `x[:, 0]`."""
+    rows, batch = int(found[1]), int(found[2])
+    for record in reversed(context.steps):
+        for value in record.inputs if len(record.outputs) == 1 and not record.op else ():
+            given, gave = value.shape, record.outputs[0].shape
+            if len(given) == len(gave) + 1 >= 3 and given[:2] == (batch, rows) and gave[0] == rows != batch:
+                path = f" ({record.path})" if record.path else ""
+                return (
+                    f"cross_entropy got {rows} rows of scores and {batch} labels. The batch of {batch} was lost in "
+                    f"{record.call}{path}, {record.file}:{record.end or record.line}, {given} → {gave}: "
+                    "`x[:, 0]`, not `x[0]`?"
+                )
+    return ""
+
+
+@when(BATCH_SIZES)
 def batch_sizes(found: re.Match[str], statement: Statement) -> str:
     """Only one of logits and labels was flattened, or only one was shifted."""
     logits, labels = int(found[1]), int(found[2])
@@ -297,7 +462,7 @@ def dtypes(found: re.Match[str], statement: Statement) -> str:
 @when(r"on the same device|not on the expected device|device type|same device")
 def devices(found: re.Match[str], statement: Statement) -> str:
     """Operands on different devices."""
-    where = {name: str(value.device) for name, value in statement.operands()}
+    where = {name: str(value.device) for name, value in statement.operands() if name in statement.names}
     if len(set(where.values())) < 2:
         return ""
     told = " and ".join(f"{name} is on {device}" for name, device in where.items())

@@ -43,6 +43,7 @@ from tinyomni.tracing.lines import Lines, LineTracer
 from tinyomni.tracing.mismatch import Bound, Context, Mismatch
 from tinyomni.tracing.names import Given, Names
 from tinyomni.tracing.operations import Operations, is_plain, tensors_among, users_frame
+from tinyomni.tracing.origins import return_line, returned_names
 from tinyomni.tracing.records import STOPPED, Entry, Gradient, Record, Value
 from tinyomni.tracing.rows import Row
 from tinyomni.tracing.suspicions import columns_against_rows, masks
@@ -50,6 +51,7 @@ from tinyomni.tracing.table import between
 from tinyomni.tracing.trace import Trace
 from tinyomni.tracing.values import SCALAR, TENSOR, annotated_tensors, describe, key_of, tensors_in, text_of, walk
 
+PASSED_ON = ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d")  # give back what they are given
 MOST_SUSPICIONS = 5  # that are printed
 MOST_SIGNATURES = 512  # of one function, that are remembered
 RETURNS = frozenset(dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in dis.opmap)
@@ -69,6 +71,7 @@ class CallSignature:
     bound: tuple[Bound, ...]
     wrong: str | None = None  # the first argument that does not fit
     outputs: dict[Any, tuple[tuple[Value, ...], bool]] = field(default_factory=dict)  # and whether they fit
+    told: dict[Any, Mismatch] = field(default_factory=dict)  # why something did not fit: explained once
 
 
 @dataclass(eq=False)
@@ -338,6 +341,7 @@ class Recorder:
             outputs = tuple(describe("out", result, call.function.hints.get("return")))
             signature.outputs[key] = (outputs, fits)
         record.outputs, fits = signature.outputs[key]
+        record.end = frame.f_lineno
         self._remember(result, record.id)
         if self._flow is not None:
             name_axes(self._flow, (result, call.function.hints.get("return")))
@@ -348,7 +352,7 @@ class Recorder:
             if not fits:
                 hint = signature.hints["return"]
                 bound = (*signature.bound, *annotated_tensors("return", result, hint))
-                self._wrong(call, "return", {"return": result}, bound)
+                self._wrong(call, "return", {"return": result}, bound, key)
 
     def _result_fits(self, call: OpenCall, result: Any) -> bool:
         """Is it what its annotation says? What cannot be judged, such as `n+1` where no argument says n, is noted."""
@@ -541,14 +545,18 @@ class Recorder:
         self.trace.mismatches.append(found)
         self.trace.problem = self.trace.problem or str(found)
 
-    def _wrong(self, call: OpenCall, name: str, values: Mapping[str, Any], bound: tuple[Bound, ...]) -> None:
-        """Mark the record; the first problem of a run is explained in full."""
-        record = call.record
+    def _wrong(
+        self, call: OpenCall, name: str, values: Mapping[str, Any], bound: tuple[Bound, ...], key: Any = None
+    ) -> None:
+        """Mark the record; the first problem of a run is explained in full. `key`: of the result, if that is wrong."""
+        record, told = call.record, call.signature.told
         record.status = f"{name}: does not fit its annotation"
-        context = self._context(call.function.module)
-        found = mismatch.explain(record.call, name, values[name], bound, call.signature.hints, context)
-        name = found.argument.partition(".")[0]
-        self._mismatch(found, record, "" if self.trace.problem else self._where(call, name, values.get(name)))
+        if (name, key) not in told:
+            context = self._context(call.function.module)
+            told[name, key] = mismatch.explain(record.call, name, values[name], bound, call.signature.hints, context)
+        found = told[name, key]
+        value = values.get(found.argument.partition(".")[0])
+        self._mismatch(found, record, "" if self.trace.problem else self._where(call, found.argument, value))
 
     def _mismatch(self, found: Mismatch, record: Record | None, where: str) -> None:
         """Keep a mismatch; the first one is the trace's problem."""
@@ -559,8 +567,9 @@ class Recorder:
             self._problem_at = record.id if record is not None else len(self.trace.steps) - 1
             self.trace.problem = f"{found}{where}"
 
-    def _where(self, call: OpenCall, name: str, value: Any) -> str:
-        """The line of the call or of the result, and the call that made the tensor."""
+    def _where(self, call: OpenCall, path: str, value: Any) -> str:
+        """The line of the call or of the result, and the call that made the tensor. `path`: such as `parts.audio`."""
+        name = path.partition(".")[0]
         frame: types.FrameType | None = call.frame
         if name != "return":
             frame = call.frame.f_back
@@ -568,11 +577,14 @@ class Recorder:
                 frame = frame.f_back
         text = ""
         if frame is not None:
-            line = f"{file_of(frame.f_code, frame.f_globals)}:{frame.f_lineno}"
-            text += f"\n  {'returned' if name == 'return' else 'called'} at {line}"
-        source = next(self._sources([value]), None) if name != "return" else None
-        if source is not None:
-            text += f"\n  `{name}` came from {_name(self.trace.steps[source])}"
+            line = return_line(frame) if name == "return" else frame.f_lineno
+            text += f"\n  {'returned' if name == 'return' else 'called'} at "
+            text += f"{file_of(frame.f_code, frame.f_globals)}:{line}"
+            text += "".join(f"\n  {each}" for each in returned_names(frame, line)) if name == "return" else ""
+        tensor = next((part for at, part, _, how in walk(name, value) if how == TENSOR and at == path), None)
+        record = self._maker(tensor) if tensor is not None and name != "return" else None
+        if record is not None:
+            text += f"\n  `{path}` came from {_name(record)}"
         return text
 
     def _context(self, module: str) -> Context:
@@ -583,7 +595,16 @@ class Recorder:
                 for value in record.inputs + record.outputs:
                     for axis in value.axes:
                         usual.setdefault(axis.name, Counter())[axis.size] += 1
-        return Context(usual, list(self._modules_met.values()), {**glossary_of(module), **self._glossary})
+        glossary = {**glossary_of(module), **self._glossary}
+        return Context(usual, list(self._modules_met.values()), glossary, self.trace.steps, self._maker)
+
+    def _maker(self, tensor: Tensor) -> Record | None:
+        """The call that made a tensor, if that is known; one that gave back what it was given made nothing."""
+        source = next(self._sources([tensor]), None)
+        record = self.trace.steps[source] if source is not None else None
+        while record is not None and record.call.partition(".")[0] in PASSED_ON and record.sources:
+            record = self.trace.steps[record.sources[0]]
+        return record
 
     def _finish(self, error: BaseException | None) -> Exception | None:
         """Say what could not be seen; the error that explains more than the program's own, if there is one."""
@@ -634,7 +655,7 @@ class Recorder:
 
 def _name(record: Record) -> str:
     path = f" ({record.path})" if record.path else ""
-    return f"{record.call}{path}, {record.file}:{record.line}"
+    return f"{record.call}{path}, {record.file}:{record.end or record.line}"
 
 
 def _status(found: Mismatch) -> str:

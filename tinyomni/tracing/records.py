@@ -64,6 +64,7 @@ class Record:
     status: str = "open"  # ok, raised, stopped early (checkpointing), open (never returned), or what was wrong
     file: str = ""
     line: int = 0
+    end: int = 0  # the line of its `return`
     op: bool = False  # an operation of torch, not a call of a function
     gradients: tuple[Gradient, ...] = ()  # of its outputs, with `backward=True`
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tinyomni.tracing.formula import SpecError, evaluate, names_in, unknown
-from tinyomni.tracing.records import Record, Run
-from tinyomni.tracing.shape_pattern import ShapePattern
+from tinyomni.tracing.records import Record, Run, Value
+from tinyomni.tracing.shape_pattern import ANY, MANY, ShapePattern
 from tinyomni.tracing.spec_file import SpecFile
 from tinyomni.tracing.spec_report import RuleResult, SpecMismatch, SpecReport, StepResult, show
 from tinyomni.tracing.sweep import Sweep, SweepMismatch, sweep
@@ -120,8 +120,9 @@ class Spec:
                 raise self.file.error(str(error), "step", index) from error
             report.steps.append(line)
             if line.problem:
-                at = self.file.line("step", index)
+                at, code = self.file.line("step", index), match.records[:1]
                 where = f" ({self.name}:{at})" if at else ""
+                where += "".join(f", code at {each.file}:{each.line}" for each in code if each.line)
                 report.problems.append(f"{line.number} {line.title}: {line.problem}{where}".strip())
         done = {number for line in report.steps for number in line.calls}
         left = [record for record in candidates if record.id not in done]
@@ -257,7 +258,8 @@ def _differs(each: Mapping[str, Any], record: Record, names: Mapping[str, int]) 
         if name not in inputs:
             return f"{record.call}: {unknown(name, inputs, what='argument')}"
         if not pattern.matches(inputs[name], names):
-            return f"{name}: expected {pattern.show(names)}, got {pattern.describe(inputs[name])}"
+            one = _one_off([pattern], [inputs[name]], names)
+            return f"{name}: expected {pattern.show(names)}, got {pattern.describe(inputs[name])}{one}"
     if "out" in each:
         outs = each["out"] if isinstance(each["out"], list) else [each["out"]]
         patterns = [ShapePattern.read(text) for text in outs]
@@ -267,8 +269,22 @@ def _differs(each: Mapping[str, Any], record: Record, names: Mapping[str, int]) 
         ):
             expected = ", ".join(pattern.show(names) for pattern in patterns)
             typed = next((pattern for pattern in patterns if pattern.dtype), ShapePattern(()))
-            return f"out: expected {expected}, got {', '.join(map(typed.describe, got)) or 'no tensor'}"
+            one = _one_off(patterns, got, names)
+            return f"out: expected {expected}, got {', '.join(map(typed.describe, got)) or 'no tensor'}{one}"
     return ""
+
+
+def _one_off(patterns: Sequence[ShapePattern], values: Sequence[Value], names: Mapping[str, int]) -> str:
+    """`: one too many`, if that is all that is wrong."""
+    off = set()
+    for pattern, value in zip(patterns, values, strict=False):
+        if MANY in pattern.axes or len(pattern.axes) != len(value.shape):
+            return ""
+        for axis, size in zip(pattern.axes, value.shape, strict=True):
+            if axis != ANY and isinstance(size, int):
+                off.add(size - evaluate(axis, names))
+    off.discard(0)
+    return {1: ": one too many", -1: ": one too few"}.get(off.pop(), "") if len(off) == 1 else ""
 
 
 def is_step(record: Record, step: Mapping[str, Any]) -> bool:

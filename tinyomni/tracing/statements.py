@@ -6,9 +6,11 @@ import functools
 import itertools
 import linecache
 import types
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tinyomni.tracing import tensors
@@ -26,24 +28,55 @@ class Statement:
     text: str  # on one line, without the body of a `for` or `with`
     part: ast.expr | None  # the very expression that failed
     names: dict[str, Any] = field(default_factory=dict)  # tensors, lists of tensors, and integers by their expression
+    modules: dict[str, nn.Module] = field(default_factory=dict)  # that are called, by their expression
+    result: Callable[[nn.Module], Tensor | None] = lambda module: None  # what a module gave, as far as is known
+    node: ast.stmt | None = None
+    frame: types.FrameType | None = None
+    line: int = 0
 
     def __str__(self) -> str:
         told = [f"{name} {show(value)}" for name, value in itertools.islice(self.names.items(), MOST_NAMES)]
         return f"{self.place}\n    `{self.text}`" + (f", with {', '.join(told)}" if told else "")
 
     def value(self, node: ast.expr | None) -> Any:
-        """The tensor or number that an expression names; None for other expressions. `.T`, `.mT` and the like are
-        followed, so that the shape is right."""
+        """The tensor or number that an expression names; None for other expressions. Views of tensors and results of
+        modules are followed, as empty tensors on the meta device: only their shape and dtype are right."""
+        if isinstance(node, (ast.Attribute, ast.Name)) and ast.unparse(node) in self.names:
+            return self.names[ast.unparse(node)]
         match node:
             case ast.Constant(value):
                 return value
             case ast.UnaryOp(ast.USub(), ast.Constant(int(value))):
                 return -value
             case ast.Attribute(inner, "T" | "mT" as name) if isinstance(found := self.value(inner), Tensor):
-                return getattr(found.detach(), name)
-            case ast.Attribute() | ast.Name():
-                return self.names.get(ast.unparse(node))
+                return getattr(_empty(found), name)
+            case ast.Subscript(ast.Attribute(inner, "shape"), ast.expr() as index) | ast.Call(
+                ast.Attribute(inner, "size"), [index], []
+            ) if isinstance(found := self.value(inner), Tensor) and type(axis := self.value(index)) is int:
+                return found.shape[axis] if -found.ndim <= axis < found.ndim else None
+            case ast.Call(function) if ast.unparse(function) in self.modules:
+                return self.result(self.modules[ast.unparse(function)])
+            case ast.Call(ast.Attribute(inner, name), arguments, keywords) if name in VIEWS:
+                return self._view(inner, name, arguments, keywords)
+            case ast.Subscript(inner, index) if isinstance(found := self.value(inner), Tensor):
+                try:
+                    return _empty(found)[_constant(index)]
+                except (IndexError, ValueError):  # out of range, or an index that is computed
+                    return None
         return None
+
+    def _view(
+        self, inner: ast.expr, name: str, arguments: list[ast.expr], keywords: list[ast.keyword]
+    ) -> Tensor | None:
+        """The shape of `x.transpose(1, 2)`, `x.view(-1, x.size(-1))`, … without running anything on data."""
+        found, numbers = self.value(inner), [self.value(each) for each in arguments]
+        named = {each.arg: self.value(each.value) for each in keywords if each.arg}
+        if not isinstance(found, Tensor) or not all(type(each) is int for each in (*numbers, *named.values())):
+            return None
+        try:
+            return getattr(_empty(found), name)(*numbers, **named)  # type: ignore[no-any-return]
+        except (RuntimeError, IndexError, TypeError):  # this very view is what failed
+            return None
 
     def operands(self) -> list[tuple[str, Tensor]]:
         """The tensors that the failing expression takes, by their text; those that only a computation would show are
@@ -53,7 +86,7 @@ class Statement:
                 nodes = [left, right]
             case ast.Call(function, arguments, keywords):
                 nodes = [*arguments, *(keyword.value for keyword in keywords)]
-                if isinstance(function, ast.Attribute):
+                if isinstance(function, ast.Attribute) and ast.unparse(function) not in self.modules:
                     nodes.insert(0, function.value)
             case ast.Subscript(value) | ast.Attribute(value):
                 nodes = [value]
@@ -69,6 +102,25 @@ class Statement:
                 elif isinstance(value, (list, tuple)):
                     found += [(f"{ast.unparse(item)}[{place}]", each) for place, each in enumerate(value)]
         return found
+
+
+VIEWS = ("transpose", "permute", "unsqueeze", "squeeze", "flatten", "view", "reshape", "contiguous", "float", "long",
+         "expand", "detach", "clone", "mean", "sum", "softmax")  # fmt: skip
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    """The same shape and dtype, without data."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def _constant(index: ast.expr | None) -> Any:
+    """The index of `x[:, -1]`. Raises ValueError for one that is computed."""
+    match index:
+        case ast.Slice(lower, upper, step):
+            return slice(_constant(lower), _constant(upper), _constant(step))
+        case ast.Tuple(parts):
+            return tuple(map(_constant, parts))
+    return None if index is None else ast.literal_eval(index)
 
 
 def show(value: Any) -> str:
@@ -100,8 +152,16 @@ def statement_of(frame: types.FrameType, line: int, instruction: int) -> Stateme
     else:
         text = ast.unparse(node)
     text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
-    found = Statement(place, text, _part(node, code, instruction))
+    found = Statement(place, text, _part(node, code, instruction), node=whole, frame=frame, line=line)
+    if found.part is None and isinstance(node, ast.AugAssign):  # x += y
+        target = ast.parse(ast.unparse(node.target), mode="eval").body
+        found.part = ast.BinOp(target, node.op, node.value)
     expressions = [each for each in ast.walk(node) if isinstance(each, (ast.Name, ast.Attribute))]
+    for call in (each.func for each in ast.walk(node) if isinstance(each, ast.Call)):
+        value = frame.f_locals.get(call.id) if isinstance(call, ast.Name) else None
+        value = attribute(frame, call) if isinstance(call, ast.Attribute) else value
+        if isinstance(value, nn.Module):
+            found.modules[ast.unparse(call)] = value
     for each in sorted(expressions, key=lambda each: (getattr(each, "lineno", 0), getattr(each, "col_offset", 0))):
         value = frame.f_locals.get(each.id) if isinstance(each, ast.Name) else attribute(frame, each)
         if _worth_showing(value, each):

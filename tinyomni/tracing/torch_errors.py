@@ -3,21 +3,25 @@
 Only sizes, dtypes and devices are read, never values.
 """
 
+import functools
 import types
 from collections.abc import Iterator
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from tinyomni.tracing.functions import is_library
 from tinyomni.tracing.layer_errors import layer_trouble
 from tinyomni.tracing.mismatch import Context
 from tinyomni.tracing.operation_errors import operation_trouble
-from tinyomni.tracing.statements import raised_by_hand, statement_of
+from tinyomni.tracing.origins import Place, origins, uncalled
+from tinyomni.tracing.statements import Statement, raised_by_hand, statement_of
 
 OURS = __name__.rpartition(".")[0]
 KINDS = (RuntimeError, IndexError, ValueError, AssertionError)
 WORDS = ("shape", "size", "dim", "mat1", "stride", "channels", "out of range", "out of bounds", "scalar type", "dtype",
-         "type", "device", "should contain", "mask", "einsum", "tensor", "Kernel", "input")  # fmt: skip
+         "type", "device", "should contain", "mask", "einsum", "tensor", "Kernel", "input", "heads",
+         "unpack")  # fmt: skip
 
 
 def explain(error: BaseException, context: Context) -> str:
@@ -29,15 +33,38 @@ def explain(error: BaseException, context: Context) -> str:
     users = [place for place in outside_torch if not is_library(frames[place][0].f_code)]
     innermost = outside_torch[-1]
     statement = statement_of(*frames[innermost])
+    statement.result = functools.partial(_result, context)
     told = ""
     if not (innermost == len(frames) - 1 and raised_by_hand(frames[-1][0].f_code, frames[-1][2])):
-        told = _in_a_layer(frames[innermost:], context) or operation_trouble(error, statement)
+        told = _in_a_layer(frames[innermost:], context) or operation_trouble(error, statement, context)
     if not told and not any(word in str(error) for word in WORDS):
         return ""
     where = str(statement)
+    more = _more(frames, outside_torch, innermost, statement, context)
     if users and users[-1] != innermost:  # in the code of a package: the reader's own line comes first
-        where = f"{statement_of(*frames[users[-1]])}\n  inside {where}"
-    return f"{where}\n{told or f'torch says: {str(error).splitlines()[0]}'}"
+        outer = statement_of(*frames[users[-1]])
+        where = f"{outer}\n  inside {where}"
+        more += _more(frames, outside_torch, users[-1], outer, context)
+    hint = uncalled(*frames[innermost][:2], context)
+    said = " ".join(filter(None, [told or f"torch says: {str(error).splitlines()[0]}", hint]))
+    return "\n  ".join([f"{where}\n{said}", *dict.fromkeys(more)])
+
+
+def _more(frames: list[Place], outside_torch: list[int], at: int, statement: Statement, context: Context) -> list[str]:
+    """Where the tensors of a statement came from."""
+    callers = [frames[place] for place in outside_torch if place < at]
+    return origins(frames[at], callers, statement, context)
+
+
+def _result(context: Context, module: nn.Module) -> Tensor | None:
+    """What a module gave last, as an empty tensor."""
+    path = context.path(module)
+    record = next((each for each in reversed(context.steps) if each.path == path and not each.op), None)
+    value = record.outputs[0] if record is not None and len(record.outputs) == 1 else None
+    dtype = getattr(torch, value.dtype, None) if value is not None and value.dtype else None
+    if value is None or dtype is None or not all(isinstance(size, int) for size in value.shape):
+        return None
+    return torch.empty(value.shape, dtype=dtype, device="meta")  # type: ignore[arg-type]
 
 
 def _is_torch(frame: types.FrameType) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,13 +71,14 @@ class Trace(Run):
         """What changed from this run to the other one: rows that are new, gone, or have other shapes."""
         return Diff(self, other)
 
-    def draft_spec(self, path: str | Path | None = None, other: Run | None = None, depth: int = 1) -> str:
+    def draft_spec(self, path: str | Path | None = None, other: Run | Sequence[Run] = (), depth: int = 1) -> str:
         """A first specification, copied from this run and to be reviewed; written to `path` if there is one.
 
-        `other`: a run of the same calls with other sizes, from which formulas are suggested. `depth`: 0 for the
-        outermost calls, 1 for their parts. The draft holds for both runs; ValueError where that cannot be.
+        `other`: a run of the same calls with other sizes, or several, from which formulas are suggested; what they do
+        not decide is said at the top. `depth`: 0 for the outermost calls, 1 for their parts. The draft holds for all of
+        the runs; ValueError where that cannot be.
         """
-        return _write(draft([self] if other is None else [self, other], depth), path)
+        return _write(draft([self, *([other] if isinstance(other, Run) else other)], depth), path)
 
     def suspicions(self) -> list[str]:
         """What a person should look at although nothing failed: shapes that were spread, masks, axes of equal size."""
