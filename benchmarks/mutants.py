@@ -1,0 +1,259 @@
+"""Do the tests bite? One change at a time is made to the models' code, and the tests that should notice it are run.
+
+    python benchmarks/mutants.py --count 200 --seed 0          a sample of all mutants; without --count: every one
+    python benchmarks/mutants.py --modules attention rope      of these modules only
+    python benchmarks/mutants.py --show attention              list the mutants and run nothing
+
+The result goes to benchmarks/mutants.json; docs/reliability.md is made from it. A mutant is killed by a failing test or
+by the time limit. Survivors that change nothing that matters have a reason in benchmarks/survivors.toml.
+Every mutant runs in a fork of a process that has loaded all libraries, so that it costs little more than its tests.
+"""
+
+import argparse
+import ast
+import copy
+import functools
+import importlib.abc
+import importlib.util
+import io
+import json
+import os
+import random
+import signal
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TOP = Path(__file__).resolve().parents[1]
+TESTS = {
+    "attention": ["attention", "gradients"],
+    "rope": ["attention", "gradients"],
+    "layers": ["attention", "gradients"],
+    "generation": ["thinker"],
+    "vision": ["encoders"],
+    "audio": ["encoders", "ask"],
+    "codec": ["speech_models"],
+    "talker": ["speech_models"],
+    "vocoder": ["speech_models", "gradients"],
+    "stability": ["loop", "thinker"],
+    "omni": ["omni", "ask"],
+    "training.loop": ["loop", "checkpoint"],
+    "training.checkpoint": ["checkpoint"],
+}
+"""Module → the test files that are about it."""
+SECONDS = 300  # for one mutant
+
+COMPARISONS = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+OPERATORS = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div, ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult, ast.MatMult: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+CALLS = {"all": "any", "any": "all", "min": "max", "max": "min", "argmin": "argmax", "argmax": "argmin",
+         "repeat_interleave": "repeat", "sin": "cos", "cos": "sin", "sum": "mean", "mean": "sum"}  # fmt: skip
+
+
+SKIPPED_FIELDS = ("annotation", "returns", "decorator_list")
+SKIPPED_NODES = (ast.Raise, ast.Assert, ast.JoinedStr)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: where, what stood there, what stands there now."""
+
+    module: str
+    number: int
+    line: int
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line}: {self.before} → {self.after}"
+
+
+def changes_of(node: ast.AST) -> Iterator[ast.AST]:
+    """Every changed copy of this node."""
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
+        yield ast.Compare(node.left, [COMPARISONS[type(node.ops[0])](), *node.ops[1:]], node.comparators)
+    elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        yield ast.BinOp(node.left, OPERATORS[type(node.op)](), node.right)
+        yield node.left
+    elif isinstance(node, ast.BoolOp):
+        yield ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
+        yield node.values[0]
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub, ast.Invert)):
+        yield node.operand
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield ast.Constant(not node.value)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        yield ast.Constant(node.value + 1)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CALLS:
+        yield ast.Call(ast.Attribute(node.func.value, CALLS[node.func.attr], ast.Load()), node.args, node.keywords)
+    elif isinstance(node, ast.List) and len(node.elts) > 1 and isinstance(node.ctx, ast.Load):
+        yield ast.List([node.elts[0], *node.elts[:-1]], ast.Load())
+    elif isinstance(node, ast.If):
+        yield ast.If(ast.Constant(False), node.body, node.orelse)
+    elif isinstance(node, ast.IfExp):
+        yield node.orelse
+    elif isinstance(node, ast.AugAssign) and type(node.op) in OPERATORS:
+        yield ast.AugAssign(node.target, OPERATORS[type(node.op)](), node.value)
+
+
+def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
+    """(parent, field, index, node) of all code but annotations, raised errors, asserts and decorators."""
+    for name, value in ast.iter_fields(tree):
+        if name in ("annotation", "returns", "decorator_list") or isinstance(
+            tree, (ast.Raise, ast.Assert, ast.JoinedStr)
+        ):
+            continue
+        for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if isinstance(node, ast.AST):
+                yield tree, name, index, node
+                yield from places(node)
+
+
+def path_of(module: str) -> Path:
+    """The file of a module."""
+    return TOP / "tinyomni" / f"{module.replace('.', '/')}.py"
+
+
+def source_with(changed: ast.AST, tree: ast.AST, parent: ast.AST, name: str, index: int | None, node: ast.AST) -> str:
+    """The source of the module with this node in place of that one."""
+    put(parent, name, index, ast.copy_location(copy.copy(changed), node))
+    try:
+        return ast.unparse(ast.fix_missing_locations(tree))
+    finally:
+        put(parent, name, index, node)
+
+
+def mutants_of(module: str) -> list[tuple[Mutant, Callable[[], str]]]:
+    """Every mutant of a module, and what makes its source."""
+    tree = ast.parse(path_of(module).read_text(encoding="utf-8"))
+    found = []
+    for parent, name, index, node in list(places(tree)):
+        for changed in changes_of(node):
+            before, line = ast.unparse(node).splitlines()[0], getattr(node, "lineno", 0)
+            after = "(never)" if isinstance(node, ast.If) else ast.unparse(changed).splitlines()[0]
+            render = functools.partial(source_with, changed, tree, parent, name, index, node)
+            found.append((Mutant(module, len(found), line, before[:100], after[:100]), render))
+    return found
+
+
+def put(parent: ast.AST, name: str, index: int | None, node: ast.AST) -> None:
+    """Set a child of a node."""
+    if index is None:
+        setattr(parent, name, node)
+    else:
+        getattr(parent, name)[index] = node
+
+
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Serves one changed module."""
+
+    def __init__(self, name: str, source: str) -> None:
+        self.name, self.source = name, source
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        """Only of that module."""
+        where = TOP / f"{name.replace('.', '/')}.py"
+        return importlib.util.spec_from_file_location(name, where, loader=self) if name == self.name else None
+
+    def exec_module(self, module: Any) -> None:
+        """Run the changed source."""
+        exec(compile(self.source, module.__spec__.origin, "exec", dont_inherit=True), vars(module))
+
+
+def run_tests(module: str, source: str, seconds: float) -> str:
+    """In a fork: "killed", "timeout" or "survived"."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
+        sys.stdout = sys.stderr = io.TextIOWrapper(os.fdopen(nothing, "wb"))
+        sys.meta_path.insert(0, Finder(f"tinyomni.{module}", source))
+        os.environ["TINYOMNI_SHAPES"] = "0"  # the import hook of the shape checks would compile the original
+        files = [str(TOP / "tests" / f"test_{name}.py") for name in TESTS[module]]
+        import pytest
+
+        # no rewriting of assertions: it is slow, and complains of plugins that are loaded already
+        options = ["-x", "-q", "--assert=plain", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        status = pytest.main([*options, "-p", "no:cacheprovider", "-k", "not kill_9", *files])
+        os._exit(int(status))
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timeout"
+
+
+def load_libraries() -> None:
+    """What every fork would have to load; nothing of tinyomni."""
+    import hypothesis
+    import librosa
+    import numpy
+    import pytest
+    import torch
+    import torchaudio
+    import transformers.models.llama.modeling_llama as llama
+
+    torch.set_num_threads(1)
+    assert all((hypothesis, librosa.filters, numpy, pytest, torchaudio, llama))
+
+
+def reasons() -> dict[str, str]:
+    """Why a survivor is none: its text without the line → the reason."""
+    path = TOP / "benchmarks" / "survivors.toml"
+    entries = tomllib.loads(path.read_text(encoding="utf-8")).get("survivor", [])
+    return {f"{each['module']}: {each['change']}": each["reason"] for each in entries}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sample; 1 if a mutant without a reason survived."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, help="how many mutants, drawn evenly over the modules (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--modules", nargs="+", choices=TESTS, default=list(TESTS), metavar="MODULE")
+    parser.add_argument("--show", action="store_true", help="list the mutants and run nothing")
+    parser.add_argument("--out", default=str(TOP / "benchmarks" / "mutants.json"), metavar="FILE")
+    args = parser.parse_args(arguments)
+    drawn = random.Random(args.seed)
+    pools = [mutants_of(module) for module in args.modules]
+    total = sum(map(len, pools))
+    for pool in pools:
+        drawn.shuffle(pool)
+    # turn by turn from each module, so that a short sample meets all of them
+    order = [pool[turn] for turn in range(max(map(len, pools))) for pool in pools if turn < len(pool)][: args.count]
+    if args.show:
+        print("\n".join(str(mutant) for mutant, _ in order))
+        return 0
+    load_libraries()
+    sys.path[:0] = [str(TOP), str(TOP / "tests")]
+    results: list[dict[str, Any]] = []
+    for tests, module in {tuple(TESTS[mutant.module]): mutant.module for mutant, _ in order}.items():
+        if run_tests(module, path_of(module).read_text(encoding="utf-8"), 3 * SECONDS) != "survived":
+            raise SystemExit(f"mutants: these tests fail without any change: {', '.join(tests)}")
+    for number, (mutant, render) in enumerate(order, 1):
+        outcome = run_tests(mutant.module, render(), SECONDS)
+        reason = reasons().get(f"{mutant.module}: {mutant.before} → {mutant.after}", "")
+        results.append({"mutant": str(mutant), "module": mutant.module, "outcome": outcome, "reason": reason})
+        print(f"{number}/{len(order)} {outcome:8} {mutant}", flush=True)
+        # after each one: a run that is stopped has what it measured
+        report = {"seed": args.seed, "of": total, "run": len(results), "results": results}
+        Path(args.out).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return int(any(each["outcome"] == "survived" and not each["reason"] for each in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

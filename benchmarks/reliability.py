@@ -1,0 +1,92 @@
+"""docs/reliability.md, made from what the measuring scripts stored: no figure in it is typed by hand.
+
+python benchmarks/reliability.py          write it
+python benchmarks/reliability.py --check  1 if it is not what the stored results give
+"""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+TOP = Path(__file__).resolve().parents[1]
+PAGE = TOP / "docs" / "reliability.md"
+
+
+def stored(name: str) -> Any:
+    """What a script measured, or None."""
+    path = TOP / "benchmarks" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def kills() -> list[str]:
+    """Of benchmarks/kills.py: a row for each stage."""
+    found = stored("kills")
+    if found is None:
+        return ["Not measured yet."]
+    rows = [
+        "| stage | SIGKILL | SIGTERM | SIGINT | runs that reached their end | of them different |",
+        "|---|--|--|--|--|--|",
+    ]
+    for each in found["stages"]:
+        counts = [str(each["ended by"].get(name, 0)) for name in ("SIGKILL", "SIGTERM", "SIGINT")]
+        rows.append(f"| {each['stage']} | {' | '.join(counts)} | {each['finished']} | {each['different']} |")
+    total = sum(sum(each["ended by"].values()) for each in found["stages"])
+    return [f"{total} runs of `tinyomni train` were ended (seed {found['seed']}).", "", *rows]
+
+
+def mutants() -> list[str]:
+    """Of benchmarks/mutants.py: a row for each module, and the survivors."""
+    found = stored("mutants")
+    if found is None:
+        return ["Not measured yet."]
+    outcomes: dict[str, Counter[str]] = {}
+    for each in found["results"]:
+        outcomes.setdefault(each["module"], Counter())[each["outcome"]] += 1
+    rows = ["| module | mutants | killed | by the time limit | survived |", "|---|--|--|--|--|"]
+    for module, counts in outcomes.items():
+        cells = [counts.total(), counts["killed"], counts["timeout"], counts["survived"]]
+        rows.append(f"| {module} | {' | '.join(map(str, cells))} |")
+    survivors = [each for each in found["results"] if each["outcome"] == "survived"]
+    killed = 1 - len(survivors) / len(found["results"])
+    lines = [
+        f"A sample of {found['run']} of {found['of']} mutants (seed {found['seed']}); {killed:.0%} were killed.",
+        "",
+    ]
+    lines += [*rows, "", "Survivors:", ""]
+    return lines + [
+        f"- `{each['mutant']}`: {each['reason'] or 'no reason yet: a test is missing'}" for each in survivors
+    ]
+
+
+def page() -> str:
+    """The whole page."""
+    parts = {
+        "Kills": (
+            "`python benchmarks/kills.py` starts stages of the smoke preset again and again and ends them at random "
+            "moments. A run that reaches its end must have the weights and the log of a run in peace, bit for bit.",
+            kills(),
+        ),
+        "Mutants": (
+            "`python benchmarks/mutants.py` makes one change at a time to the models' code, and runs the tests "
+            "about it.",
+            mutants(),
+        ),
+    }
+    lines = ["# Reliability", "", "Made by `python benchmarks/reliability.py`; every figure was measured by a script."]
+    for title, (text, found) in parts.items():
+        lines += ["", f"## {title}", "", text, "", *found]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write the page, or compare it."""
+    if "--check" in sys.argv[1:]:
+        return int(PAGE.read_text(encoding="utf-8") != page())
+    PAGE.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
