@@ -157,7 +157,7 @@ def export(
         unpacked, model = unpack(new, run_dir.folder / "shipped", run_dir.preset), Omni.from_pretrained(new)
         found = Report.load(measured) if measured else report(unpacked, n, model=model)
         if not any(each.metric.part in WHOLE_MODEL for each in found.results):
-            parts = [part for part in WHOLE_MODEL if omni.style == "wide" or part not in WIDE]
+            parts = tuple(part for part in WHOLE_MODEL if omni.style == "wide" or part not in WIDE)
             more = report(unpacked, n, parts, model)
             found = replace(found, results=(*found.results, *more.results))
         missed = [each.metric.label for each in found.results if each.passed is False]
