@@ -26,6 +26,7 @@ from tinyomni.data import rendering, world
 from tinyomni.data.normalization import normalize_question
 from tinyomni.errors import InputError
 from tinyomni.io import load_audio
+from tinyomni.io.images import check_size
 from tinyomni.omni import DESCRIBE, Omni
 from tinyomni.reply import Reply, Transcript
 from tinyomni.tracing import trace
@@ -33,6 +34,11 @@ from tinyomni.tracing import trace
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 HOST = "127.0.0.1"
 CANVAS = (448, 448)
+MAX_UPLOAD = "64mb"
+MOST_CHARACTERS = 300  # of a typed question; the sequence has room for some hundred tokens
+SCENE = Path(__file__).parent.parent / "assets" / "scene.png"
+QUESTIONS = ("What colour is the star?", "How many shapes are there?", "What is on the left?", "Is there a circle?")
+"""The image and the questions that can be clicked."""
 
 Recording = tuple[np.ndarray, int]
 """Samples, (samples,) or (channels, samples), and their rate."""
@@ -58,6 +64,8 @@ class View:
 def flatten_drawing(editor: dict[str, Any] | None) -> Image.Image | None:
     """The image in the editor, on a background of the closed world; None where nothing was drawn or chosen."""
     image = (editor or {}).get("composite")
+    if image is not None:
+        check_size("the image", image)
     if image is None or image.mode != "RGBA":
         return image
     if image.getchannel("A").getextrema()[1] == 0:
@@ -76,6 +84,15 @@ def to_recording(value: tuple[int, np.ndarray] | None) -> Recording | None:
 def split_scratchpad(result: Reply | Transcript) -> tuple[str, str]:
     """The answer, and what the model wrote before it: transcript, description, lookup."""
     return (result.answer, result.before_answer) if isinstance(result, Reply) else (result.text, "")
+
+
+def certainty_line(result: Reply | Transcript) -> str:
+    """How certain the model was, in words and as the mean log-probability; also where it was as certain as usual."""
+    if result.unsure is None:
+        return f"{result.certainty:.3f} (0 is certain; no threshold was measured for these weights)"
+    if result.unsure:
+        return uncertainty_note(result).strip("()")
+    return f"sure: {result.certainty:.3f}, above {result.threshold:.3f} as right answers are (0 is certain)"
 
 
 class PageModel:
@@ -136,7 +153,7 @@ class PageModel:
         for _ in result:
             yield View(*split_scratchpad(result)), None, None
         answer, scratchpad = split_scratchpad(result)
-        view = View(answer or "(nothing)", scratchpad, uncertainty_note(result))
+        view = View(answer or "(nothing)", scratchpad, certainty_line(result))
         yield view, None, None
         if voice is not None and answer.strip():
             codes, waves = zip(*speak_sentences(self.omni, answer, voice), strict=True)
@@ -198,12 +215,18 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
         except InputError as error:
             raise error_box(str(error)) from error
 
+    def drawing(editor: Any) -> Image.Image | None:
+        try:
+            return flatten_drawing(editor)
+        except InputError as error:
+            raise error_box(str(error)) from error
+
     def ask(editor: Any, question: str, recording: Any, speak: bool, voice: str) -> Iterator[list[Any]]:
-        image = flatten_drawing(editor)
+        image = drawing(editor)
         yield from stream(model.ask, image, question, to_recording(recording), speak, int(voice) - 1)
 
     def caption(editor: Any, speak: bool, voice: str) -> Iterator[list[Any]]:
-        image = flatten_drawing(editor)
+        image = drawing(editor)
         if image is None:
             raise error_box("There is no image. Draw one, or take a random scene.")
         yield from stream(model.ask, image, DESCRIBE, None, speak, int(voice) - 1)
@@ -217,6 +240,7 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
 
     fonts = ["system-ui", "sans-serif"]  # names only: nothing to fetch
     colours: list[Any] = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in rendering.RGB.values()]
+    examples = [[str(SCENE), each] for each in QUESTIONS]
     with gr.Blocks(title="tinyomni", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown("# tinyomni\nAsk about a scene of coloured shapes, by text or by voice.")
         with gr.Row():
@@ -227,7 +251,11 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
                     transforms=[], layers=False, elem_id="image",
                 )  # fmt: skip
                 scene_button = gr.Button("Random scene")
-                question = gr.Textbox(label="Question", placeholder="What colour is the circle?", elem_id="question")
+                question = gr.Textbox(
+                    label="Question", placeholder="What colour is the circle?", max_lines=3, max_length=MOST_CHARACTERS,
+                    elem_id="question",
+                )  # fmt: skip
+                gr.Examples(examples, [editor, question], label="Or one of these", api_visibility="private")
                 recording = gr.Audio(
                     label="Or a spoken question", sources=["microphone", "upload"], type="numpy",
                     buttons=["download"], elem_id="recording",
@@ -240,10 +268,10 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
                     caption_button = gr.Button("Describe the image")
                     transcribe_button = gr.Button("Transcribe the recording")
             with gr.Column():
-                answer = gr.Textbox(label="Answer", interactive=False, elem_id="answer")
+                answer = gr.Textbox(label="Answer", interactive=False, max_lines=4, elem_id="answer")
                 scratchpad = gr.Textbox(
                     label="Scratchpad: what the model writes before the answer", interactive=False,
-                    elem_id="scratchpad",
+                    max_lines=6, elem_id="scratchpad",
                 )  # fmt: skip
                 certainty = gr.Textbox(label="Certainty", interactive=False, elem_id="certainty")
                 speech = gr.Audio(
@@ -266,7 +294,7 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
         transcribe_button.click(transcribe, [recording], **one_at_a_time)
     launch = {
         "server_name": HOST, "share": False, "quiet": True, "enable_monitoring": False, "footer_links": [],
-        "ssr_mode": False, "mcp_server": False, "pwa": False, "strict_cors": True,
+        "max_file_size": MAX_UPLOAD, "ssr_mode": False, "mcp_server": False, "pwa": False, "strict_cors": True,
         "theme": gr.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
     }  # fmt: skip
     return page, launch
