@@ -89,6 +89,15 @@ def test_the_answer_is_apart_from_the_scratchpad() -> None:
     assert demo.split_scratchpad(reply) == (seen, "")
 
 
+@pytest.mark.parametrize(
+    ("threshold", "words"), [(-0.5, "sure: 0.000, above -0.500"), (0.5, "not sure: "), (None, "no threshold")]
+)
+def test_certainty_says_something_also_when_the_model_is_sure(threshold: float | None, words: str) -> None:
+    reply = Reply(iter(()), BPETokenizer(), prompt_tokens=1, spoken=False, threshold=threshold)
+    reply.log_probs = [0.0]
+    assert words in demo.certainty_line(reply)
+
+
 # ---- in the browser -------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +195,18 @@ def test_ask_by_text_about_a_random_scene(page: Any) -> None:
     shapes_with(page, "TalkerTiny.forward")
     page.locator("#figure img").wait_for()
     shot(page, "text")
+
+
+def test_an_example_fills_in_image_and_question_and_a_long_question_is_cut(page: Any) -> None:
+    box = page.locator("#question textarea, #question input").first
+    page.get_by_text(demo.QUESTIONS[1], exact=True).click()
+    page.wait_for_function(
+        "text => document.querySelector('#question textarea, #question input').value == text", arg=demo.QUESTIONS[1]
+    )
+    shot(page, "example")
+    box.fill("What is it? " * 150)
+    assert len(box.input_value()) <= demo.MOST_CHARACTERS and box.bounding_box()["height"] < 150
+    box.fill("What is it?")
 
 
 def test_the_answer_can_be_played(page: Any) -> None:
