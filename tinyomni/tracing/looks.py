@@ -24,7 +24,7 @@ def _modality(name: str, colour: str, mark: str, words: str) -> Modality:
     return Modality(name, colour, mark, frozenset(words.split()))
 
 
-TEXT = _modality("text", "#0072b2", "●", "text token tokens tokenize tokenizer language lm gpt bert llama thinker prompt")
+TEXT = _modality("text", "#0072b2", "●", "text token tokens tokenize tokenizer language lm gpt bert thinker prompt")
 IMAGE = _modality("image", "#d55e00", "■", "image images vision visual vit pixel pixels patch patches patchify")
 AUDIO = _modality("audio", "#009e73", "▲", "audio mel spectrogram stft whisper ctc asr recording")
 SPEECH = _modality("speech", "#cc79a7", "◆", "speech speak talker codec codes rvq vocoder tts")
