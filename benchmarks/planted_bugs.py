@@ -306,8 +306,9 @@ HEAD = """\
 # Planted bugs
 
 Written by `python benchmarks/planted_bugs.py --write docs/planted_bugs.md`; the list with all sources is
-[benchmarks/bugs.py](../benchmarks/bugs.py). {count} mistakes that people make, {ours} in this library's own code and
-{others} in models of {libraries}. Each meets each tool in a process of its own.
+[benchmarks/bugs.py](../benchmarks/bugs.py): {count} mistakes that people make, {ours} in this library's own code and
+{others} in models of {libraries}. The table holds {ran} of them, each under each tool in a process of its own. List and
+tracer come from the same people, and the tracer was improved on this list: bugs of your own are the fairer test.
 
 The first sign is ✔ if what a person gets to read leads to the expected line: by the message, or as the last line of
 the model's own code in the traceback. The second is ✔ if the expected fix is named. *no error*: the tool said nothing;
@@ -322,6 +323,8 @@ def table(rows: dict[Bug, dict[str, Verdict]], tools: list[str]) -> str:
     for name, counts in (("line", lambda v: v.line), ("fix", lambda v: v.fix), ("both", lambda v: v.line and v.fix)):
         for part, bugs in (("", rows), (" (own code)", [b for b in rows if b.ours]),
                            (" (other libraries)", [b for b in rows if not b.ours])):  # fmt: skip
+            if not bugs:
+                continue
             cells = " | ".join(str(sum(counts(rows[bug][tool]) for bug in bugs)) for tool in tools)
             text.append(f"| {name}{part} | {cells} |")
     text += ["", f"| bug | in | {' | '.join(tools)} |", f"|---|---|{'---|' * len(tools)}"]
@@ -345,7 +348,9 @@ def page(rows: dict[Bug, dict[str, Verdict]], tools: list[str]) -> str:
     libraries = sorted({bug.target.partition(".")[0] for bug in OTHERS})
     names = ", ".join([*libraries, "torch", "torchinfo", "torchview", "torchlens", "jaxtyping", "beartype", "torchtyc"])
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names.split(", "))
-    head = HEAD.format(count=len(BUGS), ours=len(OURS), others=len(OTHERS), libraries=", ".join(libraries))
+    head = HEAD.format(
+        count=len(BUGS), ours=len(OURS), others=len(OTHERS), ran=len(rows), libraries=", ".join(libraries)
+    )
     return f"{head}\n{table(rows, tools)}\n\n## The list\n\n{listing()}\n\n{versions}.\n"
 
 
