@@ -284,7 +284,7 @@ def _coarser(name: str, fine: Tensor, other: str, coarse: Tensor) -> str:
     return f"{name} is {int(factor)} × as fine{channels}: was the layer with the stride left out on its way?"
 
 
-@when(r"Given normalized_shape=\[(\\d+)\\], expected input with shape")
+@when(r"Given normalized_shape=\[(\d+)\], expected input with shape")
 def layer_norm(found: re.Match[str], statement: Statement) -> str:
     """Features that are not on the last axis, in `F.layer_norm`."""
     for name, value in statement.operands()[:1]:
