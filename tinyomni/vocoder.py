@@ -218,4 +218,4 @@ class StreamingVocoder:
 def soft_clip(wave: Float[Tensor, "samples"], knee: float = 0.8) -> Float[Tensor, "samples"]:
     """Unchanged up to the knee; above it, ever less, and never more than 1."""
     over = (wave.abs() - knee).clamp(min=0)
-    return wave.sign() * (wave.abs().clamp(max=knee) + (1 - knee) * torch.tanh(over / (1 - knee)))
+    return wave.clamp(-knee, knee) + wave.sign() * (1 - knee) * torch.tanh(over / (1 - knee))
