@@ -48,7 +48,7 @@ def main() -> int:
 
     torch.set_num_threads(1)
     Checker.deferred = True
-    InteractiveShell.enable_gui = lambda self, gui=None: None  # what `%matplotlib inline` asks for
+    InteractiveShell.enable_gui = lambda self, gui=None: None  # type: ignore[method-assign]  # what `%matplotlib inline` asks for
     shell = InteractiveShell.instance()
     known: dict[str, Any] = {}  # the answers as they were after the cell before
     missing = object()
