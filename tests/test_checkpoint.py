@@ -275,6 +275,18 @@ def test_a_finished_run_can_be_lengthened_and_an_unfinished_one_cannot(
         run(tmp_path / "stopped", Random(), **{**SETTINGS, "steps": 30})
 
 
+def test_drawn_data_grow_with_a_run_that_is_lengthened_and_never_shrink(tmp_path: Path) -> None:
+    def train(steps: int, rows: int) -> int:
+        data = torch.utils.data.Subset(Rows(), range(rows))
+        return fit(Toy(), data, short(steps=steps), tmp_path / "run", collate=stack).steps
+
+    assert train(4, 64) == 4 and train(6, 96) == 6
+    with pytest.raises(InputError, match="samples was 96, got 32"):
+        train(8, 32)
+    with pytest.raises(InputError, match="samples was 96, got 128"):
+        train(6, 128)  # the same run on other data
+
+
 class Signalled(Random):
     """Sends itself a signal in the middle of a step, or two."""
 

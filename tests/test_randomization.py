@@ -23,6 +23,7 @@ from tinyomni.data.randomization import (
     Randomization,
     arrange,
     contrast,
+    made_up,
     render,
     render_unclear,
 )
@@ -100,6 +101,13 @@ def test_unclear_images_show_no_thing_that_could_be_named(kind: str) -> None:
         assert image.size == (IMAGE_SIZE, IMAGE_SIZE) and (shown < 0).all()
         assert (shown == NOTHING).all() == (kind == "empty")
     assert set(FOREIGN_IN_TEST) < set(FOREIGN) and not set(FOREIGN) & set(world.SHAPES)
+
+
+def test_made_up_shapes_are_closed_outlines_unlike_each_other() -> None:
+    outlines = [made_up(random.Random(seed)) for seed in range(60)]
+    assert len({len(each) for each in outlines}) > 6
+    assert all(0.3 < max(math.hypot(x, y) for x, y in each) <= 1.001 for each in outlines)
+    assert len(FOREIGN["wedge"]) == 4 and min(map(len, outlines)) == 5  # nothing with four corners is made up
 
 
 def test_scenes_of_the_wide_style_vary_more_and_more() -> None:

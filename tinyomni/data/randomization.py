@@ -186,7 +186,24 @@ FOREIGN: dict[str, Outline] = {
 }
 """Shapes that the world has no word for."""
 FOREIGN_IN_TEST = ("house", "wedge", "letter")  # never in training
+MADE_UP = 0.6  # of the foreign shapes of training are made up, so that what is learned is not a list
 ANY_TURN = ("circle", "ring", "star", "triangle")
+
+
+def made_up(rng: random.Random) -> Outline:
+    """A shape that the world has no word for: a star, but not of five points, a polygon, regular or not, an ellipse."""
+    kind = rng.choice(("star", "regular", "polygon", "ellipse"))
+    if kind == "star":
+        count, inner = rng.choice((4, 6, 7, 9)), rng.uniform(0.4, 0.75)
+        radii = [1.0, inner] * count
+    elif kind == "regular":
+        radii = [1.0] * rng.choice((5, 6))
+    else:
+        radii = [rng.uniform(0.4, 1.0) for _ in range(rng.randint(5, 9))] if kind == "polygon" else [1.0] * 40
+    step, flat = 2 * math.pi / len(radii), rng.uniform(0.35, 0.6) if kind == "ellipse" else 1.0
+    shift = [rng.uniform(-0.3, 0.3) * step if kind == "polygon" else 0.0 for _ in radii]
+    angles = [(number + more) * step for number, more in enumerate(shift)]
+    return [(r * math.cos(angle), flat * r * math.sin(angle)) for r, angle in zip(radii, angles, strict=True)]
 
 
 def outline_of(shape: str) -> Outline:
@@ -231,6 +248,7 @@ class Spot(NamedTuple):
     x: float
     y: float
     radius: float
+    outline: Outline | None = None  # of a made-up shape
 
 
 def stroke(pen: ImageDraw.ImageDraw, points: Outline, width: float, ink: int = 255) -> None:
@@ -245,7 +263,9 @@ def masks(spot: Spot, rng: random.Random, how: Randomization, can_be_hollow: boo
     side, radius = 2 * reach * scale, spot.radius * scale
     angle = rng.uniform(-math.pi, math.pi) if how.rotation and spot.shape in ANY_TURN else 0.0
     angle = rng.uniform(-how.rotation, how.rotation) if not angle or how.rotation < 0.3 else angle
-    points = turned(outline_of(spot.shape), angle, 1 + rng.uniform(-0.12, 0.12) * min(1.0, how.size * 3))
+    points = turned(
+        spot.outline or outline_of(spot.shape), angle, 1 + rng.uniform(-0.12, 0.12) * min(1.0, how.size * 3)
+    )
     hand = rng.random() < how.hand_drawn
     if hand:
         points = wobbly(points, rng, rng.uniform(0.02, 0.07))
@@ -465,5 +485,7 @@ def render_unclear(kind: str, seed: int, how: Randomization = WIDE, split: str =
         shapes = FOREIGN_IN_TEST if split != "train" else [each for each in FOREIGN if each not in FOREIGN_IN_TEST]
         chosen = rng.randrange(len(spots))
         spots[chosen] = spots[chosen]._replace(shape=rng.choice(shapes))
+        if split == "train" and rng.random() < MADE_UP:
+            spots[chosen] = spots[chosen]._replace(outline=made_up(rng))
     shown = shown_by_patches([paint(canvas, spot, rng, how) for spot in spots])
     return Rendered(finish(canvas, rng, how), np.where(shown == NOTHING, NOTHING, UNCLEAR))

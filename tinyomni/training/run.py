@@ -89,7 +89,9 @@ class Run:
         now, then = self.must_match(), metadata["must_match"]
         if metadata["result"]["steps"] >= then["steps"] and now["steps"] > then["steps"]:
             self.notify(f"{self.stage.name}: a finished run of {then['steps']} steps is lengthened to {now['steps']}")
-            then = {**then, "steps": now["steps"]}
+            # drawn data are as long as the run: there are more of them now, and those before are the same
+            grown = {"samples": now["samples"]} if now["samples"] > then["samples"] else {}
+            then = {**then, "steps": now["steps"], **grown}
         if other := [f"{name} was {then.get(name)}, got {now[name]}" for name in now if then.get(name) != now[name]]:
             raise InputError(
                 f"Training: {self.folder} holds a run with other settings: {', '.join(other)}. "

@@ -62,7 +62,7 @@ class VisionSettings(Settings):
 PRESETS = {
     "smoke": VisionSettings(steps=4, batch_size=4, warmup=2, eval_every=4, scenes=64, validation_scenes=8, **MUON),
     "laptop": VisionSettings(
-        steps=7000, batch_size=24, lr=1.5e-3, warmup=60, eval_every=500, checkpoint_freq=250, style="wide", **MUON
+        steps=11_000, batch_size=24, lr=1.5e-3, warmup=60, eval_every=500, checkpoint_freq=250, style="wide", **MUON
     ),
     "gpu": VisionSettings(
         steps=8000, batch_size=128, lr=1e-3, warmup=200, eval_every=500, num_workers=12, validation_scenes=1024,
@@ -70,7 +70,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 RAMP = 0.2  # of all steps of the wide style, over which images vary more and more
-P_UNCLEAR = 0.1  # of its images have no description
+P_UNCLEAR = 0.2  # of its images have no description
 MASKED_PATCHES = 48  # that are encoded of most images where the masks of the things are known
 WHOLE = {"plain": 4, "wide": 32}  # one of so many images is encoded with all patches
 CAPTIONS = {"plain": 1, "wide": 4}  # one of so many captions is read
