@@ -11,7 +11,7 @@ from tinyomni import Omni
 from tinyomni.dry_run import build
 from tinyomni.errors import InputError
 from tinyomni.evaluation import export
-from tinyomni.evaluation.model_card import CANNOT, CARD, changed, command, origin, row
+from tinyomni.evaluation.model_card import CANNOT, CARD, changed, command, makers_of, origin, row
 from tinyomni.evaluation.registry import METRICS, PARTS, WIDE
 from tinyomni.evaluation.report import Report, result
 from tinyomni.io import weights as weights_io
@@ -169,9 +169,16 @@ def test_the_shipped_card_has_the_rows_of_today() -> None:
         for setting in cells[-1].removesuffix(" |").split():
             key, value = setting.split("=")
             assert str(each["settings"][key]) == value, f"{name} {setting}"
-    assert CANNOT.format(voices=2, sure=0.98).rstrip() in card
+    assert CANNOT.format(voices=2, sure=0.98, makers="eSpeak NG").rstrip() in card
 
 
 def test_a_row_of_the_card_says_whether_the_threshold_is_met() -> None:
     found = result("tts.rtf", 0.076, 20, "laptop")
     assert row(found) == "| TTS: real-time factor (RTF) | 0.076 | 0.076 … 0.076 | ≤ 1.00 met |  | 20 |"
+
+
+def test_the_card_names_the_synthesizers_that_were_heard() -> None:
+    made = {"stages": {"audio": {"settings": {"makers": "flite,pico"}}}}
+    assert makers_of(made) == "eSpeak NG, flite, pico"
+    made["stages"]["audio"]["settings"]["makers"] = ""
+    assert makers_of(made) == makers_of({"stages": {"audio": {"settings": {}}}}) == "eSpeak NG"

@@ -16,12 +16,18 @@ CANNOT = """## What it cannot do
   has no other words, and knows nothing else about the world.
 - Images are rendered scenes of one to three things, as `tinyomni world --show` draws them. A photograph means nothing
   to it; the metrics "outside the world" say how often it admits that.
-- It understands English as eSpeak NG speaks it. No human voice was in its training. A spoken question can last 5 s.
+- It understands English as {makers} speaks it. No human voice was in its training. A spoken question can last 5 s.
 - It speaks in {voices} voices, learned from eSpeak NG. Sentences unlike those of its world are garbled.
 - "Unsure" is not a probability of being wrong. It says that the answer was less certain, by the mean log-probability of
   its tokens, than {sure:.0%} of the right answers to validation questions.
 - It can be wrong with confidence: the metric "unsure: of wrong answers" says how often it noticed, if there were any.
 """
+
+
+def makers_of(made: dict[str, Any]) -> str:
+    """The synthesizers that the recogniser has heard."""
+    others = made["stages"].get("audio", {}).get("settings", {}).get("makers", "")
+    return ", ".join(["eSpeak NG", *filter(None, others.split(","))])
 
 
 def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict[str, float], sure: float) -> str:
@@ -41,7 +47,7 @@ def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict
         f"| command | `{command(made)}` |",
         f"| commit | {made['commit']} |",
         f"| date of export | {made['date']} |",
-        "| data | the closed world: images, sentences and questions drawn from a seed, spoken by eSpeak NG "
+        f"| data | the closed world: images, sentences and questions drawn from a seed, spoken by {makers_of(made)} "
         "(`tinyomni/data/`); no other data |",
         f"| hardware | {made['hardware']} |",
         f"| time | {sum(cost['seconds'] for cost in costs.values()) / 60:.0f} minutes for all stages |",
@@ -75,7 +81,7 @@ def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict
         + (", ".join(f"{name} {value:.3f}" for name, value in thresholds.items()) or "none, no answer was right")
         + ".",
         "",
-        CANNOT.format(voices=TINY.talker.voices, sure=sure).rstrip(),
+        CANNOT.format(voices=TINY.talker.voices, sure=sure, makers=makers_of(made)).rstrip(),
     ]
     return "\n".join(lines) + "\n"
 
