@@ -19,6 +19,7 @@ import json
 import linecache
 import multiprocessing
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -305,10 +306,12 @@ def processes() -> Any:
 HEAD = """\
 # Planted bugs
 
-Written by `python benchmarks/planted_bugs.py --write docs/planted_bugs.md`; the list with all sources is
-[benchmarks/bugs.py](../benchmarks/bugs.py): {count} mistakes that people make, {ours} in this library's own code and
-{others} in models of {libraries}. The table holds {ran} of them, each under each tool in a process of its own. List and
-tracer come from the same people, and the tracer was improved on this list: bugs of your own are the fairer test.
+Written by `{command}`.
+
+The list with all sources is [benchmarks/bugs.py](../benchmarks/bugs.py): {count} mistakes that people make, {ours} in
+this library's own code and {others} in models of {libraries}. The table holds {ran} of them, each under each tool in a
+process of its own. List and tracer come from the same people, and the tracer was improved on this list: bugs of your
+own are the fairer test.
 
 The first sign is ✔ if what a person gets to read leads to the expected line: by the message, or as the last line of
 the model's own code in the traceback. The second is ✔ if the expected fix is named. *no error*: the tool said nothing;
@@ -321,10 +324,9 @@ def table(rows: dict[Bug, dict[str, Verdict]], tools: list[str]) -> str:
     """How often each tool names the line, the fix, and both; then bug by bug."""
     text = [f"| of {len(rows)} | {' | '.join(tools)} |", f"|---|{'---|' * len(tools)}"]
     for name, counts in (("line", lambda v: v.line), ("fix", lambda v: v.fix), ("both", lambda v: v.line and v.fix)):
-        for part, bugs in (("", rows), (" (own code)", [b for b in rows if b.ours]),
-                           (" (other libraries)", [b for b in rows if not b.ours])):  # fmt: skip
-            if not bugs:
-                continue
+        ours, theirs = [bug for bug in rows if bug.ours], [bug for bug in rows if not bug.ours]
+        parts = {"": list(rows), " (own code)": ours, " (other libraries)": theirs} if ours and theirs else {"": rows}
+        for part, bugs in parts.items():
             cells = " | ".join(str(sum(counts(rows[bug][tool]) for bug in bugs)) for tool in tools)
             text.append(f"| {name}{part} | {cells} |")
     text += ["", f"| bug | in | {' | '.join(tools)} |", f"|---|---|{'---|' * len(tools)}"]
@@ -343,14 +345,15 @@ def listing() -> str:
     return "\n".join(text)
 
 
-def page(rows: dict[Bug, dict[str, Verdict]], tools: list[str]) -> str:
-    """The whole page."""
+def page(rows: dict[Bug, dict[str, Verdict]], tools: list[str], command: str) -> str:
+    """The whole page, with the command that it was made by."""
     libraries = sorted({bug.target.partition(".")[0] for bug in OTHERS})
     names = ", ".join([*libraries, "torch", "torchinfo", "torchview", "torchlens", "jaxtyping", "beartype", "torchtyc"])
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names.split(", "))
     head = HEAD.format(
-        count=len(BUGS), ours=len(OURS), others=len(OTHERS), ran=len(rows), libraries=", ".join(libraries)
-    )
+        command=command, count=len(BUGS), ours=len(OURS), others=len(OTHERS), ran=len(rows),
+        libraries=", ".join(libraries),
+    )  # fmt: skip
     return f"{head}\n{table(rows, tools)}\n\n## The list\n\n{listing()}\n\n{versions}.\n"
 
 
@@ -382,7 +385,9 @@ def main() -> None:
                 print(f"--- {bug.title} ({bug.model}), {tool}: {rows[bug][tool]}\n{text}\n", flush=True)
         print(f"{bug.title} ({bug.model}): {', '.join(map(str, rows[bug].values()))}", file=sys.stderr, flush=True)
     if args.write:
-        args.write.write_text(page(rows, tools), encoding="utf-8")
+        asked = ["python", "benchmarks/planted_bugs.py", "--write", str(args.write), *["--others"] * args.others]
+        asked += [part for tool in args.tool or () for part in ("--tool", tool)]
+        args.write.write_text(page(rows, tools, shlex.join(asked)), encoding="utf-8")
     else:
         print(table(rows, tools))
 
