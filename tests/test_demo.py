@@ -3,7 +3,9 @@
 Screenshots of each state go to the folder that TINYOMNI_SCREENSHOTS names.
 """
 
+import concurrent.futures
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -20,6 +22,7 @@ from PIL import Image
 
 from tinyomni.data.rendering import BACKGROUNDS
 from tinyomni.dry_run import AUDIO, IMAGE
+from tinyomni.io.playback import wav_header
 from tinyomni.tracing import trace
 
 pytest.importorskip("gradio", reason="the demo's page needs gradio: pip install 'tinyomni[demo]'")
@@ -57,8 +60,12 @@ def test_channels_come_first() -> None:
 def test_a_run_shows_text_then_speech_then_figure_and_shapes() -> None:
     model = demo.PageModel(answering())
     shown = list(model.ask(Image.open(IMAGE), "What is it?", None, True, 0))
-    assert [each.answer for each in shown] == ["Yes", "Yes.", "Yes.", "Yes.", "Yes."]
-    assert shown[-2].speech is not None and shown[-2].speech[1].shape == (1280,) and not shown[-2].shapes
+    assert [each.answer for each in shown] == ["Yes", "Yes.", "Yes.", "Yes.", "Yes.", "Yes."]
+    assert [each.speech for each in shown] == [None, None, None, 1, 1, 1] and not shown[-2].shapes
+    header, speech = list(model.speeches[1])
+    assert len(speech) == 2 * 1280 and header == wav_header(16_000)
+    wave, rate = soundfile.read(io.BytesIO(header + speech), frames=1280)
+    assert wave.shape == (1280,) and rate == 16_000 and abs(wave).max() > 0
     assert not any(each.scratchpad for each in shown)
     last = shown[-1]
     assert "ViTTiny.forward" in last.shapes and "TalkerTiny.forward" in last.shapes and last.figure.width > 400
@@ -78,6 +85,34 @@ def test_a_run_shows_text_then_speech_then_figure_and_shapes() -> None:
     with pytest.raises(ValueError, match="at least one frame"):
         list(model.transcribe((speech[8000:8020], rate)))
     assert list(model.transcribe((speech[:16_000], rate)))[-1].shapes
+
+
+def test_speech_is_heard_while_it_is_written() -> None:
+    wav = demo.GrowingWav()
+    parts = iter(wav)
+    assert next(parts) == wav_header(16_000)
+    wav.write(torch.ones(2))
+    assert next(parts) == b"\xff\x7f\xff\x7f"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, parts, None)
+        assert not waiting.done()
+        wav.write(torch.zeros(1))
+        assert waiting.result(timeout=WAIT / 1000) == b"\0\0"
+        waiting = pool.submit(next, parts, None)
+        wav.end()
+        assert waiting.result(timeout=WAIT / 1000) is None
+    assert len(b"".join(wav)) == 44 + 6  # heard again from its start
+
+
+def test_old_speeches_are_forgotten_and_a_failed_one_ends() -> None:
+    model = demo.PageModel(answering())
+    for _ in range(demo.MOST_SPEECHES + 2):
+        model.new_speech()
+    assert list(model.speeches) == list(range(3, demo.MOST_SPEECHES + 3))
+    model.omni.stream_codes = lambda *_: iter([torch.tensor([0])])  # type: ignore[method-assign,return-value]
+    with pytest.raises(ValueError, match="codebooks"):
+        list(model.ask(None, "What is it?", None, True, 0))
+    assert max(model.speeches) == demo.MOST_SPEECHES + 3 and model.speeches[max(model.speeches)].complete
 
 
 def test_the_answer_is_apart_from_the_scratchpad() -> None:
@@ -211,13 +246,8 @@ def test_an_example_fills_in_image_and_question_and_a_long_question_is_cut(page:
 
 def test_the_answer_can_be_played(page: Any) -> None:
     seconds = page.evaluate("""async () => {
-        const find = root => [...root.querySelectorAll('*')].flatMap(e =>
-            e.tagName == 'AUDIO' ? [e] : e.shadowRoot ? find(e.shadowRoot) : []);
-        const source = find(document.querySelector('#speech')).map(e => e.src).find(s => s)
-            ?? document.querySelector('#speech a[href]').href;
-        const audio = new Audio(source);
-        await audio.play();
-        await new Promise(done => audio.onended = done);
+        const audio = document.querySelector('#speech audio');
+        if (!audio.ended) await new Promise(done => audio.onended = done);  // it began by itself
         return audio.currentTime;
     }""")
     assert seconds == pytest.approx(0.08, abs=0.03)

@@ -69,13 +69,27 @@ def speak_sentences(
         yield codes[0], omni.codec.decode(codes)[0].detach().cpu()
 
 
-def stream_speech(omni: "Backend", text: str, voice: int = 0) -> Iterator[Float[Tensor, "samples"]]:
-    """A text as speech, 80 ms by 80 ms as it is generated, with a pause between two sentences."""
+def stream_speech(
+    omni: "Backend", text: str, voice: int = 0, codes: list[Int[Tensor, "codebooks"]] | None = None
+) -> Iterator[Float[Tensor, "samples"]]:
+    """A text as speech, 80 ms by 80 ms as it is generated, with a pause between two sentences.
+
+    `codes` is a list that those of each frame are appended to.
+    """
     text = spoken_text(text)
     for number, sentence in enumerate(split_sentences(text) or [text]):
         if number:
             yield torch.zeros(PAUSE)
-        yield from omni.codec.stream(omni.stream_codes(sentence, voice))
+        frames = omni.stream_codes(sentence, voice)
+        for piece in omni.codec.stream(frames if codes is None else kept(frames, codes)):
+            yield piece.cpu()
+
+
+def kept(frames: Iterable[Tensor], into: list[Tensor]) -> Iterator[Tensor]:
+    """The same frames, each of them appended to a list."""
+    for frame in frames:
+        into.append(frame)
+        yield frame
 
 
 def join_with_pauses(waves: Iterable[Float[Tensor, "_"]]) -> Float[Tensor, "samples"]:

@@ -1,9 +1,11 @@
 """A page in the browser, served to this machine only: draw or choose an image, ask, read and hear the answer.
 
-Below the answer: the spectrograms and codes of this very run, and its shape table. No other machine is contacted.
+The spoken answer is heard while it is generated: the page asks for a WAV file that grows (`GrowingWav`). Below the
+answer: the spectrograms and codes of this very run, and its shape table. No other machine is contacted.
 """
 
 import io
+import itertools
 import os
 import queue
 import random
@@ -20,13 +22,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from tinyomni.apps.chat import join_with_pauses, speak_sentences, uncertainty_note
+from tinyomni.apps.chat import stream_speech, uncertainty_note
 from tinyomni.config import SAMPLE_RATE
 from tinyomni.data import rendering, world
 from tinyomni.data.normalization import normalize_question
 from tinyomni.errors import InputError
 from tinyomni.io import load_audio
 from tinyomni.io.images import check_size
+from tinyomni.io.playback import pcm16, wav_header
 from tinyomni.omni import DESCRIBE, Omni
 from tinyomni.reply import Reply, Transcript
 from tinyomni.tracing import trace
@@ -36,6 +39,7 @@ HOST = "127.0.0.1"
 CANVAS = (448, 448)
 MAX_UPLOAD = "64mb"
 MOST_CHARACTERS = 300  # of a typed question; the sequence has room for some hundred tokens
+MOST_SPEECHES = 8  # spoken answers that can still be heard; older ones are forgotten
 SCENE = Path(__file__).parent.parent / "assets" / "scene.png"
 QUESTIONS = ("What colour is the star?", "How many shapes are there?", "What is on the left?", "Is there a circle?")
 """The image and the questions that can be clicked."""
@@ -44,6 +48,40 @@ Recording = tuple[np.ndarray, int]
 """Samples, (samples,) or (channels, samples), and their rate."""
 Samples = Float[Tensor, "samples"] | None
 Codes = Int[Tensor, "frames codebooks"] | None
+
+
+# ---- speech while it is generated -----------------------------------------------------------------------------------
+
+
+class GrowingWav:
+    """A WAV file that is read while it is written: iterating gives the header, then each piece as soon as it is there.
+
+    The header names no length, as in any stream; a browser plays what has come so far.
+    """
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.complete = False
+        self.changed = threading.Condition()
+
+    def write(self, piece: Float[Tensor, "samples"]) -> None:
+        with self.changed:
+            self.pieces.append(pcm16(piece))
+            self.changed.notify_all()
+
+    def end(self) -> None:
+        with self.changed:
+            self.complete = True
+            self.changed.notify_all()
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield wav_header(SAMPLE_RATE)
+        for number in itertools.count():
+            with self.changed:
+                self.changed.wait_for(lambda number=number: self.complete or number < len(self.pieces))
+                if number == len(self.pieces):
+                    return
+            yield self.pieces[number]
 
 
 # ---- one run --------------------------------------------------------------------------------------------------------
@@ -56,7 +94,7 @@ class View:
     answer: str = ""
     scratchpad: str = ""  # what the model writes before the answer
     certainty: str = ""
-    speech: tuple[int, np.ndarray] | None = None  # rate, 16-bit samples
+    speech: int | None = None  # number of the spoken answer, in `PageModel.speeches`
     figure: Image.Image | None = None
     shapes: str = ""
 
@@ -100,6 +138,8 @@ class PageModel:
 
     def __init__(self, omni: Omni) -> None:
         self.omni, self.lock = omni, threading.Lock()
+        self.speeches: dict[int, GrowingWav] = {}
+        self.numbers = itertools.count(1)
 
     def ask(
         self, image: Image.Image | None, question: str, recording: Recording | None, speak: bool, voice: int
@@ -149,17 +189,31 @@ class PageModel:
             yield item
 
     def generate(self, result: Reply | Transcript, voice: int | None) -> Iterator[tuple[View, Samples, Codes]]:
-        """Text piece by piece, then how certain it is, then the spoken answer with its codes."""
+        """Text piece by piece, then how certain it is; the spoken answer at its start, and at its end with codes."""
         for _ in result:
             yield View(*split_scratchpad(result)), None, None
         answer, scratchpad = split_scratchpad(result)
         view = View(answer or "(nothing)", scratchpad, certainty_line(result))
         yield view, None, None
         if voice is not None and answer.strip():
-            codes, waves = zip(*speak_sentences(self.omni, answer, voice), strict=True)
-            wave = join_with_pauses(waves)
-            speech = (SAMPLE_RATE, (wave * 32767).round().short().numpy())
-            yield replace(view, speech=speech), wave, torch.cat(codes)
+            number, wav = self.new_speech()
+            view, codes, pieces = replace(view, speech=number), [], []
+            yield view, None, None
+            try:
+                for piece in stream_speech(self.omni, answer, voice, codes):
+                    wav.write(piece)
+                    pieces.append(piece)
+            finally:
+                wav.end()
+            yield view, torch.cat(pieces), torch.stack(codes)
+
+    def new_speech(self) -> tuple[int, GrowingWav]:
+        """An empty spoken answer and its number; the oldest one is forgotten."""
+        number, wav = next(self.numbers), GrowingWav()
+        self.speeches[number] = wav
+        for old in list(self.speeches)[:-MOST_SPEECHES]:
+            del self.speeches[old]
+        return number, wav
 
     @torch.no_grad()
     def draw(
@@ -203,7 +257,18 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
         raise InputError(
             'gradio is not installed. `python3 course.py demo` installs it, or: pip install "tinyomni[demo]"'
         ) from error
+    from starlette.requests import Request
+    from starlette.responses import Response, StreamingResponse
+    from starlette.routing import Route
+
     model = PageModel(omni)
+
+    def serve_speech(request: Request) -> Response:
+        wav = model.speeches.get(request.path_params["number"])
+        return Response(status_code=404) if wav is None else StreamingResponse(iter(wav), media_type="audio/wav")
+
+    def player(number: int | None) -> str:
+        return "" if number is None else f'<audio controls autoplay src="/speech/{number}.wav"></audio>'
 
     def error_box(message: str) -> Exception:
         return gr.Error(message, duration=None, title="", print_exception=False)  # it stays until it is closed
@@ -211,7 +276,7 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
     def stream(run: Callable[..., Iterator[View]], *arguments: Any) -> Iterator[list[Any]]:
         try:
             for view in run(*arguments):
-                yield [view.answer, view.scratchpad, view.certainty, view.speech, view.figure, view.shapes]
+                yield [view.answer, view.scratchpad, view.certainty, player(view.speech), view.figure, view.shapes]
         except InputError as error:
             raise error_box(str(error)) from error
 
@@ -274,9 +339,7 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
                     max_lines=6, elem_id="scratchpad",
                 )  # fmt: skip
                 certainty = gr.Textbox(label="Certainty", interactive=False, elem_id="certainty")
-                speech = gr.Audio(
-                    label="Spoken answer", type="numpy", interactive=False, buttons=["download"], elem_id="speech"
-                )
+                speech = gr.HTML(label="Spoken answer", show_label=True, container=True, elem_id="speech")
                 figure = gr.Image(
                     show_label=False, type="pil", interactive=False, buttons=["download", "fullscreen"],
                     alt_text="Spectrograms and codes of this run", elem_id="figure",
@@ -295,6 +358,7 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
     launch = {
         "server_name": HOST, "share": False, "quiet": True, "enable_monitoring": False, "footer_links": [],
         "max_file_size": MAX_UPLOAD, "ssr_mode": False, "mcp_server": False, "pwa": False, "strict_cors": True,
+        "app_kwargs": {"routes": [Route("/speech/{number:int}.wav", serve_speech)]},
         "theme": gr.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
     }  # fmt: skip
     return page, launch

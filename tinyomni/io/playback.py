@@ -4,6 +4,7 @@ pieces of samples, as they come → aplay, pw-play, paplay, ffplay or sox
 """
 
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable, Iterable
 
@@ -25,6 +26,17 @@ PLAYERS = {
 def pcm16(wave: Float[Tensor, "samples"]) -> bytes:
     """Samples within -1…1 → 16-bit little-endian integers."""
     return bytes((wave.clamp(-1, 1) * 32767).round().short().cpu().numpy().astype("<i2").tobytes())
+
+
+def wav_header(rate: int) -> bytes:
+    """The head of a 16-bit mono WAV file whose length is not known yet: both sizes are the largest there are."""
+    unknown = 2**32 - 1
+    return struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        *(b"RIFF", unknown, b"WAVE", b"fmt ", 16),
+        *(1, 1, rate, 2 * rate, 2, 16),  # PCM, channels, Hz, bytes per second, bytes per sample, bits
+        *(b"data", unknown),
+    )
 
 
 def write_raw(pieces: Iterable[Float[Tensor, "_"]], write: Callable[[bytes], object]) -> int:
