@@ -6,13 +6,14 @@
 
     python3 course.py COMMAND …   any command of tinyomni, with its options:
         ask caption transcribe speak chat demo      talk to the model
-        progress grade                              exercises
+        progress grade milestone quiz               exercises
         world data train curves report              train and measure a model of your own
         export export-onnx                          its weights as one file; as graphs for other runtimes
         trace doctor                                look at shapes; look at the installation
 
     python3 course.py notebooks   run all lessons again and store their outputs
-    python3 course.py exercises   make exercises/ from solutions/
+    python3 course.py exercises   make exercises/ from solutions/; with --as-py, as Python files for an editor; with
+                                  --nbgrader DIR, for nbgrader; with --release or --exam FILE.zip, what students get
     python3 course.py site        lessons, documents, traces and the live page as a static site in site/build/site;
                                   the live page needs Node 20 or newer, and npm once
 
@@ -41,8 +42,8 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 OLDEST, NEWEST = (3, 11), (3, 13)
 PASSED_ON = (
-    "dry-run", "ask", "caption", "transcribe", "speak", "chat", "demo", "progress", "grade", "world", "data", "train",
-    "curves", "report", "export", "export-onnx", "trace", "doctor",
+    "dry-run", "ask", "caption", "transcribe", "speak", "chat", "demo", "progress", "grade", "milestone", "quiz",
+    "world", "data", "train", "curves", "report", "export", "export-onnx", "trace", "doctor",
 )  # fmt: skip
 """The commands of tinyomni."""
 EXTRAS = {
@@ -215,9 +216,9 @@ def notebooks() -> int:
     return run(PYTHON, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", quiet, *lessons)
 
 
-def exercises() -> int:
+def exercises(options: list[str]) -> int:
     """Cut the solutions out of solutions/*.ipynb."""
-    return run(PYTHON, "-m", "tinyomni.grade.build")
+    return run(PYTHON, "-m", "tinyomni.grade.handout", *options)
 
 
 def site() -> int:
@@ -248,8 +249,9 @@ def main(arguments: list[str]) -> int:
     cpu = "--cpu" in arguments[:2]
     words = [word for place, word in enumerate(arguments) if not (word == "--cpu" and place < 2)]
     command, *options = words or ["help"]
-    own = {"test": test, "notebooks": notebooks, "exercises": exercises, "site": site}
-    if command not in ("lab", *own, *PASSED_ON):
+    own = {"test": test, "notebooks": notebooks, "site": site}
+    with_options = {"lab": lab, "exercises": exercises}
+    if command not in (*with_options, *own, *PASSED_ON):
         asked = command in ("help", "-h", "--help")
         say(
             (__doc__ or "").strip() if asked else f"course.py: unknown command {command!r}; python3 course.py lists all"
@@ -265,7 +267,7 @@ def main(arguments: list[str]) -> int:
         return 130
     if command in PASSED_ON:
         return run(PYTHON, "-m", "tinyomni", command, *options, folder=Path.cwd())
-    return lab(options) if command == "lab" else own[command]()
+    return with_options[command](options) if command in with_options else own[command]()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ cannot be used, with one message that says why; 70 a fault of tinyomni itself, w
 --debug shows the traceback in every case.
 
     tracing     dry-run, trace          data     world, data
-    training    train, curves           course   grade, progress, doctor
+    training    train, curves           course   grade, progress, milestone, quiz, doctor
     evaluation  report, export(-onnx)   talk     ask, caption, transcribe, speak, chat, demo
 
 Each module adds its commands to the parser, and imports what a command needs only when it runs.

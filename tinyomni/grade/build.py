@@ -7,14 +7,17 @@ A notebook that holds somebody's answers is never overwritten: it carries a chec
 ### BEGIN STUB            optional, right after it: what replaces the solution instead, each line commented out,
 # return thinker(image)   such as a broken program to debug
 ### END STUB
+
+The same as plain Python files: `make_python`.
 """
 
 import hashlib
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
+
+from tinyomni.grade import percent
 
 TOP = Path(__file__).resolve().parents[2]
 REGION = re.compile(
@@ -62,8 +65,22 @@ def make_exercises(solution: Path) -> str:
     return str(nbformat.writes(notebook)) + "\n"
 
 
+def make_python(solution: Path) -> str:
+    """The exercises as a Python file with cells, and a checksum like the notebook's."""
+    notebook = json.loads(make_exercises(solution))
+    return percent.render(notebook, checksum=text_checksum(percent.render(notebook)))
+
+
+def text_checksum(text: str) -> str:
+    """Of the cells of a Python file."""
+    return hashlib.sha256(repr(percent.parse(text)).encode()).hexdigest()
+
+
 def has_answers(path: Path) -> bool:
-    """Has anybody edited the notebook since it was made? Anything that was not made here counts as edited."""
+    """Has anybody edited the file since it was made? Anything that was not made here counts as edited."""
+    if path.suffix == ".py":
+        text = path.read_text(encoding="utf-8")
+        return percent.read_header(text).get("checksum") != text_checksum(text)
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         return bool(checksum(notebook) != notebook["metadata"]["tinyomni"]["checksum"])
@@ -71,23 +88,25 @@ def has_answers(path: Path) -> bool:
         return True
 
 
-def main(top: Path = TOP) -> int:
-    """Write all of them; 1 if a notebook with answers was left as it is."""
-    if not (top / "solutions").is_dir():
-        raise FileNotFoundError(f"exercises: no folder {top / 'solutions'}; it is part of the course's checkout")
+def main(top: Path = TOP, as_py: bool = False) -> int:
+    """Write all of them; 1 if a file with answers was left as it is."""
+    make, suffix = (make_python, ".py") if as_py else (make_exercises, ".ipynb")
     (top / "exercises").mkdir(exist_ok=True)
     skipped = 0
-    for solution in sorted((top / "solutions").glob("*.ipynb")):
-        target = top / "exercises" / solution.name
+    for solution in find_notebooks(top):
+        target = (top / "exercises" / solution.name).with_suffix(suffix)
         if target.exists() and has_answers(target):
             print(
                 f"exercises/{target.name} has answers in it and was not overwritten. Move it away to get a fresh one."
             )
             skipped = 1
         else:
-            target.write_text(make_exercises(solution), encoding="utf-8")
+            target.write_text(make(solution), encoding="utf-8")
     return skipped
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def find_notebooks(top: Path) -> list[Path]:
+    """The solutions."""
+    if not (top / "solutions").is_dir():
+        raise FileNotFoundError(f"exercises: no folder {top / 'solutions'}; it is part of the course's checkout")
+    return sorted((top / "solutions").glob("*.ipynb"))

@@ -14,6 +14,8 @@ class Checker:
     deferred = False  # while a notebook is graded: the grader itself runs every answer, once and with limits
 
     def __getattr__(self, name: str) -> Callable[[Any], Verdict]:
+        if not exercises():  # a release for an exam
+            return lambda answer: Verdict(name, NOT_ATTEMPTED, "not checked here: your instructor grades it")
         exercise = find_exercise(name)
 
         def check(answer: Any) -> Verdict:

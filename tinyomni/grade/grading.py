@@ -76,6 +76,7 @@ class Verdict:
         return {
             "exercise": self.exercise, "status": self.status, "summary": self.summary,
             "lines": [list(line) for line in self.lines], "diagnosis": self.diagnosis, "section": self.section,
+            "notebook": self.notebook,
         }  # fmt: skip
 
 

@@ -13,13 +13,17 @@ This is not a sandbox against an attacker: the kernel is shared, and whatever th
 can read. In the modes `subreaper` and `group` it can also write what that user can write, use the network, and kill the
 supervisor. Who grades strangers' code does it in a virtual machine or a container that is thrown away.
 
-Only the standard library is imported here: the supervisor should start at once.
+Only the standard library is imported here: the supervisor should start at once. Where the worker is a function and not
+a command, supervisor and worker are forked from a server that has imported everything, and nothing is imported twice.
 Sources: namespaces(7), pid_namespaces(7), mount_setattr(2), prctl(2).
 """
 
 import contextlib
 import ctypes
 import json
+import multiprocessing
+import multiprocessing.context
+import multiprocessing.forkserver
 import os
 import queue
 import secrets
@@ -31,14 +35,19 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any, NoReturn
+from types import FrameType, ModuleType
+from typing import IO, Any, NamedTuple, NoReturn
 
 MODES = ("namespaces", "subreaper", "group")
+FORKS = sys.platform == "linux"  # elsewhere a forked process is not safe, or impossible
 MB = 2**20
 MAX_REPLIES = 128 * MB  # all that one worker may send
+PATIENCE = 2  # the time limit is one of processor time; asleep, or on a busy machine, it may take so many times as long
+STARTING = threading.Lock()
 POLL = 0.1  # seconds between two looks at a running worker
 
 PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
@@ -51,7 +60,9 @@ LAST_CAPABILITY = 63  # more than any kernel has
 
 @dataclass(frozen=True)
 class Limits:
-    """What a submission may use: seconds for each step (a cell, or an exercise) and for all; the others at a time."""
+    """What a submission may use: processor time for each step (a cell, or an exercise), seconds for all of them; the
+    others at a time.
+    """
 
     seconds: float = 30.0
     total_seconds: float = 600.0
@@ -66,20 +77,95 @@ class EndedEarly(Exception):
     """The worker is gone; the text says why."""
 
 
+Command = list[str] | Callable[[], int]  # a program, or a function for a forked process
+
+
 # ---- the grader's side ----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """A forked process would run the grader's own script again, and needs nothing of it."""
+    with STARTING:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+
+
+def warm_up() -> multiprocessing.context.ForkServerContext:
+    """Start the server of forked processes, which takes seconds for its imports; once is enough."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tinyomni.grade.preloaded"])
+    multiprocessing.forkserver.ensure_running()
+    return context
+
+
+class Forked:
+    """A supervised worker from the server of forked processes, with the part of Popen's interface that is used here."""
+
+    def __init__(self, mode: str, worker: Callable[[], int], folder: Path, env: dict[str, str], limits: Limits) -> None:
+        pipes = [os.pipe() for _ in range(3)]
+        theirs = [pipes[0][0], pipes[1][1], pipes[2][1]]
+        channels = [Connection(end, readable=not number, writable=bool(number)) for number, end in enumerate(theirs)]
+        self.stdin, self.stdout, self.stderr = (
+            os.fdopen(end, kind) for end, kind in ((pipes[0][1], "wb"), (pipes[1][0], "rb"), (pipes[2][0], "rb"))
+        )
+        arguments = (mode, folder, limits, env, worker, channels)
+        with without_main():
+            self.process = warm_up().Process(target=supervise_fork, args=arguments, daemon=True)
+            self.process.start()
+        for channel in channels:
+            channel.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the supervisor."""
+        return int(self.process.pid or 0)
+
+    @property
+    def returncode(self) -> int | None:
+        """As Popen gives it."""
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        """None while it runs."""
+        return self.process.exitcode
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Raises TimeoutExpired."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired("worker", seconds or 0)
+        return self.process.exitcode
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
 
 
 class Worker:
     """A process that answers requests, one at a time. `ask` raises EndedEarly when it breaks a limit or is gone."""
 
-    def __init__(self, mode: str, command: list[str], folder: Path, env: dict[str, str], limits: Limits) -> None:
+    def __init__(self, mode: str, command: Command, folder: Path, env: dict[str, str], limits: Limits) -> None:
         self.limits, self.folder = limits, folder
-        supervised = [sys.executable, "-m", __name__, mode, str(folder), json.dumps(asdict(limits)), *command]
-        self.process = subprocess.Popen(
-            command if mode == "group" else supervised, cwd=folder, env=env, start_new_session=os.name != "nt",
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        self.process: subprocess.Popen[bytes] | Forked
+        if callable(command):
+            self.process = Forked(mode, command, folder, env, limits)
+        else:
+            supervised = [sys.executable, "-m", __name__, mode, str(folder), json.dumps(asdict(limits)), *command]
+            self.process = subprocess.Popen(
+                command if mode == "group" else supervised, cwd=folder, env=env, start_new_session=os.name != "nt",
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
         self.grouped = mode == "group" and os.name != "nt"
+        self.shared_memory = 0  # resident bytes that it shares with the server it was forked from
         self.written, self.received, self.tail = 0, 0, deque[bytes](maxlen=8)
         self.replies: queue.Queue[bytes] = queue.Queue()
         assert self.process.stdout and self.process.stderr
@@ -115,12 +201,13 @@ class Worker:
             self.process.stdin.flush()
         except OSError as error:
             raise EndedEarly(self.describe_end()) from error
-        deadline, watch = time.monotonic() + seconds, 0.0
+        deadline, watch = time.monotonic() + PATIENCE * seconds, 0.0
+        used = usage_of_tree(self.process.pid).seconds
         while True:
             if (now := time.monotonic()) >= watch:
-                self.check_limits()
+                spent = self.check_limits() - used
                 watch = now + POLL
-            if now > deadline:
+            if now > deadline or spent > seconds:
                 raise EndedEarly(f"ran longer than the time limit of {seconds:.3g} s")
             ended = self.process.poll() is not None
             if ended:  # what it sent last is still to be read, unless a survivor holds the channel open
@@ -136,21 +223,24 @@ class Worker:
             except (ValueError, RecursionError):
                 continue
             if isinstance(reply, dict) and reply.get("id") == number:
+                if not self.shared_memory and isinstance(self.process, Forked):
+                    self.shared_memory = usage_of_tree(self.process.pid).memory
                 return reply
 
-    def check_limits(self) -> None:
-        """Raises EndedEarly if it uses more than it may."""
+    def check_limits(self) -> float:
+        """The processor time it has taken so far. Raises EndedEarly if it uses more of anything else than it may."""
         if self.received >= MAX_REPLIES:
             raise EndedEarly("flooded its channel to the grader")
         if self.written > self.limits.output_mb * MB:
             raise EndedEarly(f"wrote more than {self.limits.output_mb} MB of output")
-        memory, processes = usage_of_tree(self.process.pid)
-        if processes > self.limits.processes:
+        usage = usage_of_tree(self.process.pid)
+        if usage.processes > self.limits.processes:
             raise EndedEarly(f"started more than {self.limits.processes} processes")
-        if memory > self.limits.memory_mb * MB:
+        if usage.memory - self.shared_memory > self.limits.memory_mb * MB:
             raise EndedEarly(f"used more than {self.limits.memory_mb} MB of memory")
         if folder_size(self.folder) > self.limits.files_mb * MB:
             raise EndedEarly(f"wrote more than {self.limits.files_mb} MB of files")
+        return usage.seconds
 
     def describe_end(self) -> str:
         """How the process ended."""
@@ -191,14 +281,23 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)
 
 
-def usage_of_tree(root: int) -> tuple[int, int]:
-    """(resident bytes, number of processes) of a process and its descendants; zeros where there is no /proc."""
+class Usage(NamedTuple):
+    """Of a process and its descendants: resident bytes, number, and seconds of processor time."""
+
+    memory: int = 0
+    processes: int = 0
+    seconds: float = 0.0
+
+
+def usage_of_tree(root: int) -> Usage:
+    """Zeros where there is no /proc."""
     parents: dict[int, int] = {}
     resident: dict[int, int] = {}
+    ticks: dict[int, int] = {}
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
-        return 0, 0
+        return Usage()
     for pid in pids:
         try:
             stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -206,6 +305,7 @@ def usage_of_tree(root: int) -> tuple[int, int]:
             continue  # it has ended
         fields = stat.rpartition(")")[2].split()
         parents[pid], resident[pid] = int(fields[1]), int(fields[21])
+        ticks[pid] = sum(map(int, fields[11:15]))  # its own, and those of children that have ended
     children: dict[int, list[int]] = {}
     for pid, parent in parents.items():
         children.setdefault(parent, []).append(pid)
@@ -214,7 +314,8 @@ def usage_of_tree(root: int) -> tuple[int, int]:
         pid = open_ones.pop()
         found.append(pid)
         open_ones += children.get(pid, [])
-    return sum(resident.get(pid, 0) for pid in found) * os.sysconf("SC_PAGE_SIZE"), len(found)
+    memory = sum(resident.get(pid, 0) for pid in found) * os.sysconf("SC_PAGE_SIZE")
+    return Usage(memory, len(found), sum(ticks.get(pid, 0) for pid in found) / os.sysconf("SC_CLK_TCK"))
 
 
 def folder_size(folder: Path) -> int:
@@ -266,7 +367,29 @@ def set_limits(limits: Limits) -> None:
         resource.setrlimit(what, (value, value))
 
 
-def supervise(mode: str, folder: Path, limits: Limits, command: list[str]) -> int:
+def supervise_fork(
+    mode: str, folder: Path, limits: Limits, env: dict[str, str], worker: Callable[[], int], channels: list[Connection]
+) -> NoReturn:
+    """In a process that was forked from the server: take the three channels, then supervise the worker."""
+    status = 1
+    try:
+        os.setsid()
+        for number, channel in enumerate(channels):
+            os.dup2(channel.fileno(), number)
+            channel.close()
+        os.environ.clear()
+        os.environ.update(env)
+        sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
+        os.chdir(folder)
+        status = supervise(mode, folder, limits, worker)
+    except SystemExit as error:
+        status = int(error.code or 0)
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    os._exit(status)
+
+
+def supervise(mode: str, folder: Path, limits: Limits, command: Command) -> int:
     """Run the command; its status, as a shell gives it. SIGTERM ends it with all of its descendants."""
     signal.signal(signal.SIGTERM, stop)
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the grader is killed: so is this
@@ -302,7 +425,7 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def start(command: list[str], folder: Path) -> int:
+def start(command: Command, folder: Path) -> int:
     """Start the worker, which ends with its parent; its process id."""
     pid = os.fork()
     if pid == 0:
@@ -311,7 +434,12 @@ def start(command: list[str], folder: Path) -> int:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             os.setsid()
             os.chdir(folder)
+            if callable(command):
+                os.closerange(3, 65536)  # what belongs to the server
+                os._exit(command())
             os.execv(command[0], command)
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         finally:
             os._exit(127)
     return pid

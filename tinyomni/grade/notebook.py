@@ -1,15 +1,18 @@
-"""Grade a learner's notebook. It runs in another process, with limits; the values that answers give are compared here.
+"""Grade a learner's notebook, or `.py` file with cells.
 
-The file itself is only read. A cell or an exercise that breaks a limit, or ends the process, costs only itself: a new
-process runs the others again, without it. Nothing that a submission writes or sends is a verdict: to pass, the right
-values must come back. An answer that calls the library's own code, or an oracle, gives them too, and passes.
+It runs in another process, with limits; the values that answers give are compared here. The file itself is only read.
+A cell or an exercise that breaks a limit, or ends the process, costs only itself: a new process runs the others again,
+without it. Nothing that a submission writes or sends is a verdict: to pass, the right values must come back. An answer
+that calls the library's own code, or an oracle, gives them too, and passes.
 """
 
+import functools
 import json
 import os
 import re
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,15 @@ from tinyomni.errors import InputError
 from tinyomni.grade.encoding import decode_outcome
 from tinyomni.grade.exercise import Exercise
 from tinyomni.grade.grading import NOT_ATTEMPTED, PASSED, SYMBOLS, judge
-from tinyomni.grade.isolation import MODES, EndedEarly, Limits, Worker, printable
+from tinyomni.grade.isolation import FORKS, MODES, EndedEarly, Limits, Worker, printable
+from tinyomni.grade.percent import parse
 from tinyomni.grade.registry import Lesson, exercises, find_lesson, lessons
+from tinyomni.grade.worker import main as worker_main
 
 MISSING, NO_RESULT = "missing", "no result"
+ALL_SYMBOLS = SYMBOLS | {MISSING: SYMBOLS[NOT_ATTEMPTED], NO_RESULT: "✘"}
+STOPPED = threading.Event()  # set by whoever grades in several threads: no new process starts
+JUDGING = threading.Lock()  # oracles and mutants take their random numbers from the one generator of this process
 SOURCE_LIMIT = 20 << 20  # bytes of a notebook, its outputs included
 
 WEAKER = {
@@ -37,13 +45,24 @@ WEAKER = {
 
 
 def code_cells(path: Path) -> list[str]:
-    """The sources of the code cells. Raises InputError if the file is not a notebook."""
+    """The sources of the code cells. Raises InputError if the file is neither a notebook nor a Python file."""
+    return [source for kind, source in read_cells(path) if kind == "code"]
+
+
+def read_cells(path: Path) -> list[tuple[str, str]]:
+    """(kind, source) of each cell of a notebook, or of a `.py` file with cells."""
+    if not path.is_file():
+        raise InputError(f"no file {path}")
     if path.stat().st_size > SOURCE_LIMIT:
         raise InputError(f"{path.name} is larger than {SOURCE_LIMIT >> 20} MB. Clear its outputs.")
+    if path.suffix == ".py":
+        try:
+            return parse(path.read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path.name} is not UTF-8 text ({error})") from error
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
-        code = [cell for cell in data["cells"] if cell["cell_type"] == "code"]
-        return ["".join(cell["source"]) for cell in code]
+        return [(str(cell["cell_type"]), "".join(cell["source"])) for cell in data["cells"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path.name} is not a notebook ({type(error).__name__}: {error})") from error
 
@@ -59,19 +78,28 @@ def detect_lesson(path: Path, cells: list[str]) -> str:
     return max(votes, key=votes.count)
 
 
-def grade_notebook(path: Path, limits: Limits | None = None, modes: tuple[str, ...] = MODES) -> dict[str, Any]:
+def find_answered(path: Path, cells: list[str]) -> Lesson:
+    """The exercises that a file answers: those of a lesson, or in `debugging.py` those that it checks."""
+    if not path.stem.startswith("debugging"):
+        return find_lesson(detect_lesson(path, cells))
+    called = dict.fromkeys(re.findall(r"check\.(\w+)", "\n".join(cells)))
+    return Lesson("debugging", "Debugging", tuple(exercises()[name] for name in called if name in exercises()))
+
+
+def grade_notebook(
+    path: Path, limits: Limits | None = None, modes: tuple[str, ...] = MODES, own_modules: bool = True
+) -> dict[str, Any]:
     """Run a notebook and grade every exercise of its lesson; the result is ready for JSON.
 
-    Of the modes of isolation, the first one that works here is used. Raises InputError if there is no such file, or if
-    it is not a notebook with exercises.
+    With `own_modules` it may import what lies beside it. Of the modes of isolation, the first one that works here is
+    used. Raises InputError if there is no such file, or if it is not a notebook with exercises.
     """
     limits = limits or Limits()
-    if not path.is_file():
-        raise InputError(f"no file {path}")
     cells = code_cells(path)
-    lesson = find_lesson(detect_lesson(path, cells))
+    lesson = find_answered(path, cells)
     start = time.monotonic()
     run = GradingRun(path.resolve(), cells, lesson, limits, modes)
+    run.search_path = [str(run.path.parent)] if own_modules else []
     run.finish()
     results = [run.result_of(each) for each in lesson.exercises]
     return {
@@ -96,6 +124,7 @@ class GradingRun:
     def __init__(self, path: Path, cells: list[str], lesson: Lesson, limits: Limits, modes: tuple[str, ...]) -> None:
         self.path, self.cells, self.lesson, self.limits = path, cells, lesson, limits
         self.modes, self.mode = modes, ""
+        self.search_path: list[str] = []
         self.verdicts: dict[Step, dict[str, Any]] = {}
         self.failures: dict[Step, str] = {}
         self.errors: dict[int, str] = {}
@@ -104,7 +133,7 @@ class GradingRun:
     def finish(self) -> None:
         """Attempt after attempt: each that ends early adds a step that the next one leaves out."""
         while not self.attempt():
-            if time.monotonic() > self.deadline:
+            if time.monotonic() > self.deadline or STOPPED.is_set():
                 break
 
     def attempt(self) -> bool:
@@ -138,16 +167,17 @@ class GradingRun:
 
     def start_worker(self, folder: Path) -> Worker:
         """A worker that answers, in the first mode that works. Raises InputError if none does."""
-        search_path = [str(self.path.parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # learner's modules
+        search_path = [*self.search_path, *filter(None, [os.environ.get("PYTHONPATH")])]
         env = os.environ | {
             "TINYOMNI_HOME": str(folder), "IPYTHONDIR": str(folder / "ipython"), "MPLBACKEND": "Agg",
             "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join(search_path), "PYTHONUTF8": "1",
             "OMP_NUM_THREADS": "1",
         }  # fmt: skip
-        command = [sys.executable, "-m", "tinyomni.grade.worker", str(self.limits.memory_mb)]
+        program = [sys.executable, "-m", "tinyomni.grade.worker", str(self.limits.memory_mb)]
         problem = ""
         for mode in [self.mode] if self.mode else self.modes:
-            worker = Worker(mode, command, folder, env, self.limits)
+            forked = functools.partial(worker_main, self.limits.memory_mb)
+            worker = Worker(mode, forked if mode != "group" and FORKS else program, folder, env, self.limits)
             try:
                 worker.ask({}, self.limits.total_seconds)  # the imports take seconds
             except EndedEarly as error:
@@ -170,16 +200,17 @@ class GradingRun:
 
     def grade(self, exercise: Exercise, reply: dict[str, Any]) -> dict[str, Any]:
         """The verdict on what an answer gave."""
-        try:
-            if problem := str(reply.get("problem", ""))[:500]:
-                return judge(exercise, printable(problem)).to_json()
-            expected, outcomes = len(exercise.all_cases), reply.get("outcomes")
-            if not isinstance(outcomes, list) or len(outcomes) != expected:
-                raise InputError(f"expected {expected} outcomes of the worker")
-            cases = zip(exercise.all_cases, outcomes, strict=True)
-            return judge(exercise, [decode_outcome(outcome, case.inputs) for case, outcome in cases]).to_json()
-        except InputError as error:
-            raise EndedEarly(str(error)) from error
+        with JUDGING:
+            try:
+                if problem := str(reply.get("problem", ""))[:500]:
+                    return judge(exercise, printable(problem)).to_json()
+                expected, outcomes = len(exercise.all_cases), reply.get("outcomes")
+                if not isinstance(outcomes, list) or len(outcomes) != expected:
+                    raise InputError(f"expected {expected} outcomes of the worker")
+                cases = zip(exercise.all_cases, outcomes, strict=True)
+                return judge(exercise, [decode_outcome(outcome, case.inputs) for case, outcome in cases]).to_json()
+            except InputError as error:
+                raise EndedEarly(str(error)) from error
 
     def result_of(self, exercise: Exercise) -> dict[str, Any]:
         """The verdict on its last definition, or why there is none."""
@@ -193,15 +224,14 @@ class GradingRun:
         for (number, _), reason in self.failures.items():
             if re.search(rf"\b{exercise.answer_name}\b", self.cells[number - 1]):
                 return result | {"status": NO_RESULT, "summary": f"no result: cell {number} {reason}"}
-        return result | {"summary": f"the notebook does not define `{exercise.answer_name}`"}
+        return result | {"summary": f"{self.path.name} does not define `{exercise.answer_name}`"}
 
 
 def format_grades(result: dict[str, Any]) -> str:
     """A line for each exercise, with the diagnosis where there is one."""
-    symbols = SYMBOLS | {MISSING: SYMBOLS[NOT_ATTEMPTED], NO_RESULT: "✘"}
     rows = [f"{result['notebook']}: {result['passed']} of {result['of']} passed in {result['seconds']} s"]
     for each in result["exercises"]:
-        rows.append(f"  {symbols[each['status']]} {each['exercise']}: {each['summary']}")
+        rows.append(f"  {ALL_SYMBOLS[each['status']]} {each['exercise']}: {each['summary']}")
         rows += [f"      {each['diagnosis']}"] if each.get("diagnosis") else []
     rows += [f"  cell {each['cell']}: {each['error']}" for each in result["errors"]]
     if weaker := WEAKER[result["isolation"]]:

@@ -47,7 +47,7 @@ def load() -> dict[str, str]:
 
 def record(verdict: Verdict) -> Verdict:
     """Save it: what has passed once stays passed. Where it cannot be saved, the verdict's note says so."""
-    if verdict.status == NOT_ATTEMPTED:
+    if verdict.status == NOT_ATTEMPTED or os.environ.get("NBGRADER_EXECUTION") == "autograde":  # somebody else's answer
         return verdict
     try:
         states = load()
@@ -74,6 +74,8 @@ def format_progress() -> str:
         started = f"  {failed} in progress" if failed else ""
         rows.append(f"{lesson.notebook[:2]}  {lesson.title:28} {counts}  {bar}{started}")
         open_exercises += [each for each in lesson.exercises if each not in passed]
+    if not rows:
+        return "This release holds no graders: your instructor has them."
     if not open_exercises:
         return "\n".join([*rows, "All exercises passed."])
     first = open_exercises[0]

@@ -36,18 +36,18 @@ def limit_memory(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def main() -> int:
+def main(memory_mb: int) -> int:
     """Answer requests until the grader closes the channel."""
     requests, replies = open_channel()
     import torch
     from IPython.core.interactiveshell import InteractiveShell
 
-    from tinyomni.grade import encoding, grading
+    from tinyomni.grade import encoding, grading, swapping
     from tinyomni.grade.checker import Checker
     from tinyomni.grade.registry import find_exercise
 
     torch.set_num_threads(1)
-    Checker.deferred = True
+    Checker.deferred = swapping.deferred = True
     InteractiveShell.enable_gui = lambda self, gui=None: None  # type: ignore[method-assign]  # what `%matplotlib inline` asks for
     shell = InteractiveShell.instance()
     known: dict[str, Any] = {}  # the answers as they were after the cell before
@@ -56,6 +56,7 @@ def main() -> int:
     def run_cell(source: str, names: dict[str, str]) -> dict[str, Any]:
         result = shell.run_cell(source, store_history=False)
         error = result.error_before_exec or result.error_in_exec
+        error = None if isinstance(error, swapping.CellSkipped) else error
         text = f"{type(error).__name__}: {encoding.text_of(error, str)}"[:500] if error is not None else ""
         defined = []
         for exercise, name in names.items():
@@ -75,7 +76,7 @@ def main() -> int:
         return {"problem": "", "outcomes": outcomes}
 
     own = os.getpid()
-    limit_memory(int(sys.argv[1]))
+    limit_memory(memory_mb)
     while line := requests.readline():
         request = json.loads(line)
         try:
@@ -96,6 +97,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    status = main()
+    status = main(int(sys.argv[1]))
     sys.stdout.flush()
     os._exit(status)  # whatever the submission registered to run at the end does not run

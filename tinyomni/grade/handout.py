@@ -1,0 +1,137 @@
+"""What an instructor hands out: exercises, an nbgrader course, or a checkout without solutions."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tinyomni.errors import InputError
+from tinyomni.grade import build
+from tinyomni.grade.build import checksum, make_exercises, remove_solutions
+
+CHECK = re.compile(r"check\.(?P<exercise>\w+)\((?P<answer>\w+)\)\s*")
+NBGRADER_CHECK = """from tinyomni.grade import check
+
+verdict = check.{exercise}({answer})
+display(verdict)
+assert verdict, verdict.summary"""
+NBGRADER_CONFIG = """c = get_config()
+c.CourseDirectory.course_id = "tinyomni"
+c.ExecutePreprocessor.timeout = 60  # seconds for each cell
+c.ExecutePreprocessor.interrupt_on_timeout = True  # an endless loop costs its own cell
+"""
+FOR_INSTRUCTORS = ("solutions", "tests", "benchmarks", ".github", "docs/instructors.md")
+
+
+# ---- nbgrader -------------------------------------------------------------------------------------------------------
+
+
+def write_nbgrader(solutions: list[Path], folder: Path) -> int:
+    """An nbgrader course: an assignment for each lesson, and a configuration unless there is one."""
+    for solution in solutions:
+        target = folder / "source" / solution.stem / solution.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(for_nbgrader(solution), encoding="utf-8")
+    config = folder / "nbgrader_config.py"
+    if not config.exists():
+        config.write_text(NBGRADER_CONFIG, encoding="utf-8")
+    print(f"In {folder}: nbgrader generate_assignment {solutions[0].stem}")
+    return 0
+
+
+def for_nbgrader(solution: Path) -> str:
+    """The solution with nbgrader's metadata, and checks that raise an error for an answer that does not pass.
+
+    A program to debug is released as it is, broken: nbgrader knows only one stub, `raise NotImplementedError()`.
+    """
+    notebook = json.loads(solution.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        source = "".join(cell["source"])
+        cell["outputs"], cell["execution_count"] = [], None
+        if found := CHECK.fullmatch(source):
+            cell["source"] = NBGRADER_CHECK.format(**found.groupdict())
+            cell["metadata"]["nbgrader"] = nbgrader_metadata(f"check_{found['exercise']}", grade=True)
+        elif "### BEGIN STUB" in source:
+            cell["source"] = remove_solutions(source)
+        elif "### BEGIN SOLUTION" in source:
+            cell["metadata"]["nbgrader"] = nbgrader_metadata(f"answer_{cell['id']}", grade=False)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def nbgrader_metadata(grade_id: str, grade: bool) -> dict[str, Any]:
+    """Of a cell that is graded and locked, or of one with a solution. Each exercise counts one point."""
+    common = {"grade": grade, "grade_id": grade_id, "locked": grade, "schema_version": 3, "task": False}
+    return common | ({"points": 1, "solution": False} if grade else {"solution": True})
+
+
+# ---- a release ------------------------------------------------------------------------------------------------------
+
+
+def write_release(top: Path, archive: Path, exam: bool = False) -> int:
+    """A zip of the checkout's tracked files without solutions and tests; for an exam, without graders either.
+
+    Graders hold reference implementations and known mistakes. Without them, `check` says that the instructor grades.
+    Raises InputError outside a git checkout.
+    """
+    listed = subprocess.run(["git", "-C", str(top), "ls-files", "-z"], capture_output=True, text=True, encoding="utf-8")
+    if listed.returncode:
+        raise InputError(f"exercises: {top} is not a git checkout: {listed.stderr.strip()}")
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as output:
+        for name in sorted(filter(None, listed.stdout.split("\0"))):
+            if any(name == each or name.startswith(f"{each}/") for each in FOR_INSTRUCTORS):
+                continue
+            content = (top / name).read_bytes()
+            if re.fullmatch(r"exercises/\d\d_\w+\.ipynb", name):
+                content = released_exercises(top / "solutions" / Path(name).name, exam).encode()
+            elif exam and re.fullmatch(r"tinyomni/grade/lessons/lesson_\d\d\.py", name):
+                continue
+            entry = zipfile.ZipInfo(f"tinyomni-course/{name}")  # the same date always: the same bytes
+            entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+            output.writestr(entry, content)
+    print(f"{archive}: the course without solutions{' and graders' if exam else ''}")
+    return 0
+
+
+def released_exercises(solution: Path, exam: bool) -> str:
+    """Fresh ones, whatever has been filled in here; in an exam without the cells that swap, which need a grader."""
+    text = make_exercises(solution)
+    if not exam:
+        return text
+    notebook = json.loads(text)
+    notebook["cells"] = [
+        cell
+        for cell in notebook["cells"]
+        if cell["cell_type"] != "code" or not re.search(r"\b(swap|milestone)\(", "".join(cell["source"]))
+    ]
+    notebook["metadata"]["tinyomni"] = {"checksum": checksum(notebook)}
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+def run(argv: Sequence[str], top: Path = build.TOP) -> int:
+    """What `course.py exercises` does with its options."""
+    parser = argparse.ArgumentParser(prog="course.py exercises", description="Make exercises from solutions/.")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--as-py", action="store_true", help="exercises/*.py with cells, for an editor")
+    kind.add_argument("--nbgrader", metavar="DIR", help="source/ and configuration of an nbgrader course in DIR")
+    kind.add_argument("--release", metavar="FILE.zip", help="the checkout for students: without any solution")
+    kind.add_argument("--exam", metavar="FILE.zip", help="the same without the graders: nothing tells right from wrong")
+    options = parser.parse_args(argv)
+    if options.nbgrader:
+        return write_nbgrader(build.find_notebooks(top), Path(options.nbgrader))
+    if archive := options.release or options.exam:
+        return write_release(top, Path(archive), exam=bool(options.exam))
+    return build.main(top, options.as_py)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
