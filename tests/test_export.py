@@ -55,18 +55,21 @@ def test_a_run_becomes_one_model_and_that_model_a_run(
     export.export(
         runs, out, 4, hardware="one abacus", commit="c0ffee", measured=tmp_path / "report.json", allow_missed=True
     )
-    assert out.stat().st_size < 30_000_000
+    assert out.stat().st_size < 20_000_000
     assert Omni.from_pretrained(out).thresholds == {"typed": -0.125}
     unpacked = export.unpack(out, tmp_path / "unpacked", "smoke")
     for name in export.exported_stages():
         one, other = (place.trained(export.exported_stages()[name]).state_dict() for place in (runs, unpacked))
-        expected = {key: each.half().float() for key, each in one.items() if key != "usage"}
+        expected = {key: each for key, each in one.items() if key != "usage"}
         pieces = unpacked.tokenizer().n_pieces
         for key, tensor in expected.items():
             if key.endswith("tok_emb.weight"):  # rows of no piece; those of the Talker are voices
                 assert not other[key][pieces:].any()
                 tensor = torch.cat([tensor[:pieces], other[key][pieces:]])
-            assert torch.equal(other[key], tensor), f"{name} {key}"
+            step = tensor.flatten(1).abs().amax(1) / 127 if tensor.ndim > 1 else torch.zeros(tensor.shape)
+            error = (other[key] - tensor).abs() - tensor.abs() / 2**11  # half precision, or half a step of int8
+            rows = error.flatten(1).amax(1) if tensor.ndim > 1 else error
+            assert (rows <= 0.5 * step + 1e-7).all(), f"{name} {key}"
     card = (out.parent / CARD).read_text(encoding="utf-8")
     for words in ("| commit | c0ffee |", "| hardware | one abacus |", "time | 10 minutes", "lr=0.5",
                   "| typed questions: accuracy | 75.00% |", "≥ 97.0% **missed** | 25.0% | 4 |",

@@ -8,8 +8,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -73,11 +77,11 @@ def test_changed_metadata_is_noticed_too(weights: Path, tmp_path: Path) -> None:
 
 def test_foreign_older_and_missing_files_are_told_apart(weights: Path, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "foreign")
-    (tmp_path / "older").write_bytes(weights.read_bytes().replace(b"tinyomni 2", b"tinyomni 0"))
+    (tmp_path / "older").write_bytes(weights.read_bytes().replace(weights_file.FORMAT.encode(), b"tinyomni 0"))
     torch.save({"x": torch.zeros(2)}, tmp_path / "pickle")
     for name, words in [
-        ("foreign", r"foreign was not written by tinyomni, expected format 'tinyomni 2'"),
-        ("older", r"older has format 'tinyomni 0', expected format 'tinyomni 2'.*take both from one version"),
+        ("foreign", r"foreign was not written by tinyomni, expected format 'tinyomni 3'"),
+        ("older", r"older has format 'tinyomni 0', expected format 'tinyomni 3'.*take both from one version"),
         ("pickle", r"pickle is damaged, or not a safetensors file"),
     ]:
         with pytest.raises(ValueError, match=words):
@@ -254,6 +258,50 @@ def test_shipped_weights_answer_transcribe_and_speak() -> None:
     assert not torch.equal(omni.speech_codes("On the left.", 0), omni.speech_codes("On the left.", 1))
     said = omni.speak("There is a small blue star at the top.")
     assert "".join(omni.transcribe((said, 16_000))) == "There is a small blue star at the top."
+
+
+def test_int8_is_half_as_large_and_nearly_the_same(weights: Path, tmp_path: Path) -> None:
+    tensors, metadata = weights_file.read(weights)
+    small = tmp_path / "int8.safetensors"
+    weights_file.write(small, tensors, json.loads(metadata["config"]), BPETokenizer(), int8=True, thresholds={})
+    assert small.stat().st_size < 0.55 * weights.stat().st_size
+    assert {each.dtype for each in load_file(small).values()} == {torch.float16, torch.int8, torch.float32}
+    again = weights_file.read(small)[0]
+    assert again.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        if name + weights_file.SCALE in load_file(small):
+            step = tensor.flatten(1).abs().amax(1, keepdim=True) / 127
+            assert ((again[name] - tensor).flatten(1).abs() <= 0.5001 * step).all(), name
+        else:
+            assert torch.equal(again[name], tensor), name
+    assert torch.equal(again["codec.rvq.codebooks"], tensors["codec.rvq.codebooks"])
+    Omni.from_pretrained(small)
+    assert weights_file.number_types(small) == "matrices in int8, the rest in float16"
+    assert weights_file.number_types(weights) == "float16"
+
+
+@given(arrays(np.float32, array_shapes(min_dims=2, max_dims=3), elements=st.floats(-1e4, 1e4, width=32)))
+def test_quantization_rounds_to_the_nearest_step(numbers: np.ndarray) -> None:
+    x = torch.from_numpy(numbers)
+    steps, scale = weights_file.quantize(x)
+    error = (weights_file.dequantize(steps, scale) - x).flatten(1).abs()
+    assert (error <= 0.5001 * scale[:, None] + 1e-30).all() and steps.dtype == torch.int8 and steps.min() >= -127
+
+
+@pytest.mark.parametrize(("scale", "words"), [
+    (torch.ones(2), r"expected scales of shape \(256,\) for proj_v.weight in bad.safetensors, got \(2,\)"),
+    (torch.ones(256).half(), "got torch.int8 with torch.float16 in proj_v.weight"),
+    (torch.full((256,), torch.inf), "got NaN or infinity in proj_v.weight"),
+])  # fmt: skip
+def test_hostile_scales_are_refused(weights: Path, tmp_path: Path, scale: Tensor, words: str) -> None:
+    name, bad = "proj_v.weight", tmp_path / "bad.safetensors"
+    integers = weights_file.read(weights)[0][name].mul(100).to(torch.int8)
+    changed = {name: integers, name + weights_file.SCALE: scale}
+    with pytest.raises(InputError, match=words):
+        Omni.from_pretrained(forged(weights, bad, lambda tensors, _: tensors.update(changed)))
+    lone = {"x" + weights_file.SCALE: torch.ones(3)}
+    with pytest.raises(InputError, match=r"got torch\.float32 in x\.int8_scale"):
+        Omni.from_pretrained(forged(weights, bad, lambda tensors, _: tensors.update(lone)))
 
 
 def test_tensors_are_float16_and_no_pickle(weights: Path) -> None:

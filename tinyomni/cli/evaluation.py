@@ -42,6 +42,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     export.add_argument("--commit", default="", help="for the card, where it is not that of this checkout")
     export.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     export.add_argument("--allow-missed", action="store_true", help="write it although a threshold is missed")
+    export.add_argument("--float16", action="store_true", help="all weights in 16 bits, not in 8: twice the size")
     export.set_defaults(run=run_export)
 
     onnx = commands.add_parser("export-onnx", help="write the model as ONNX graphs, for onnxruntime or the live page")
@@ -99,6 +100,7 @@ def run_export(args: argparse.Namespace) -> int:
         measured,
         args.overwrite,
         args.allow_missed,
+        not args.float16,
     )
     say(f"{found}\n\n{out}: {out.stat().st_size / 1e6:.1f} MB; {out.parent / CARD}")
     return 0 if found.passed else 1

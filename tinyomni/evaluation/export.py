@@ -38,7 +38,7 @@ from tinyomni.training.recipe import RunDir
 from tinyomni.training.run import shipped_state
 from tinyomni.training.stage import Stage
 
-MAX_BYTES = 30_000_000
+MAX_BYTES = {False: 30_000_000, True: 20_000_000}  # of a file in float16, in int8
 TEACHER = "eye."  # tensors of the file that are not in Omni: what taught the image encoder
 
 
@@ -126,9 +126,12 @@ def export(
     measured: Path | None = None,
     overwrite: bool = False,
     allow_missed: bool = False,
+    int8: bool = True,
 ) -> Report:
-    """Write the weights to `out` and the card beside them. `measured` is the JSON of a report on these very weights, of
-    the stages or with `--weights`; what it does not hold is measured here, from the file.
+    """Write the weights to `out`, large matrices in int8 or else all in float16, and the card beside them.
+
+    `measured` is the JSON of a report on these very weights, of the stages or with `--weights`; what it does not hold
+    is measured here, from the file.
 
     Raises InputError where `out` exists, unless `overwrite`, and where a threshold is missed, unless `allow_missed`;
     then nothing is written.
@@ -150,10 +153,10 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix="tmp-export-") as folder:
         new = Path(folder) / out.name
-        weights_io.write(new, tensors, asdict(omni.cfg), omni.tokenizer, thresholds=omni.thresholds,
+        weights_io.write(new, tensors, asdict(omni.cfg), omni.tokenizer, int8, thresholds=omni.thresholds,
                          style=omni.style, made=made)  # fmt: skip
-        if (size := new.stat().st_size) > MAX_BYTES:
-            raise InputError(f"Export: {out} must have at most {MAX_BYTES:,} bytes, got {size:,}")
+        if (size := new.stat().st_size) > MAX_BYTES[int8]:
+            raise InputError(f"Export: {out} must have at most {MAX_BYTES[int8]:,} bytes, got {size:,}")
         unpacked, model = unpack(new, run_dir.folder / "shipped", run_dir.preset), Omni.from_pretrained(new)
         found = Report.load(measured) if measured else report(unpacked, n, model=model)
         if not any(each.metric.part in WHOLE_MODEL for each in found.results):

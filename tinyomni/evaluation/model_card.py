@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from tinyomni.config import TINY
+from tinyomni.evaluation.calibration import MAX_WRONG
 from tinyomni.evaluation.report import HEADINGS, MetricResult, Report
+from tinyomni.io.weights import number_types
 from tinyomni.training import stages
 from tinyomni.training.run import total_costs
 
@@ -18,10 +20,20 @@ CANNOT = """## What it cannot do
   to it; the metrics "outside the world" say how often it admits that.
 - It understands English as {makers} speaks it. No human voice was in its training. A spoken question can last 5 s.
 - It speaks in {voices} voices, learned from eSpeak NG. Sentences unlike those of its world are garbled.
-- "Unsure" is not a probability of being wrong. It says that the answer was less certain, by the mean log-probability of
-  its tokens, than {sure:.0%} of the right answers to validation questions.
+- "Unsure" is not a probability of being wrong. It says that the answer was less certain, by the log-probability of
+  {certainty}, than {sure:.0%} of the right answers to validation questions{stricter}.
 - It can be wrong with confidence: the metric "unsure: of wrong answers" says how often it noticed, if there were any.
 """
+
+
+CERTAINTY = {"plain": "its tokens on average", "wide": "its least certain token"}
+STRICTER = f", or than a stricter limit, where more than {MAX_WRONG:.0%} of those called sure were wrong"
+
+
+def style_of(made: dict[str, Any]) -> str:
+    """The style of the data of the last stage."""
+    style: str = made["stages"].get("omni", {}).get("settings", {}).get("style", "plain")
+    return style
 
 
 def makers_of(made: dict[str, Any]) -> str:
@@ -36,8 +48,8 @@ def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict
     lines = [
         "# Model card",
         "",
-        f"`{out.name}`: {out.stat().st_size / 1e6:.1f} MB, float16, safetensors; it contains the tokenizer, "
-        "all sizes and a SHA-256. The model sees one image, reads, hears and speaks, "
+        f"`{out.name}`: {out.stat().st_size / 1e6:.1f} MB, {number_types(out)}, safetensors; it contains the "
+        "tokenizer, all sizes and a SHA-256. The model sees one image, reads, hears and speaks, "
         "in a closed world of coloured shapes.",
         "",
         "## How it was made",
@@ -77,11 +89,17 @@ def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict
         *map(row, report.results),
         "",
         *([f"Not in this file, so not measured: {', '.join(report.missing)}.", ""] if report.missing else []),
-        "Thresholds of certainty (mean log-probability): "
+        f"Thresholds of certainty (log-probability of {CERTAINTY[style_of(made)]}): "
         + (", ".join(f"{name} {value:.3f}" for name, value in thresholds.items()) or "none, no answer was right")
         + ".",
         "",
-        CANNOT.format(voices=TINY.talker.voices, sure=sure, makers=makers_of(made)).rstrip(),
+        CANNOT.format(
+            voices=TINY.talker.voices,
+            sure=sure,
+            makers=makers_of(made),
+            certainty=CERTAINTY[style_of(made)],
+            stricter=STRICTER * (style_of(made) == "wide"),
+        ).rstrip(),
     ]
     return "\n".join(lines) + "\n"
 

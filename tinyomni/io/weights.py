@@ -1,9 +1,12 @@
-"""A trained model as one file: weights in half precision, and beside them everything that it takes to use them.
+"""A trained model as one file: weights in 16 or 8 bits, and beside them everything that it takes to use them.
 
     tensors      float16, by the names of `Omni`; `eye.…` is the contrastive text encoder, which only the report reads
+                 on request large matrices in int8: `NAME` and, in float32, `NAME.int8_scale`, one number per row
     metadata     format, version, config (sizes), tokenizer (the model file), thresholds, made (how), sha256
 
 It is a safetensors file: reading it runs no code. The checksum covers everything else in the file.
+
+Source: Dettmers et al., LLM.int8() (2022), arXiv:2208.07339, section 2: row-wise absmax quantization.
 """
 
 import base64
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Int8, Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,8 +28,9 @@ from tinyomni.config import STYLES, OmniConfig
 from tinyomni.errors import InputError, MissingFileError
 from tinyomni.tokenizer import BPETokenizer
 
-FORMAT = "tinyomni 2"
-FIRST_FORMAT = "tinyomni 1"  # the same with other keys in the metadata, see `translate`
+FORMAT = "tinyomni 3"
+FLOAT16_FORMAT = "tinyomni 2"  # the same without int8
+FIRST_FORMAT = "tinyomni 1"  # that with other keys in the metadata, see `translate`
 SHIPPED = Path(__file__).parents[1] / "weights" / "omni.safetensors"
 WHERE = "Omni.from_pretrained"
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError)  # what JSON of an unexpected form leads to
@@ -36,6 +40,9 @@ TABLES = ("thinker.tok_emb.weight", "eye.text.tok_emb.weight")
 
 The Talker's table is not among them: its last rows are voices.
 """
+
+SCALE = ".int8_scale"  # of the name of a tensor that is stored in int8
+LEAST_INT8 = 4096  # numbers in such a tensor; smaller ones take no room in float16 either
 
 Tensors = dict[str, Shaped[Tensor, "..."]]
 
@@ -51,12 +58,71 @@ def digest(tensors: Tensors, metadata: dict[str, str]) -> str:
     return total.hexdigest()
 
 
-def write(path: str | Path, tensors: Tensors, config: dict[str, Any], tokenizer: BPETokenizer, **more: Any) -> None:
-    """Write the file. `more` is kept as JSON. Raises InputError for a weight that half precision cannot hold."""
+def quantize(x: Float[Tensor, "rows *sizes"]) -> tuple[Int8[Tensor, "rows *sizes"], Float[Tensor, "rows"]]:
+    """Each row as integers within ±127 and the number that 1 stands for, so that its largest number becomes ±127."""
+    rows = x.float().flatten(1)
+    scale = rows.abs().amax(dim=1) / 127
+    steps = rows / torch.where(scale == 0, 1, scale)[:, None]
+    return steps.round().to(torch.int8).view_as(x), scale
+
+
+def dequantize(x: Int8[Tensor, "rows *sizes"], scale: Float[Tensor, "rows"]) -> Float[Tensor, "rows *sizes"]:
+    """What `quantize` was given, but for rounding: at most half a step."""
+    return (x.flatten(1) * scale[:, None]).view(x.shape)
+
+
+def stored(tensors: Tensors, int8: bool) -> Tensors:
+    """The tensors as they are in a file. Raises InputError for a weight that half precision cannot hold."""
     half = {name: tensor.detach().cpu().half().contiguous().clone() for name, tensor in tensors.items()}
     bad = [name for name, tensor in half.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
         raise InputError(f"Omni.save: {bad[0]} holds NaN, infinity or a number above 65504, which float16 cannot hold")
+    for name in [name for name in half if int8 and name.endswith(".weight")]:
+        if half[name].ndim > 1 and half[name].numel() >= LEAST_INT8:
+            half[name], half[name + SCALE] = quantize(tensors[name].detach().cpu())
+    return half
+
+
+def loaded(tensors: Tensors, name: str) -> Tensors:
+    """The tensors of a file as float32. Raises InputError for a number or type that `stored` does not write."""
+    found: Tensors = {}
+    for key, tensor in tensors.items():
+        if key.removesuffix(SCALE) != key and key.removesuffix(SCALE) in tensors:
+            continue
+        scale = tensors.get(key + SCALE)
+        dtypes = (tensor.dtype,) if scale is None else (tensor.dtype, scale.dtype)
+        if dtypes not in ((torch.float16,), (torch.int8, torch.float32)):
+            got = " with ".join(str(dtype) for dtype in dtypes)
+            raise InputError(f"{WHERE}: expected float16, or int8 with float32 scales, in {name}, got {got} in {key}")
+        if scale is not None and (tensor.ndim < 2 or scale.shape != tensor.shape[:1]):
+            expected, got = tuple(tensor.shape[:1]), tuple(scale.shape)
+            raise InputError(f"{WHERE}: expected scales of shape {expected} for {key} in {name}, got {got}")
+        found[key] = tensor.float() if scale is None else dequantize(tensor, scale)
+        if not bool(torch.isfinite(found[key]).all()):
+            raise InputError(f"{WHERE}: expected finite numbers in {name}, got NaN or infinity in {key}")
+    return found
+
+
+def number_types(path: Path) -> str:
+    """In which types a file holds its numbers, in words."""
+    with safe_open(path, framework="pt") as file:
+        int8 = any(name.endswith(SCALE) for name in file.keys())  # noqa: SIM118 (not a dict)
+    return "matrices in int8, the rest in float16" if int8 else "float16"
+
+
+def write(
+    path: str | Path,
+    tensors: Tensors,
+    config: dict[str, Any],
+    tokenizer: BPETokenizer,
+    int8: bool = False,
+    **more: Any,
+) -> None:
+    """Write the file, in float16 or with large matrices in int8. `more` is kept as JSON.
+
+    Raises InputError for a weight that half precision cannot hold.
+    """
+    data = stored(tensors, int8)
     metadata = {
         "format": FORMAT,
         "version": version("tinyomni"),
@@ -65,7 +131,7 @@ def write(path: str | Path, tensors: Tensors, config: dict[str, Any], tokenizer:
         "tokenizer": base64.b64encode(tokenizer.model).decode(),
         **{name: json.dumps(value) for name, value in more.items()},
     }
-    save_file(half, path, metadata=metadata | {"sha256": digest(half, metadata)})
+    save_file(data, path, metadata=metadata | {"sha256": digest(data, metadata)})
 
 
 def read(path: str | Path | None = None) -> tuple[Tensors, dict[str, str]]:
@@ -89,7 +155,7 @@ def read(path: str | Path | None = None) -> tuple[Tensors, dict[str, str]]:
     except SafetensorError as error:
         raise InputError(f"{WHERE}: {source.name} is damaged, or not a safetensors file ({error}). {again}.") from error
     found = metadata.get("format", "")
-    if found not in (FORMAT, FIRST_FORMAT):
+    if found not in (FORMAT, FLOAT16_FORMAT, FIRST_FORMAT):
         kind = f"has format {found!r}" if found.startswith("tinyomni ") else "was not written by tinyomni"
         raise InputError(
             f"{WHERE}: {source.name} {kind}, expected format {FORMAT!r}. Weights and library go together: "
@@ -101,10 +167,7 @@ def read(path: str | Path | None = None) -> tuple[Tensors, dict[str, str]]:
         )
     if digest(tensors, {name: text for name, text in metadata.items() if name != "sha256"}) != metadata.get("sha256"):
         raise InputError(f"{WHERE}: {source.name} is damaged: its checksum does not match. {again}.")
-    for tensor_name, tensor in tensors.items():
-        if tensor.dtype != torch.float16 or not bool(torch.isfinite(tensor).all()):
-            is_ = "NaN or infinity" if tensor.dtype == torch.float16 else str(tensor.dtype)
-            raise InputError(f"{WHERE}: expected finite float16 numbers in {source.name}, got {is_} in {tensor_name}")
+    numbers = loaded(tensors, source.name)
     try:
         metadata = translate(metadata) if found == FIRST_FORMAT else metadata
         for key in ("config", "thresholds", "made"):
@@ -112,7 +175,7 @@ def read(path: str | Path | None = None) -> tuple[Tensors, dict[str, str]]:
                 raise TypeError(f"{key}: expected a JSON object")
     except (*MALFORMED, RecursionError) as error:
         raise InputError(f"{WHERE}: the metadata of {source.name} cannot be read: {error}. {again}.") from error
-    return {name: tensor.float() for name, tensor in tensors.items()}, metadata
+    return numbers, metadata
 
 
 def style_of(metadata: dict[str, str], name: str) -> str:
