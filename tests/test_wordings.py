@@ -1,6 +1,8 @@
 """Questions as people word them: answers stay true, families are held out, follow-ups refer to what came before."""
 
 import random
+import re
+import string
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from tinyomni import TINY, Omni
 from tinyomni.apps.chat import Session, history
 from tinyomni.data import unanswerable, wordings, world
 from tinyomni.data.datasets import Scenes, Speech
-from tinyomni.data.wordings import HELD_OUT, HISTORY, SMALL_TALK, TEMPLATES, Turn
+from tinyomni.data.wordings import HELD_OUT, HISTORY, SMALL_TALK, TEMPLATES, WRITTEN, Turn
 from tinyomni.evaluation.calibration import threshold, validation_wording
 from tinyomni.reply import parse_reply, split_reply
 from tinyomni.tokenizer import BPETokenizer, train_tokenizer
@@ -34,14 +36,16 @@ def answer_of(things: list[world.Thing], kind: str, key: str) -> str:
 
 def test_every_answer_is_true_in_every_wording() -> None:
     rng, kinds = random.Random(0), Counter[str]()
-    for things in SCENES * 3:
-        question = wordings.draw_question(things, rng)
-        assert question.kind is not None and question.key is not None and question.text.endswith((".", "?"))
+    for things, family in [(things, family) for things in SCENES for family in (None, None, "people", "others")]:
+        question = wordings.draw_question(things, rng, family)
+        assert question.kind is not None and question.key is not None
+        assert "{" not in question.text
         kinds[question.kind] += 1
-        if question.text.startswith("Is the ") and question.answer in ("Yes.", "No."):
-            asked = question.text.removesuffix("?").split(" ", 3)[3]
+        if question.kind in world.FIELDS and question.answer in ("Yes.", "No."):
             thing = next(t for t in things if t.shape == question.key)
-            assert (asked in (thing.colour, thing.size, thing.place)) == (question.answer == "Yes.")
+            asked = [value for value in world.FIELDS[question.kind] if re.search(rf"\b{value}\b", question.text)]
+            assert getattr(thing, question.kind).split()[-1] == question.value and len(asked) == 1, question
+            assert (asked[0] == getattr(thing, question.kind)) == (question.answer == "Yes."), question
         elif question.value is not None and " " in question.value:
             thing = next(t for t in things if t.place.endswith(question.key))
             assert question.answer.lower() == f"{world.with_article(f'{thing.colour} {thing.shape}')}."
@@ -56,8 +60,35 @@ def test_held_out_wordings_are_in_no_training_question() -> None:
     asked = {wordings.draw_question(things, rng).text for things in SCENES * 4}
     for things in SCENES:
         question = world.draw_question(things, rng)
-        assert wordings.reword(question, things, rng, HELD_OUT[0]) not in asked
+        assert all(wordings.reword(question, things, rng, family) not in asked for family in HELD_OUT)
+    people, others = (
+        {" ".join(re.findall(r"[\w{}']+", each.lower())) for kind in kinds.values() for each in kind}
+        for kinds in (WRITTEN["people"], WRITTEN["others"])
+    )
+    assert not people & others and len(people) > 600 and len(others) > 200
     assert not set(HELD_OUT) & set(wordings.families("train"))
+
+
+PLACEHOLDERS = {
+    "colour": "the", "shape": "the", "size": "the", "place": "the", "existence": "a", "count": "things", "at": "place",
+    "is": "the value", "choice": "the one other", "describe": "", "it_colour": "", "it_size": "", "it_place": "",
+    "and_the": "the",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", WRITTEN)
+def test_what_people_wrote_has_the_placeholders_of_its_kind(family: str) -> None:
+    assert WRITTEN[family].keys() == PLACEHOLDERS.keys()
+    for kind, templates in WRITTEN[family].items():
+        for template in templates:
+            names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+            assert sorted(names) == sorted(PLACEHOLDERS[kind].split()), (kind, template)
+
+
+def test_spoken_questions_are_those_of_the_grammar() -> None:
+    rng = random.Random(3)
+    words = {word for each in SCENES for word in wordings.draw_question(each, rng, spoken=True).text.lower().split()}
+    assert not words & {"pic", "pls", "hey", "drawing", "screen"}
 
 
 def test_a_choice_offers_the_right_answer_and_a_wrong_one_and_never_what_is_not_there() -> None:
@@ -76,7 +107,8 @@ def test_a_conversation_has_three_turns_at_most_and_its_follow_ups_are_true() ->
     for things in SCENES:
         turns, question = wordings.conversation(things, rng)
         assert 1 <= len(turns) <= HISTORY
-        if " it" in question.text or "And the" in question.text:
+        says_it = re.search(r"\b(it|that one)\b", question.text) and question.answer not in ("Yes.", "No.")
+        if says_it and question.kind in wordings.FOLLOW_UPS:
             referring += question.kind in ("colour", "shape", "size", "place")
             assert question.answer == answer_of(list(things), str(question.kind), str(question.key))
         text = wordings.prompt(turns, question.text)

@@ -168,7 +168,7 @@ class Scenes(Dataset[Sample]):
         rng = random.Random(f"{self.seed} {self.split} sample {index}")
         question = world.draw_question(things, rng, self.accepts)
         if self.style == "wide" and self.speech and rng.random() < SPOKEN_WORDINGS:
-            question = wordings.draw_question(things, rng)
+            question = wordings.draw_question(things, rng, spoken=True)
         image, shown = self.draw(index, things, rng.randrange(2**32))
         sample = Sample(
             index=index,
@@ -250,7 +250,7 @@ def worded(split: str, index: int, seed: int = 0) -> str:
     rng = random.Random(f"{seed} {split} worded {index}")
     kind = rng.random()
     if kind < 0.7:
-        return wordings.draw_question(world.draw_scene(split, index, seed), rng).text
+        return wordings.draw_question(world.draw_scene(split, index, seed), rng, spoken=True).text
     talk = [*wordings.SMALL_TALK, *wordings.SMALL_TALK.values(), *wordings.DESCRIBE]
     return rng.choice(talk) if kind < 0.9 else rng.choice(list(unanswerable.UNCLEAR_IMAGES.values()))
 

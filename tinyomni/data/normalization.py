@@ -24,7 +24,7 @@ import string
 import unicodedata
 from collections.abc import Sequence
 
-from tinyomni.data import unanswerable, world
+from tinyomni.data import unanswerable, wordings, world
 from tinyomni.data.world import PHRASES, SHAPES
 
 QUESTION_WORDS = frozenset({
@@ -54,9 +54,15 @@ def vocabulary() -> frozenset[str]:
 
 @functools.cache
 def known_words() -> frozenset[str]:
-    """Words that are no typing errors: those of the world, and of questions that it does not answer."""
+    """Words that are no typing errors: those of the world, of questions that it does not answer, and the longer ones of
+    what people wrote; their shortest ones hold errors (`wat`).
+    """
     open_questions = {word.strip("?{}").lower() for text in unanswerable.OPEN for word in text.split()}
-    return vocabulary() | set(unanswerable.NOUNS) | open_questions | {"a", "an", "colours", "coloured", "centre"}
+    written = " ".join(each for templates in wordings.WRITTEN["people"].values() for each in templates)
+    people = {word for word in re.findall(r"[a-z]+", written.lower()) if len(word) >= LONG}
+    return (
+        vocabulary() | set(unanswerable.NOUNS) | open_questions | people | {"a", "an", "colours", "coloured", "centre"}
+    )
 
 
 @functools.cache

@@ -3,13 +3,17 @@
     Question("colour", "What colour is the star?", …) → "Which color does the star have", "is the star red or blue?"
 
 The answer and what is looked up stay those of the question, so that reading is all that has to be learned. Templates
-are sorted into families; those of HELD_OUT are never trained on, and tell how well other wordings are understood.
+are sorted into families; those of HELD_OUT are never trained on, and tell how well other wordings are understood. The
+families `people` and `others` are no grammar: `assets/wordings.json` has what various authors wrote who had seen none
+of it, nor one another's.
 Beside them: typing errors, conversations, in which a question refers to the one before it, and small talk.
 """
 
+import json
 import random
 import string
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from tinyomni.data import unanswerable, world
@@ -63,8 +67,18 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 """Of each kind of question the families of its wordings."""
-HELD_OUT = ("name",)
+WRITTEN: dict[str, dict[str, list[str]]] = json.loads(
+    (Path(__file__).parent.parent / "assets" / "wordings.json").read_text(encoding="utf-8")
+)
+"""Families of what people wrote → kinds of questions → templates.
+
+Beside the kinds above: `at` asks what is at a place, `is` whether a thing has a value, `choice` which of two it has,
+`describe` for a description, `it_…` refers to the thing before, and `and_the` to the question before.
+"""
+HELD_OUT = ("name", "others")
 """Families that training never has."""
+GRAMMAR = tuple(name for name in TEMPLATES["colour"] if name not in HELD_OUT)
+"""Those that training has, of the grammar."""
 DESCRIBE = (
     "Describe the image.", "What do you see in this image?", "What do you see?", "Describe this image.",
     "What is in the image?", "What is in this picture?", "Describe what you see.", "Tell me what you see.",
@@ -82,6 +96,8 @@ SMALL_TALK = {
 }  # fmt: skip
 KEYS_OF_LETTERS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 P_PLAIN = 0.25  # how often a question keeps the world's own wording
+P_PEOPLE = 0.6  # how often, of the others, a typed question is worded as people wrote it
+P_CHOICE = 0.15  # how often such a question offers two answers
 P_CARELESS = 0.35  # how often it is typed carelessly
 
 
@@ -97,8 +113,7 @@ class Turn(NamedTuple):
 
 def families(split: str) -> tuple[str, ...]:
     """The families of wordings that a split has: training those that are not held out, `held out` the others."""
-    names = tuple(TEMPLATES["colour"])
-    return HELD_OUT if split == "held out" else tuple(name for name in names if name not in HELD_OUT)
+    return HELD_OUT if split == "held out" else (*GRAMMAR, "people")
 
 
 def the_thing(question: Question, things: Sequence[Thing], rng: random.Random) -> str:
@@ -114,45 +129,50 @@ def reword(question: Question, things: Sequence[Thing], rng: random.Random, fami
     """A question of the world in another wording of the family; its answer stays the same."""
     if question.kind is None or question.key is None or question.value is None:
         return question.text
-    if family == "choice" and question.answer == unanswerable.DO_NOT_KNOW:  # it would name a right answer
+    known = question.answer != unanswerable.DO_NOT_KNOW  # else a choice would name a right answer
+    if family == "choice" and not known:
         family = "what"
-    template = rng.choice(TEMPLATES[question.kind][family])
+    template = rng.choice(WRITTEN[family][question.kind] if family in WRITTEN else TEMPLATES[question.kind][family])
     if question.kind == "existence":
         return template.format(a=with_article(question.key))
     if question.kind == "count":
         plural = rng.choice(NOUNS) + "s" if question.key == "things" else question.key
         return template.format(things=plural)
-    value = question.answer[0].lower() + question.answer[1:].removesuffix(".")
+    the, value = the_thing(question, things, rng), question.answer[0].lower() + question.answer[1:].removesuffix(".")
     other = value
     while other == value or other == question.key:
         other = rng.choice(FIELDS[question.kind])
         other = with_article(other) if question.kind == "shape" else other
-    return template.format(the=the_thing(question, things, rng), value=value, other=other)
+    if family in WRITTEN and known and rng.random() < P_CHOICE:
+        one, other = rng.sample((value, other), 2)
+        return rng.choice(WRITTEN[family]["choice"]).format(the=the, one=one, other=other)
+    return template.format(the=the, value=value, other=other)
 
 
 # ---- more questions -------------------------------------------------------------------------------------------------
 
 
-def counts_of_a_field(things: Sequence[Thing], rng: random.Random) -> Question:
+def counts_of_a_field(things: Sequence[Thing], rng: random.Random, family: str | None = None) -> Question:
     """How many big things, or red ones, are there?"""
     by = rng.choice(("size", "colour"))
     there = [getattr(thing, by) for thing in things]
     word = rng.choice(there) if there and rng.random() < 0.7 else rng.choice(SIZES if by == "size" else COLOURS)
     value, noun = NUMBERS[there.count(word)], rng.choice(NOUNS) + "s"
-    end = rng.choice(("", " are there", " do you see"))
-    return Question("count", f"How many {word} {noun}{end}?", as_sentence(value), f"{word} things", value)
+    templates = [f"How many {{things}}{end}?" for end in ("", " are there", " do you see")]
+    text = rng.choice(WRITTEN[family]["count"] if family in WRITTEN else templates).format(things=f"{word} {noun}")
+    return Question("count", text, as_sentence(value), f"{word} things", value)
 
 
-def what_is_there(things: Sequence[Thing], rng: random.Random) -> Question:
+def what_is_there(things: Sequence[Thing], rng: random.Random, family: str | None = None) -> Question:
     """What is on the left? Two words are looked up: `left red star`."""
     thing = rng.choice(list(things))
-    start = rng.choice(("What is", "What do you see", "Which thing is", "What is there"))
+    templates = [f"{start} {{place}}?" for start in ("What is", "What do you see", "Which thing is", "What is there")]
+    text = rng.choice(WRITTEN[family]["at"] if family in WRITTEN else templates).format(place=thing.place)
     value = f"{thing.colour} {thing.shape}"
-    return Question("shape", f"{start} {thing.place}?", as_sentence(with_article(value)),
-                    thing.place.split()[-1], value)  # fmt: skip
+    return Question("shape", text, as_sentence(with_article(value)), thing.place.split()[-1], value)
 
 
-def is_it(things: Sequence[Thing], rng: random.Random) -> Question | None:
+def is_it(things: Sequence[Thing], rng: random.Random, family: str | None = None) -> Question | None:
     """Is the star red? The field is looked up, and compared."""
     single = [thing for thing in things if world.count_shape(things, thing.shape) == 1]
     if not single:
@@ -161,24 +181,38 @@ def is_it(things: Sequence[Thing], rng: random.Random) -> Question | None:
     value = getattr(thing, field)
     asked = value if rng.random() < 0.5 else rng.choice([each for each in FIELDS[field] if each != value])
     answer = "Yes." if asked == value else "No."
-    return Question(field, f"Is the {thing.shape} {asked}?", answer, thing.shape, value.split()[-1])
+    template = rng.choice(WRITTEN[family]["is"]) if family in WRITTEN else "Is {the} {value}?"
+    text = template.format(the=f"the {thing.shape}", value=asked)
+    return Question(field, text, answer, thing.shape, value.split()[-1])
 
 
-def draw_question(things: Sequence[Thing], rng: random.Random, family: str | None = None) -> Question:
-    """A question as a person asks it, with its answer and what is looked up."""
-    extra = rng.random() if family is None else 1.0
-    if extra < 0.08:
-        return counts_of_a_field(things, rng)
-    if extra < 0.14:
-        return what_is_there(things, rng)
-    if extra < 0.2 and (found := is_it(things, rng)):
-        return found
+def draw_family(rng: random.Random) -> str:
+    """A family of the training split, for a question that is typed."""
+    return "people" if rng.random() < P_PEOPLE else rng.choice(GRAMMAR)
+
+
+def draw_question(
+    things: Sequence[Thing], rng: random.Random, family: str | None = None, spoken: bool = False
+) -> Question:
+    """A question as a person asks it, with its answer and what is looked up; without a family, of the training split.
+
+    What people wrote is typed, and not meant to be spoken (`pls`), so a spoken question is of the grammar.
+    """
+    chosen = family or ("people" if not spoken and rng.random() < P_PEOPLE else None)
+    extra = rng.random() if family is None or family in WRITTEN else 1.0
+    if things and extra < 0.2:
+        if extra < 0.08:
+            return counts_of_a_field(things, rng, chosen)
+        if extra < 0.14:
+            return what_is_there(things, rng, chosen)
+        if found := is_it(things, rng, chosen):
+            return found
     question = world.draw_question(things, rng)
-    if family is None:
+    if chosen is None:
         if rng.random() < P_PLAIN:
             return question
-        family = rng.choice(families("train"))
-    text = reword(question, things, rng, family)
+        chosen = rng.choice(GRAMMAR)
+    text = reword(question, things, rng, chosen)
     return Question(question.kind, text, question.answer, question.key, question.value)
 
 
@@ -238,6 +272,7 @@ HISTORY = 3  # questions before the last one, at most
 
 def follow_up(before: Question, things: Sequence[Thing], rng: random.Random) -> Question | None:
     """A question that only the one before it explains: `And the star?`, `Where is it?`; None where there is none."""
+    written = WRITTEN["people"]
     if before.kind not in FIELDS or before.key is None or before.value is None:
         return None
     by = "shape" if before.key in SHAPES else "colour" if before.key in COLOURS else None
@@ -254,10 +289,13 @@ def follow_up(before: Question, things: Sequence[Thing], rng: random.Random) -> 
             key, value = getattr(other, by), getattr(other, before.kind)
             the = f"the {key}" if by == "shape" else f"the {key} {rng.choice(NOUNS)}"
             answer = as_sentence(with_article(value) if before.kind == "shape" else value)
-            return Question(before.kind, rng.choice(SAME).format(the=the), answer, key, value.split()[-1])
+            return Question(
+                before.kind, rng.choice((*SAME, *written["and_the"])).format(the=the), answer, key, value.split()[-1]
+            )
     field = rng.choice([name for name in FOLLOW_UPS if name not in (before.kind, by)])
     value = getattr(asked[0], field)
-    return Question(field, rng.choice(FOLLOW_UPS[field]), as_sentence(value), before.key, value.split()[-1])
+    text = rng.choice((*FOLLOW_UPS[field], *written[f"it_{field}"]))
+    return Question(field, text, as_sentence(value), before.key, value.split()[-1])
 
 
 def conversation(things: Sequence[Thing], rng: random.Random) -> tuple[list[Turn], Question]:

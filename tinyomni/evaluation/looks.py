@@ -109,10 +109,9 @@ def worded(omni: Omni, family: str, n: int, careless: bool = False) -> tuple[Rat
     right, sure_and_wrong = [], []
     for index in range(n):
         rng, things = random.Random(f"{family} {index}"), world.draw_scene("test", index, seed=4)
-        question = world.draw_question(things, rng)
-        text = wordings.reword(question, things, rng, family)
+        question = wordings.draw_question(things, rng, family)
         image = independent_renderer.draw(things, "plain", index)
-        reply = ask(omni, wordings.careless(text, rng) if careless else text, image)
+        reply = ask(omni, wordings.careless(question.text, rng) if careless else question.text, image)
         right.append(reply.answer.lower() == question.answer.lower())
         if not reply.unsure:
             sure_and_wrong.append(not right[-1])

@@ -27,6 +27,7 @@ from torch.utils.data import Dataset, Subset
 from tinyomni.data import retrieval, unanswerable, wordings, world
 from tinyomni.data.datasets import Encode, Lines, Sample, Scenes, Speech, Utterance, pixels
 from tinyomni.data.manifests import COLUMNS, Item
+from tinyomni.data.normalization import normalize_question
 from tinyomni.data.world import Question
 from tinyomni.reply import SCRATCHPAD_END
 from tinyomni.tokenizer import BOS, EOS, Separators
@@ -49,6 +50,8 @@ TYPED = 8  # typed questions in an item
 SHORT, LONG = 2, 3  # retrieval examples in it: short lists, whole descriptions
 WARMUP_LISTS = 16  # short lists in an item of the warm-up, which holds nothing else
 
+P_NORMALIZED = 0.8  # how often what is typed is read as the apps read it; the library's own calls do not
+
 Featurize = Callable[[OmniExample], OmniExample]
 
 
@@ -57,6 +60,12 @@ def scratchpad(scene: str, question: Question) -> str:
     found = retrieval.lookup(question)
     before = f"{scene} {found}" if found else scene.removesuffix(".")
     return f"{before}{SCRATCHPAD_END}{question.answer}"
+
+
+def as_typed(text: str, rng: random.Random) -> str:
+    """The text as it reaches the model: typed, now and then carelessly, and mostly normalized."""
+    text = wordings.typed(text, rng)
+    return normalize_question(text) if rng.random() < P_NORMALIZED else text
 
 
 class OmniMixture(Dataset[list[OmniExample]]):
@@ -144,21 +153,23 @@ class OmniMixture(Dataset[list[OmniExample]]):
             question = world.draw_question(things, rng)
             return question.text, question
         if rng.random() < 1 / 3:
-            history, question = wordings.conversation(things, rng)
-            return wordings.prompt(history, wordings.typed(question.text, rng)), question
+            turns, question = wordings.conversation(things, rng)
+            history = [turn._replace(question=normalize_question(turn.question)) for turn in turns]
+            return wordings.prompt(history, as_typed(question.text, rng)), question
         question = wordings.draw_question(things, rng)
-        return wordings.typed(question.text, rng), question
+        return as_typed(question.text, rng), question
 
     def describe(self, rng: random.Random) -> str:
         """Ask for a description."""
-        return wordings.typed(rng.choice(wordings.DESCRIBE), rng)
+        texts = wordings.WRITTEN["people"]["describe"] if rng.random() < wordings.P_PEOPLE else wordings.DESCRIBE
+        return as_typed(rng.choice(texts), rng)
 
     def small_talk(self, index: int, scene: OmniExample, rng: random.Random) -> OmniExample:
         """Text alone, or small talk, every other time while an image is there."""
         if rng.random() < 0.4:
             return self.text_example(index, rng)
         text, answer = rng.choice(list(wordings.SMALL_TALK.items()))
-        return self.example(wordings.typed(text, rng), answer, image=scene.image if rng.random() < 0.5 else None)
+        return self.example(as_typed(text, rng), answer, image=scene.image if rng.random() < 0.5 else None)
 
     def unclear_example(self, things: list[world.Thing], rng: random.Random) -> OmniExample:
         """An image that has no description: its sentence, or a question, whose answer is not known. In an empty one
@@ -172,10 +183,10 @@ class OmniMixture(Dataset[list[OmniExample]]):
             return self.example(self.describe(rng), said, **inputs)
         question = unanswerable.unanswered(wordings.draw_question(things, rng))
         if kind == "empty" and rng.random() < 0.3:
-            question = wordings.draw_question([], rng, rng.choice(wordings.families("train")))
+            question = wordings.draw_question([], rng)
         elif kind == "too many" and question.kind == "count":
             question = replace(question, answer=unanswerable.COUNT_TO_THREE)
-        return self.question_example(wordings.typed(question.text, rng), said, question, **inputs)
+        return self.question_example(as_typed(question.text, rng), said, question, **inputs)
 
     def retrieval_examples(self, rng: random.Random, short: int, long: int = 0) -> list[OmniExample]:
         """Short lists and whole descriptions, of two things or three, in each of which much is looked up.
@@ -231,8 +242,8 @@ class OmniMixture(Dataset[list[OmniExample]]):
             question = unanswerable.question(things, rng, split)
             text = question.text
             if self.style == "wide":
-                family = rng.choice(wordings.families("train"))
-                text = wordings.typed(wordings.reword(question, things, rng, family), rng)
+                family = wordings.draw_family(rng)
+                text = as_typed(wordings.reword(question, things, rng, family), rng)
             return self.question_example(text, world.ordered_description(things), question, image=scene.image)
         if kind == "audio":
             example = self.example("", unanswerable.HEARD_NOTHING, audio=unanswerable.audio(rng, split))
