@@ -108,8 +108,8 @@ def test_an_interrupted_run_ends_at_once_and_keeps_what_is_done(tmp_path: Path) 
 
 
 @pytest.mark.skipif(not FORKS, reason="forked processes are for Linux")
-@pytest.mark.parametrize("mode", ["namespaces", "subreaper", "group"])
-def test_every_mode_gives_the_same_verdicts(mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["namespaces", "subreaper"])
+def test_both_modes_that_fork_give_the_same_verdicts(mode: str, tmp_path: Path) -> None:
     path = save(tmp_path / "03_attention.ipynb", "import torch, os", RIGHT, "os.fork() or os._exit(1)", WRONG)
     try:
         result = grade_notebook(path, modes=(mode,))
@@ -285,7 +285,7 @@ def test_nbgrader_grades_from_assignment_to_feedback(name: str, tmp_path: Path) 
             for cell in programs:
                 cell["source"] = solved[cell["id"]]
         if student == "one_wrong":
-            programs[0]["source"] = "def nothing(): pass"
+            programs[-1]["source"] = "def nothing(): pass"  # no other answer calls the last one
         folder = tmp_path / "submitted" / student / name
         folder.mkdir(parents=True)
         (folder / solution.name).write_text(json.dumps(released), encoding="utf-8")

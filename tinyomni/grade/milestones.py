@@ -76,7 +76,7 @@ def write_speech(omni: Omni, text: str, sound: Path, report: Report) -> None:
 MILESTONES = {
     "05": Milestone("your Thinker writes", write_text),
     "08": Milestone("your encoders see and hear", see_and_hear),
-    "11": Milestone("your voice speaks", say_sentence),
+    "11": Milestone("your Talker speaks", say_sentence),
     "17": Milestone("your omni model answers a spoken question about an image", answer_aloud),
 }
 
