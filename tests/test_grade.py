@@ -27,6 +27,7 @@ from tinyomni.grade import check, encoding, progress, swap
 from tinyomni.grade.build import STUB, find_solutions, has_answers, make_exercises, remove_solutions
 from tinyomni.grade.comparison import find_difference
 from tinyomni.grade.exercise import (
+    GRADIENTS,
     AnswerError,
     Exercise,
     Outcome,
@@ -169,7 +170,7 @@ def is_loose(hint: Any, name: str) -> bool:
 @each_exercise
 def test_the_oracle_fits_its_annotations(one: Exercise) -> None:
     for case in one.all_cases:
-        if case.expected.error is None:
+        if case.expected.error is None and case.name != GRADIENTS:
             wrong = annotations.mismatched({**case.inputs, "return": case.expected.value}, one.hints)
             assert wrong is None, f"{wrong} in the case “{case.name}”"
     for name in one.signature.parameters:

@@ -12,7 +12,7 @@ from tinyomni.tracing import annotations
 
 MAX_PRINTED = 12  # a tensor of at most so many numbers is printed in full
 
-Kind = Literal["type", "shape", "dtype", "values", "error", "no error", "modified"]
+Kind = Literal["type", "shape", "dtype", "values", "gradient", "error", "no error", "modified"]
 
 
 class Difference(NamedTuple):
@@ -71,11 +71,13 @@ def type_name(value: Any) -> str:
 
 
 def same_type(expected: Any, actual: Any) -> bool:
-    """Does the type match? An int passes for a float; a bool passes for neither."""
+    """Does the type match? An int passes for a float, a list for a tuple; a bool passes for no number."""
     if isinstance(expected, bool) or isinstance(actual, bool):
         return isinstance(expected, bool) and isinstance(actual, bool)
     if isinstance(expected, float):
         return isinstance(actual, (int, float))
+    if isinstance(expected, tuple):
+        return isinstance(actual, (tuple, list))
     return isinstance(actual, Tensor if isinstance(expected, Tensor) else type(expected))
 
 

@@ -16,6 +16,7 @@
 The decorated function gives the exercise its name, its typed signature and the names of the axes.
 """
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -24,14 +25,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tinyomni.grade.comparison import format_value
 from tinyomni.tracing import annotations
 
 Answer = Callable[..., Any]
+GRADIENTS = "gradients"  # the derived case that compares these, not the result
 
 
 class RandomInputs:
@@ -55,6 +59,19 @@ class RandomInputs:
 
 class AnswerError(Exception):
     """An answer that cannot be used as it is; the text is for the learner."""
+
+
+class Forbid(TorchFunctionMode):
+    """Raises AnswerError where a function of these names runs, whatever it was called by: also inside a module."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.names = names
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (name := getattr(func, "__name__", "")) in self.names:
+            raise AnswerError(f"torch's own `{name}` ran: here the task is to write it yourself")
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -118,11 +135,14 @@ class Exercise:
         float64: bool = True,
         starter: Answer | None = None,
         taught_in: str = "",
+        gradients: tuple[str, ...] = (),
+        forbidden: tuple[str, ...] = (),
     ) -> None:
         self.oracle, self.name = oracle, oracle.__name__
         self.title, self.minutes, self.level = title, minutes, level
         self.answer_name = answer_name or self.name
         self.raises, self.rtol, self.atol, self.float64, self.starter = raises, rtol, atol, float64, starter
+        self.gradients, self.forbidden = gradients, forbidden
         self.signature = inspect.signature(oracle)
         self.hints = annotations.hints_of(oracle)
         self.mutants: list[Mutant] = []
@@ -181,7 +201,9 @@ class Exercise:
 
     def run(self, answer: Answer, inputs: dict[str, Any]) -> Outcome:
         """Call an answer on a copy of the inputs, from a fixed random state."""
-        return observe(functools.partial(self._invoke, answer) if self._invoke else self.caller(answer), inputs)
+        call = functools.partial(self._invoke, answer) if self._invoke else self.caller(answer)
+        with Forbid(self.forbidden) if self.forbidden else contextlib.nullcontext():
+            return observe(call, inputs)
 
     def caller(self, answer: Answer) -> Answer:
         """Positional arguments as far as the inputs have no gap, so that a learner may rename the parameters."""
@@ -208,7 +230,7 @@ class Exercise:
         cases = []
         for name, inputs, derived in self.all_inputs():
             # the oracle takes the inputs as they are, however an answer is invoked
-            expected = observe(self.oracle, inputs)
+            expected = self.expected_gradients(inputs) if name == GRADIENTS else observe(self.oracle, inputs)
             if expected.error is not None and not isinstance(expected.error, self.raises):
                 raise ValueError(f"exercise {self.name}: the oracle fails in case “{name}”") from expected.error
             if expected.modified:
@@ -216,17 +238,30 @@ class Exercise:
             cases.append(Case(name, inputs, expected, derived))
         return cases
 
+    def expected_gradients(self, inputs: dict[str, Any]) -> Outcome:
+        """Those of the oracle; if it works with plain numbers, of the first alternative that has them."""
+        outcomes = [observe(self.oracle, inputs), *(self.run(right, inputs) for right in self.alternatives)]
+        return next((each for each in outcomes if each.error is None), outcomes[0])
+
     @functools.cached_property
     def mutant_outcomes(self) -> list[list[Outcome]]:
         """The outcome of each mutant in each case."""
         return [[self.run(mutant.function, case.inputs) for case in self.all_cases] for mutant in self.mutants]
 
     def derived_cases(self, first: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The first case with another memory layout and in double precision."""
+        """The first case with another memory layout, in double precision, and with a look at the gradients."""
         if any(isinstance(value, Tensor) and value.ndim for value in first.values()):
             yield "not contiguous in memory", {name: non_contiguous(value) for name, value in first.items()}
         if self.float64 and any(isinstance(value, Tensor) and value.is_floating_point() for value in first.values()):
             yield "float64", {name: to_float64(value) for name, value in first.items()}
+        if self.gradients:
+            yield (
+                GRADIENTS,
+                {
+                    name: value.clone().requires_grad_() if name in self.gradients else value
+                    for name, value in first.items()
+                },
+            )
 
     def hint(self, name: str) -> Any:
         """The annotation of an input, or of the result (`return`)."""
@@ -247,6 +282,7 @@ def exercise(title: str, minutes: int, level: int, **options: Any) -> Callable[[
     `answer_name`: the name that the learner defines, where it differs (a class). `raises`: the errors that some cases
     expect. `rtol`, `atol`: the tolerances. `float64=False`: no case in double precision. `starter`: the broken program
     in the stub, where there is something to debug. `taught_in`: the lesson that explains it, if it is another one.
+    `gradients`: the inputs that training needs a gradient of. `forbidden`: torch functions that must not run.
     """
     return lambda oracle: Exercise(oracle, title, minutes, level, **options)
 
@@ -260,10 +296,37 @@ def observe(function: Answer, inputs: dict[str, Any]) -> Outcome:
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         try:
-            value = function(**copies)
+            value = to_python(function(**copies))
+            if leaves := {name: x for name, x in copies.items() if isinstance(x, Tensor) and x.requires_grad}:
+                value = gradients_of(value, leaves)
         except (Exception, SystemExit) as error:  # whatever a learner's code raises belongs in the verdict
             return Outcome(error=error)
     return Outcome(value, modified=tuple(name for name in inputs if not unchanged(inputs[name], copies[name])))
+
+
+def gradients_of(value: Any, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradient of each input, from a sum of the results with unequal weights. Raises AnswerError for none."""
+    results = [x for x in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(x, Tensor)]
+    total = sum((x.flatten() * torch.arange(1.0, x.numel() + 1).cos().to(x.dtype)).sum() for x in results)
+    names = list(leaves)
+    if isinstance(total, Tensor) and total.requires_grad:
+        found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        names = [name for name, gradient in zip(leaves, found, strict=True) if gradient is None]
+    if names:
+        raise AnswerError(
+            f"no gradient reaches {' and '.join(names)}: "
+            "is a value detached, by `detach`, `data`, `item`, `torch.tensor` or `no_grad`?"
+        )
+    return {f"gradient of {name}": gradient for name, gradient in zip(leaves, found, strict=True)}
+
+
+def to_python(value: Any) -> Any:
+    """NumPy's scalars as Python's numbers, in lists and tuples too."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(to_python(item) for item in value)
+    return value
 
 
 def non_contiguous(value: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyomni.grade.comparison import Difference, Kind, find_difference, format_value
-from tinyomni.grade.exercise import AnswerError, Case, Exercise, Mutant, Outcome
+from tinyomni.grade.exercise import GRADIENTS, AnswerError, Case, Exercise, Mutant, Outcome
 from tinyomni.tracing import annotations
 
 PASSED, FAILED, NOT_ATTEMPTED = "passed", "failed", "not attempted"
@@ -19,6 +19,7 @@ SUMMARIES: dict[Kind, str] = {
     "shape": "wrong shape",
     "dtype": "right shape, wrong dtype",
     "values": "right shape, wrong values",
+    "gradient": "right values, wrong gradient",
     "error": "it raised an error",
     "no error": "it should raise an error",
     "modified": "right result, but an input was modified in place",
@@ -159,11 +160,13 @@ def find_fault(exercise: Exercise, case: Case, outcome: Outcome) -> Difference |
         if expected.error is not None and isinstance(outcome.error, type(expected.error)):
             return None
         if isinstance(outcome.error, AnswerError):
-            return Difference("type", str(outcome.error))
+            return Difference("gradient" if case.name == GRADIENTS else "type", str(outcome.error))
         return Difference("error", outcome.location or locate_error(outcome.error))
     if expected.error is not None:
         return Difference("no error", f"expected {type(expected.error).__name__}: {expected.error}")
     difference = compare_results(exercise, expected.value, outcome.value)
+    if difference and case.name == GRADIENTS:
+        return Difference("gradient", difference.message)
     if difference is None and outcome.modified:
         names = " and ".join(outcome.modified)
         return Difference("modified", f"{names} was modified in place: work on a new tensor or list")

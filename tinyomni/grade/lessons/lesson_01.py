@@ -45,6 +45,9 @@ def _(rng):
     yield "tie of equal lengths: alphabetical order", {
         "words": {"zy": list("zy"), "ba": list("ba"), "ab": list("ab")}, "counts": {"zy": 3, "ba": 3, "ab": 3}
     }  # fmt: skip
+    yield "three in a row are two pairs", {
+        "words": {"aaa": list("aaa"), "bc": list("bc")}, "counts": {"aaa": 2, "bc": 3}
+    }  # fmt: skip
     yield "a word of one symbol has no pair", {"words": {"a": ["a"], "bc": ["b", "c"]}, "counts": {"a": 9, "bc": 1}}
     yield "pairs do not cross word boundaries", {
         "words": {"ab": list("ab"), "cd": list("cd"), "abc": ["a", "bc"]}, "counts": {"ab": 1, "cd": 2, "abc": 1}
@@ -381,7 +384,7 @@ def _(lengths, tokens):
 # ---- embedding ------------------------------------------------------------------------------------------------------
 
 
-@exercise("Look up embeddings", minutes=5, level=1)
+@exercise("Look up embeddings", minutes=5, level=1, gradients=("table",))
 def embed(
     ids: Int[Tensor, "batch tokens"], table: Float[Tensor, "vocab d_model"]
 ) -> Float[Tensor, "batch tokens d_model"]:

@@ -34,6 +34,7 @@ def _(rng):
     yield "five tokens, head_dim 8", {"tokens": 5, "head_dim": 8}
     yield "another θ", {"tokens": 3, "head_dim": 4, "theta": 100.0}
     yield "one token", {"tokens": 1, "head_dim": 6}
+    yield "more than a whole turn", {"tokens": 300, "head_dim": 4}
     yield "one pair", {"tokens": 4, "head_dim": 2}
 
 
@@ -111,7 +112,7 @@ def _(answer):
 # ---- rotation -------------------------------------------------------------------------------------------------------
 
 
-@exercise("Apply RoPE", minutes=15, level=2)
+@exercise("Apply RoPE", minutes=15, level=2, gradients=("x",))
 def apply_rope(
     x: Float[Tensor, "batch heads tokens head_dim"],
     cos: Float[Tensor, "tokens head_dim"],
@@ -211,7 +212,7 @@ def _(x, cos, sin):
 apply_rope.replaces("tinyomni.rope.apply_rope")
 
 
-@exercise("Interleaved pairs to half pairs", minutes=5, level=2)
+@exercise("Interleaved pairs to half pairs", minutes=5, level=2, gradients=("x",))
 def interleaved_to_halves(
     x: Float[Tensor, "batch heads tokens head_dim"],
 ) -> Float[Tensor, "batch heads tokens head_dim"]:
@@ -260,7 +261,16 @@ def _(x):
 # ---- with an offset -------------------------------------------------------------------------------------------------
 
 
-@exercise("RoPE for queries and keys, with an offset", minutes=20, level=3)
+@exercise(
+    "RoPE for queries and keys, with an offset",
+    minutes=20,
+    level=3,
+    gradients=(
+        "q",
+        "k",
+        "v",
+    ),
+)
 def apply_rope_qkv(
     q: Float[Tensor, "batch heads tokens head_dim"],
     k: Float[Tensor, "batch kv_heads tokens head_dim"],

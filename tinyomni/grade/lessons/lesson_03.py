@@ -21,7 +21,15 @@ THINKER = "9. Self-attention in the Thinker"
 # ---- scores ---------------------------------------------------------------------------------------------------------
 
 
-@exercise("Attention scores", minutes=10, level=1)
+@exercise(
+    "Attention scores",
+    minutes=10,
+    level=1,
+    gradients=(
+        "q",
+        "k",
+    ),
+)
 def attention_scores(
     q: Float[Tensor, "batch heads queries head_dim"], k: Float[Tensor, "batch heads keys head_dim"]
 ) -> Float[Tensor, "batch heads queries keys"]:
@@ -94,7 +102,7 @@ def _(q, k):
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
-@exercise("Attention weights", minutes=15, level=2)
+@exercise("Attention weights", minutes=15, level=2, gradients=("scores",))
 def attention_weights(
     scores: Float[Tensor, "batch heads queries keys"], mask: Bool[Tensor, "batch queries keys"] | None = None
 ) -> Float[Tensor, "batch heads queries keys"]:
@@ -260,7 +268,7 @@ def _(answer):
 # ---- heads ----------------------------------------------------------------------------------------------------------
 
 
-@exercise("Split into heads", minutes=5, level=1)
+@exercise("Split into heads", minutes=5, level=1, gradients=("x",))
 def split_heads(x: Float[Tensor, "batch tokens dim"], heads: int) -> Float[Tensor, "batch heads tokens head_dim"]:
     """Head by head."""
     head_dim = x.shape[2] // heads
@@ -319,7 +327,7 @@ def _(x, heads):
 split_heads.replaces("tinyomni.attention.split_heads")
 
 
-@exercise("Merge the heads", minutes=5, level=1)
+@exercise("Merge the heads", minutes=5, level=1, gradients=("x",))
 def merge_heads(x: Float[Tensor, "batch heads tokens head_dim"]) -> Float[Tensor, "batch tokens dim"]:
     """Head after head."""
     return torch.cat([x[:, h] for h in range(x.shape[1])], dim=-1)
@@ -374,7 +382,7 @@ merge_heads.replaces("tinyomni.attention.merge_heads")
 # ---- grouped-query attention ----------------------------------------------------------------------------------------
 
 
-@exercise("Grouped-query attention: repeat the key heads", minutes=10, level=2)
+@exercise("Grouped-query attention: repeat the key heads", minutes=10, level=2, gradients=("k",))
 def repeat_kv(
     k: Float[Tensor, "batch kv_heads keys head_dim"], heads: int
 ) -> Float[Tensor, "batch heads keys head_dim"]:
@@ -430,7 +438,16 @@ def _(k, heads):
 # ---- attention ------------------------------------------------------------------------------------------------------
 
 
-@exercise("The complete attention", minutes=20, level=3)
+@exercise(
+    "The complete attention",
+    minutes=20,
+    level=3,
+    gradients=(
+        "q",
+        "k",
+        "v",
+    ),
+)
 def attention(
     q: Float[Tensor, "batch heads queries head_dim"],
     k: Float[Tensor, "batch kv_heads keys head_dim"],
@@ -463,6 +480,10 @@ def _(rng):
     yield (
         "a chunk after cached keys",
         {"q": rng.randn(1, 1, 2, 3), "k": rng.randn(1, 1, 5, 3), "v": rng.randn(1, 1, 5, 3), "causal": True},
+    )
+    yield (
+        "scores of hundreds",
+        {"q": 40 * rng.randn(1, 2, 3, 4), "k": 40 * rng.randn(1, 2, 3, 4), "v": rng.randn(1, 2, 3, 4)},
     )
     yield (
         "multi-query: one key head",

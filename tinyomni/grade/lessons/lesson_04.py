@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tinyomni.grade.exercise import exercise, load_weights, share_weights
+from tinyomni.grade.exercise import AnswerError, exercise, load_weights, share_weights
 
 NOTEBOOK, TITLE = "04_thinker", "The Thinker"
 
@@ -25,7 +25,16 @@ BUGS = "8. Three shape-preserving bugs"
 # ---- norm -----------------------------------------------------------------------------------------------------------
 
 
-@exercise("RMSNorm", minutes=15, level=1, answer_name="RMSNorm", rtol=2e-3, atol=1e-4)
+@exercise(
+    "RMSNorm",
+    minutes=15,
+    level=1,
+    answer_name="RMSNorm",
+    rtol=2e-3,
+    atol=1e-4,
+    gradients=("x",),
+    forbidden=("rms_norm",),
+)
 def rms_norm(
     x: Float[Tensor, "batch tokens dim"], weight: Float[Tensor, "dim"], eps: float = 1e-6
 ) -> Float[Tensor, "batch tokens dim"]:
@@ -51,7 +60,11 @@ def _(rng):
 
 @rms_norm.invoke
 def _(answer, x, weight, eps=1e-6):
-    return load_weights(answer(x.shape[-1], eps), weight=weight)(x)
+    layer = answer(x.shape[-1], eps)
+    initial = dict(layer.named_parameters()).get("weight", torch.ones(()))
+    if not bool((initial == 1).all()):
+        raise AnswerError("the parameter `weight` should be 1 in the beginning")
+    return load_weights(layer, weight=weight)(x)
 
 
 class Norm(nn.Module):
@@ -123,9 +136,10 @@ class HalfSquares(Norm):
 
 
 @rms_norm.alternative
-class TorchNorm(Norm):
+class FloatNorm(Norm):
     def forward(self, x):
-        return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps).to(x.dtype)
+        scale = x.float().norm(dim=-1, keepdim=True).square() / x.shape[-1] + self.eps
+        return (x.float() / scale.sqrt() * self.weight).to(x.dtype)
 
 
 @rms_norm.alternative
@@ -143,7 +157,7 @@ def _(answer, original):
 # ---- SwiGLU ---------------------------------------------------------------------------------------------------------
 
 
-@exercise("SwiGLU", minutes=15, level=2, answer_name="SwiGLU")
+@exercise("SwiGLU", minutes=15, level=2, answer_name="SwiGLU", gradients=("x",))
 def swiglu(
     x: Float[Tensor, "batch tokens dim"],
     gate: Float[Tensor, "intermediate_size dim"],
@@ -244,7 +258,7 @@ class SelfAttention(nn.Module):
         return self.layer(x, x, x, need_weights=False)[0]
 
 
-@exercise("A decoder block", minutes=10, level=2)
+@exercise("A decoder block", minutes=10, level=2, gradients=("x",))
 def block(
     x: Float[Tensor, "batch tokens dim"], norm1: nn.Module, attention: nn.Module, norm2: nn.Module, mlp: nn.Module
 ) -> Float[Tensor, "batch tokens dim"]:
@@ -387,7 +401,7 @@ block.replaces("tinyomni.layers.DecoderBlock", LearnersBlock)
 # ---- loss -----------------------------------------------------------------------------------------------------------
 
 
-@exercise("Next-token cross-entropy", minutes=15, level=2)
+@exercise("Next-token cross-entropy", minutes=15, level=2, gradients=("logits",))
 def next_token_loss(
     logits: Float[Tensor, "batch tokens vocab"], ids: Int[Tensor, "batch tokens"], pad: int = 0
 ) -> Float[Tensor, ""]:

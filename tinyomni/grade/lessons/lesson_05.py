@@ -31,9 +31,24 @@ def temperature_softmax(logits: Float[Tensor, "batch vocab"], temperature: float
     probabilities = torch.zeros_like(logits)
     for b, row in enumerate(logits.tolist()):
         best = max(row)
-        odds = [math.exp((z - best) / temperature) if temperature else float(z == best) for z in row]
+        odds = [math.exp((z - best) / temperature) for z in row] if temperature else [0.0] * len(row)
+        if not temperature:
+            odds[row.index(best)] = 1.0
         probabilities[b] = torch.tensor([each / sum(odds) for each in odds])
     return probabilities
+
+
+@temperature_softmax.invoke
+def _(answer, logits, temperature=1.0):
+    found = answer(logits, temperature)
+    return front(found, logits == logits.max()) if temperature == 0 and len(logits) == 1 else found
+
+
+def front(found, equal):
+    """Which of the equal tokens is chosen is free: their results in descending order."""
+    if isinstance(found, Tensor) and found.shape == equal.shape:
+        return torch.where(equal, found.sort(dim=-1, descending=True).values, found)
+    return found
 
 
 @temperature_softmax.cases
@@ -43,6 +58,7 @@ def _(rng):
     yield "hotter, batch 1", {"logits": rng.randn(1, 4), "temperature": 3.0}
     yield "temperature 0: greedy", {"logits": rng.randn(2, 4), "temperature": 0.0}
     yield "very cold", {"logits": 5 * rng.randn(2, 3), "temperature": 0.01}
+    yield "temperature 0, two equally likely", {"logits": torch.tensor([[2.0, 2.0, 1.0]]), "temperature": 0.0}
     yield "a forbidden token", {"logits": torch.tensor([[1.0, -torch.inf, 2.0]]), "temperature": 2.0}
 
 
@@ -96,10 +112,17 @@ def _(logits, temperature=1.0):
     return temperature_softmax_variant(logits, temperature) if temperature else logits.argmax(dim=-1)
 
 
-@temperature_softmax.alternative
+@temperature_softmax.mutant("at temperature 0 all of several most likely tokens get 1: the row sums to more", SAMPLING)
 def _(logits, temperature=1.0):
     if temperature == 0:
         return (logits == logits.amax(dim=-1, keepdim=True)).to(logits.dtype)
+    return temperature_softmax_variant(logits, temperature)
+
+
+@temperature_softmax.alternative
+def _(logits, temperature=1.0):
+    if temperature == 0:
+        return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
     return (logits / temperature - (logits / temperature).logsumexp(dim=-1, keepdim=True)).exp()
 
 
@@ -116,6 +139,12 @@ def top_k_filter(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, 
     return kept
 
 
+@top_k_filter.invoke
+def _(answer, logits, k):
+    found = answer(logits, k)
+    return front(found, logits == logits[0, 1]) if len(logits) == 1 and logits[0, 1] == logits[0, 2] else found
+
+
 @top_k_filter.cases
 def _(rng):
     yield "three of seven", {"logits": rng.randn(2, 7), "k": 3}
@@ -123,13 +152,15 @@ def _(rng):
     yield "batch 1, all below zero", {"logits": rng.randn(1, 5) - 9, "k": 2}
     yield "k larger than the vocabulary", {"logits": rng.randn(2, 3), "k": 8}
     yield "all of them", {"logits": rng.randn(1, 3), "k": 3}
+    yield "equal logits: exactly k stay", {"logits": torch.tensor([[3.0, 1.0, 1.0, 1.0, 0.0]]), "k": 2}
 
 
 def top_k_variant(logits, k, *, largest=True, fill=-torch.inf, rows=True):
     """`top_k_filter`; each keyword injects one fault."""
     ranked = logits if rows else logits.flatten()[None]
-    threshold = ranked.topk(min(k, ranked.shape[-1]), dim=-1, largest=largest).values[:, -1:]
-    return logits.masked_fill(logits < threshold if largest else logits > threshold, fill)
+    kept = ranked.topk(min(k, ranked.shape[-1]), dim=-1, largest=largest).indices
+    removed = torch.ones_like(ranked, dtype=torch.bool).scatter(-1, kept, False)
+    return logits.masked_fill(removed.view_as(logits), fill)
 
 
 @top_k_filter.mutant("the k least likely tokens are kept", SAMPLING)
@@ -185,9 +216,14 @@ def _(logits, k):
     return torch.full_like(logits, -torch.inf).scatter(-1, best.indices, best.values)
 
 
+@top_k_filter.mutant("all that equal the k-th stay: with equal logits those are more than k", SAMPLING)
+def _(logits, k):
+    return logits.masked_fill(logits < logits.topk(min(k, logits.shape[-1])).values[:, -1:], -torch.inf)
+
+
 @top_k_filter.alternative
 def _(logits, k):
-    rank = (logits[:, None] > logits[:, :, None]).sum(dim=-1)
+    rank = logits.argsort(dim=-1, descending=True).argsort(dim=-1)
     return torch.where(rank < k, logits, -torch.inf)
 
 

@@ -110,7 +110,7 @@ def _(values):
 # ---- patches --------------------------------------------------------------------------------------------------------
 
 
-@exercise("Split into patches", minutes=15, level=2)
+@exercise("Split into patches", minutes=15, level=2, gradients=("img",))
 def patchify(img: Float[Tensor, "batch channels height width"], patch: int) -> Float[Tensor, "batch n_patches values"]:
     """torch's `unfold`, with its axes transposed."""
     return F.unfold(img, patch, stride=patch).transpose(1, 2)
@@ -202,7 +202,16 @@ def _(answer):
 # ---- CLS and positions ----------------------------------------------------------------------------------------------
 
 
-@exercise("CLS token and position embeddings", minutes=10, level=1)
+@exercise(
+    "CLS token and position embeddings",
+    minutes=10,
+    level=1,
+    gradients=(
+        "patches",
+        "cls",
+        "positions",
+    ),
+)
 def add_cls(
     patches: Float[Tensor, "batch n_patches vision_dim"],
     cls: Float[Tensor, "1 1 vision_dim"],
@@ -311,7 +320,16 @@ def _(answer):
 # ---- contrastive loss -----------------------------------------------------------------------------------------------
 
 
-@exercise("The contrastive loss InfoNCE", minutes=20, level=3, taught_in="14_training_the_image_encoder")
+@exercise(
+    "The contrastive loss InfoNCE",
+    minutes=20,
+    level=3,
+    taught_in="14_training_the_image_encoder",
+    gradients=(
+        "images",
+        "texts",
+    ),
+)
 def info_nce(
     images: Float[Tensor, "batch dim"], texts: Float[Tensor, "batch dim"], temperature: float = 0.07
 ) -> Float[Tensor, ""]:

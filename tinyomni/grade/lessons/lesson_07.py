@@ -298,7 +298,7 @@ def _(answer):
 # ---- flatten --------------------------------------------------------------------------------------------------------
 
 
-@exercise("One vector for each time step", minutes=5, level=1)
+@exercise("One vector for each time step", minutes=5, level=1, gradients=("x",))
 def flatten_bands(
     x: Float[Tensor, "batch channels audio_tokens bands"],
 ) -> Float[Tensor, "batch audio_tokens dim"]:
@@ -439,7 +439,7 @@ def _(answer):
 # ---- loss -----------------------------------------------------------------------------------------------------------
 
 
-@exercise("The CTC loss of a batch", minutes=20, level=3)
+@exercise("The CTC loss of a batch", minutes=20, level=3, gradients=("scores",))
 def ctc_batch_loss(
     scores: Float[Tensor, "batch audio_tokens characters"], tokens: Int[Tensor, "batch"], texts: list[list[int]]
 ) -> Float[Tensor, ""]:

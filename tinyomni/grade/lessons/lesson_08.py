@@ -3,11 +3,10 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tinyomni.grade.exercise import exercise
+from tinyomni.grade.exercise import AnswerError, exercise
 
 NOTEBOOK, TITLE = "08_one_sequence", "One sequence"
 
@@ -21,7 +20,17 @@ BUDGET = "7. The token budget"
 # ---- projector ------------------------------------------------------------------------------------------------------
 
 
-@exercise("The projector", minutes=5, level=1)
+@exercise(
+    "The projector",
+    minutes=5,
+    level=1,
+    gradients=(
+        "x",
+        "weight",
+        "bias",
+    ),
+    forbidden=("linear",),
+)
 def project(
     x: Float[Tensor, "batch tokens d_in"], weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, "d_out"]
 ) -> Float[Tensor, "batch tokens d_out"]:
@@ -57,12 +66,12 @@ def _(x, weight, bias):
 
 @project.mutant("the tokens are averaged to one: a projector never changes their number", PROJECTOR)
 def _(x, weight, bias):
-    return F.linear(x, weight, bias).mean(dim=1, keepdim=True)
+    return (x @ weight.T + bias).mean(dim=1, keepdim=True)
 
 
 @project.mutant("an activation follows: negative numbers are lost", PROJECTOR)
 def _(x, weight, bias):
-    return F.linear(x, weight, bias).relu()
+    return (x @ weight.T + bias).relu()
 
 
 @project.mutant("the matrix multiplies the token axis: tokens are mixed with each other", PROJECTOR)
@@ -72,7 +81,7 @@ def _(x, weight, bias):
 
 @project.alternative
 def _(x, weight, bias):
-    return F.linear(x, weight, bias)
+    return torch.einsum("bti,oi->bto", x, weight) + bias
 
 
 @project.alternative
@@ -102,8 +111,25 @@ def fuse(parts: dict[str, Float[Tensor, "batch _ d_model"]], ctx_len: int) -> Fl
     """Token by token."""
     tokens = [part[:, t] for part in parts.values() for t in range(part.shape[1])]
     if len(tokens) > ctx_len:
-        raise ValueError(f"{len(tokens)} tokens > {ctx_len}")
+        raise ValueError(spelled_out(parts, ctx_len))
     return torch.stack(tokens, dim=1)
+
+
+def spelled_out(parts, ctx_len, length=lambda part: part.shape[1]):
+    """`image 1 + text 9 = 10 tokens > 8`."""
+    terms = " + ".join(f"{name} {length(part)}" for name, part in parts.items())
+    return f"{terms} = {sum(map(length, parts.values()))} tokens > {ctx_len}"
+
+
+@fuse.invoke
+def _(answer, parts, ctx_len):
+    try:
+        return answer(parts, ctx_len)
+    except ValueError as error:
+        example = spelled_out(parts, ctx_len)
+        if "".join(example.split()).partition("tokens")[0] not in "".join(str(error).split()):
+            raise AnswerError(f"the message should spell out the sum: expected “{example}”, got “{error}”") from error
+        raise
 
 
 @fuse.cases
@@ -129,7 +155,7 @@ def fuse_variant(parts, ctx_len, *, order=list, length=lambda x: x.shape[1], lim
     """`fuse`; each keyword injects one fault."""
     row = torch.cat([parts[name] for name in order(parts)], dim=dim)
     if length(row) > limit_of(ctx_len):
-        raise ValueError("too many")
+        raise ValueError(spelled_out(parts, ctx_len))
     return row
 
 
@@ -161,7 +187,7 @@ def _(parts, ctx_len):
 @fuse.mutant("each part is compared with the limit, but not their sum", BUDGET)
 def _(parts, ctx_len):
     if any(part.shape[1] > ctx_len for part in parts.values()):
-        raise ValueError("too many")
+        raise ValueError(spelled_out(parts, ctx_len))
     return fuse_variant(parts, math.inf)
 
 
@@ -193,6 +219,13 @@ def _(parts, ctx_len):
     return fuse_variant({first: parts[first]} | {name: parts[name].roll(1, dims=0) for name in others}, ctx_len)
 
 
+@fuse.mutant("the message counts with `len`, which is the batch, not the tokens", BUDGET)
+def _(parts, ctx_len):
+    if sum(part.shape[1] for part in parts.values()) > ctx_len:
+        raise ValueError(spelled_out(parts, ctx_len, len))
+    return fuse_variant(parts, ctx_len)
+
+
 @fuse.alternative
 def _(parts, ctx_len):
     return fuse_variant(parts, ctx_len)
@@ -205,7 +238,7 @@ def _(parts, ctx_len):
     row = pack(list(parts.values()), "batch * d_model")[0]
     if row.shape[1] <= ctx_len:
         return row
-    raise ValueError(" + ".join(f"{name} {part.shape[1]}" for name, part in parts.items()))
+    raise ValueError(f"too long: {spelled_out(parts, ctx_len)}")
 
 
 fuse.replaces("tinyomni.omni.fuse")

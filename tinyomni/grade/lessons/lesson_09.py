@@ -47,6 +47,8 @@ def _(rng):
     yield "all sizes different", {"x": 2 * rng.randn(2, 5, 7), "codebooks": rng.randn(3, 4, 7)}
     yield "batch 1, one frame", {"x": rng.randn(1, 1, 3), "codebooks": rng.randn(2, 4, 3)}
     yield "one codebook", {"x": rng.randn(2, 6, 3), "codebooks": rng.randn(1, 5, 3)}
+    finer = torch.tensor([1.0, 0.5, 0.25, 0.125])[:, None, None]
+    yield "four codebooks, each finer", {"x": 2 * rng.randn(2, 9, 3), "codebooks": 2 * finer * rng.randn(4, 8, 3)}
     yield "as many codebooks as entries", {"x": 2 * rng.randn(2, 4, 3), "codebooks": rng.randn(2, 2, 3)}
     # a long entry wins every dot product, a near one every distance
     codebooks = torch.tensor([[[1.0, 0.0], [9.0, 9.0], [0.0, 1.0]], [[0.1, 0.0], [5.0, 5.0], [0.0, 0.1]]])
@@ -146,7 +148,7 @@ def _(answer):
 # ---- decode ---------------------------------------------------------------------------------------------------------
 
 
-@exercise("Residual vector quantization: decode", minutes=10, level=1)
+@exercise("Residual vector quantization: decode", minutes=10, level=1, gradients=("codebooks",))
 def rvq_decode(
     codes: Int[Tensor, "batch frames codebooks"], codebooks: Float[Tensor, "codebooks codebook_size code_dim"]
 ) -> Float[Tensor, "batch frames code_dim"]:

@@ -26,7 +26,7 @@ fault: Any  # what a mutant changes
 # ---- embeddings -----------------------------------------------------------------------------------------------------
 
 
-@exercise("Embeddings for several codebooks", minutes=10, level=1)
+@exercise("Embeddings for several codebooks", minutes=10, level=1, gradients=("table",))
 def embed_codes(
     codes: Int[Tensor, "batch frames codebooks"], table: Float[Tensor, "entries talker_dim"]
 ) -> Float[Tensor, "batch frames talker_dim"]:
@@ -180,7 +180,15 @@ def _(answer):
 # ---- the loss -------------------------------------------------------------------------------------------------------
 
 
-@exercise("The Talker's loss", minutes=10, level=2)
+@exercise(
+    "The Talker's loss",
+    minutes=10,
+    level=2,
+    gradients=(
+        "base_logit",
+        "res_logit",
+    ),
+)
 def talker_loss(
     base_logit: Float[Tensor, "batch frames codebook_size"],
     res_logit: Float[Tensor, "batch frames codebook_size"],
@@ -280,8 +288,9 @@ class TableTalker(nn.Module):
     heads: Tensor
     last: Tensor
 
-    def __init__(self, rng, size, width=4):
+    def __init__(self, rng, size, width=4, newest_only=False):
         super().__init__()
+        self.newest_only = newest_only  # as a Talker with a cache returns it
         for name, numbers in (
             ("tables", rng.randn(2, size, width)),
             ("heads", 2 * rng.randn(2, width, size)),
@@ -291,6 +300,7 @@ class TableTalker(nn.Module):
 
     def forward(self, codes):
         x = (self.tables[0][codes[..., 0]] + self.tables[1][codes[..., 1]]).cumsum(dim=1)
+        x = x[:, -1:] if self.newest_only else x
         return x @ self.heads[0], x @ self.heads[1], x @ self.last
 
 
@@ -313,6 +323,9 @@ def _(rng):
     yield "all sizes different", {"talker": TableTalker(rng, 11), "codes": rng.randint(11, 3, 5, 2)}
     yield "only the start frame", {"talker": TableTalker(rng, 7), "codes": torch.zeros(1, 1, 2, dtype=torch.long)}
     yield "batch 1", {"talker": TableTalker(rng, 9), "codes": rng.randint(9, 1, 4, 2)}
+    yield "a Talker that returns its newest frame only", {
+        "talker": TableTalker(rng, 6, newest_only=True), "codes": rng.randint(6, 2, 4, 2)
+    }  # fmt: skip
     yield "as many samples as codebooks", {"talker": TableTalker(rng, 8), "codes": rng.randint(8, 2, 3, 2)}
     yield "more samples", {"talker": TableTalker(rng, 13), "codes": rng.randint(13, 4, 2, 2)}
 
@@ -372,6 +385,12 @@ for cause, fault, section in (
     talker_step.mutant(cause, section)(functools.partial(talker_step_variant, **fault))
 
 
+@talker_step.mutant("the frames are counted from the start, but a Talker with a cache returns its newest only", CACHE)
+def _(talker, codes):
+    at = codes.shape[1] - 1
+    return talker_step_variant(talker, codes, at=at, end_probability=lambda end: end[:, at].sigmoid())
+
+
 @talker_step.alternative
 def _(talker, codes):
     return talker_step_variant(talker, codes)
@@ -379,7 +398,7 @@ def _(talker, codes):
 
 @talker_step.alternative
 def _(talker, codes):
-    base, res, end = (each.select(1, codes.shape[1] - 1) for each in talker(codes))
+    base, res, end = (each.select(1, each.shape[1] - 1) for each in talker(codes))
     extended = F.pad(codes, (0, 0, 0, 1))
     extended[:, -1, 0], extended[:, -1, 1] = base.topk(1).indices[:, 0], res.topk(1).indices[:, 0]
     return extended, 1 / (1 + torch.exp(-end))

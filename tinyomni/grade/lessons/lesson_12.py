@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tinyomni.grade.exercise import exercise, unchanged
+from tinyomni.grade.exercise import AnswerError, exercise, unchanged
 
 NOTEBOOK, TITLE = "12_training_loop", "The training loop"
 
@@ -157,6 +157,7 @@ def _(rng):
         yield what, {"loss": torch.tensor(number)}
     yield "a Python float", {"loss": 4.6}
     yield "a NaN that is a Python float", {"loss": math.nan}
+    yield "exactly the lower bound", {"loss": torch.tensor(-2.0), "min_loss": -2.0}
     yield "exactly the upper bound", {"loss": torch.tensor(8.0), "max_loss": 8.0}
     yield "above an upper bound of 8", {"loss": torch.tensor(9.0), "max_loss": 8.0}
     yield "below a lower bound of 0", {"loss": torch.tensor(-0.5), "min_loss": 0.0}
@@ -362,7 +363,13 @@ def accumulate_gradients(
 @accumulate_gradients.invoke
 def _(answer, model, optimizer, batches):
     model, optimizer = copy.deepcopy((model, optimizer))
+    rows: list[int] = []
+    model.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
     loss = answer(model, optimizer, batches)
+    if max(rows, default=0) > (most := max(len(x) for x, _ in batches)):
+        raise AnswerError(
+            f"the model got {max(rows)} rows at once: more than the largest micro-batch ({most}) may not fit"
+        )
     return {"loss": loss, "weights": parameter_vector(model), "gradients cleared": gradients_cleared(model)}
 
 
@@ -488,12 +495,12 @@ def training_step(
 ) -> str:
     """Without a scaler: gradients and SGD by hand; the scale doubles after every step that was not skipped."""
     weight, bias = (parameter.detach().clone() for parameter in model.parameters())
-    lr, scale, results = optimizer.param_groups[0]["lr"], 65536.0, []
+    lr, scale, results = optimizer.param_groups[0]["lr"], scaler.get_scale(), []
     for inputs, targets in two_batches(x, y):
         error = inputs @ weight.T + bias - targets
         loss = float(error.square().mean())
         gradients = [2 / error.numel() * error.T @ inputs, 2 / error.numel() * error.sum(dim=0)]
-        norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
+        norm = math.sqrt(sum(float((gradient * scale / scale).square().sum()) for gradient in gradients))
         if not abs(loss) <= 1e6:
             results.append("bad loss")
             continue
@@ -529,8 +536,8 @@ def _(answer, model, optimizer, scaler, x, y, **more):
 
 @training_step.cases
 def _(rng):
-    def given(batch, width, out, scale=1.0, **more):
-        grow = {"scaler": torch.amp.GradScaler("cpu", growth_interval=1)}
+    def given(batch, width, out, scale=1.0, init_scale=2.0**16, **more):
+        grow = {"scaler": torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=1)}
         return {
             **linear_and_optimizer(rng, width, out),
             **grow,
@@ -545,6 +552,7 @@ def _(rng):
     broken = given(3, 2, 1)
     broken["x"][1, 0] = math.nan
     yield "NaN in the batch", broken
+    yield "a scale so large that the gradients overflow", given(3, 2, 2, scale=3.0, init_scale=2.0**125)
     yield "a loss above a million", given(3, 2, 1, scale=3000.0)
     yield "skip_grad_norm 2", given(4, 3, 2, scale=2.0, skip_grad_norm=2.0)
     yield "max_grad_norm above skip_grad_norm", given(4, 3, 2, scale=3.0, skip_grad_norm=1.5, max_grad_norm=4.0)
@@ -699,6 +707,8 @@ def _(rng):
     yield "another lr and min_lr_ratio", at(29, lr=0.02, min_lr_ratio=0.3)
     yield "min_lr_ratio 0", at(36, min_lr_ratio=0.0)
     yield "warm-up until the end", at(7, steps=8)
+    yield "after a warm-up until the end", at(10, steps=9)
+    yield "after a warm-up longer than the training", at(12, steps=6)
 
 
 def learning_rate_variant(
@@ -795,7 +805,8 @@ def watched_disk(path: Path, size: int, full: bool = False) -> Iterator[list[str
     synced: dict[int, int] = {}
     rename = os.replace
 
-    def sync(handle):
+    def sync(file):
+        handle = file if isinstance(file, int) else file.fileno()
         if full:
             raise FullDisk("no space left on device")
         about = os.fstat(handle)

@@ -107,6 +107,7 @@ def _(rng):
     yield "lines of different lengths", {"train": ends, "test": ends[:2], "vocab": 6}
     yield "a pair that was never seen", {"train": ends, "test": torch.tensor([[1, 2, 3]]), "vocab": 6}
     yield "another pad id", {"train": ends + 1, "test": ends[1:] + 1, "vocab": 7, "pad": 1}
+    yield "the same line three times", {"train": ends[[0, 2, 2, 2]], "test": ends, "vocab": 6}
     yield "one short line", {"train": torch.tensor([[2], [1]]), "test": torch.tensor([[3, 1]]), "vocab": 4}
 
 

@@ -22,7 +22,16 @@ fault: Any  # what a mutant changes
 # ---- similarity -----------------------------------------------------------------------------------------------------
 
 
-@exercise("Scaled cosine similarities", minutes=10, level=1)
+@exercise(
+    "Scaled cosine similarities",
+    minutes=10,
+    level=1,
+    gradients=(
+        "image_features",
+        "text_features",
+        "logit_scale",
+    ),
+)
 def similarities(
     image_features: Float[Tensor, "images dim"],
     text_features: Float[Tensor, "captions dim"],
@@ -50,6 +59,10 @@ def _(rng):
     yield (
         "a scale of 1",
         {"image_features": rng.randn(2, 3) * 9, "text_features": rng.randn(2, 3), "logit_scale": torch.tensor(0.0)},
+    )
+    yield (
+        "a scale of 400",
+        {"image_features": rng.randn(2, 3), "text_features": rng.randn(3, 3), "logit_scale": torch.tensor(6.0)},
     )
     yield (
         "one of each",

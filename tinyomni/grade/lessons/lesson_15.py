@@ -25,6 +25,8 @@ fault: Any  # what a mutant changes
 @exercise("The shortest CTC alignment", minutes=5, level=1)
 def min_ctc_length(text: Int[Tensor, "text_tokens"]) -> int:
     """The first length at which torch's CTC finds a path."""
+    if not len(text):
+        return 0
     for tokens in range(1, 3 * len(text) + 1):
         scores = torch.zeros(tokens, 1, int(text.max()) + 1).log_softmax(-1)
         loss = F.ctc_loss(scores, text[None], torch.tensor([tokens]), torch.tensor([len(text)]), reduction="sum")
@@ -36,6 +38,7 @@ def min_ctc_length(text: Int[Tensor, "text_tokens"]) -> int:
 @min_ctc_length.cases
 def _(rng):
     yield "one pair", {"text": torch.tensor([8, 5, 12, 12, 15])}
+    yield "nothing was said", {"text": torch.tensor([], dtype=torch.long)}
     yield "one character", {"text": torch.tensor([3])}
     yield "all equal", {"text": torch.tensor([4, 4, 4, 4])}
     yield "all different", {"text": torch.tensor([1, 2, 3, 4, 5, 6])}

@@ -110,6 +110,8 @@ class Pair(nn.Module):
             torch.manual_seed(seed)
             self.vision = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Sequential(nn.Dropout(0.5)))
             self.thinker = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
+            self.vision_head = nn.Sequential(nn.Linear(3, 2))  # its name begins with that of another part
+            self.thinker.add_module("vision", nn.Linear(2, 2))  # the same name, in another part
 
 
 def training_state(model: nn.Module, when: str) -> dict[str, list[str]]:
@@ -201,6 +203,13 @@ def _(model, part):
 
     frozen.train = train
     return model
+
+
+@freeze.mutant("parts whose names begin in the same way are frozen with it: compare up to the dot", FROZEN)
+def _(model, part):
+    for name, each in model.named_parameters():
+        each.requires_grad_(not name.startswith(part))
+    return freeze_part(model, part)
 
 
 @freeze.mutant("the other part is frozen", FROZEN)

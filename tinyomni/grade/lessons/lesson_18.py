@@ -315,6 +315,7 @@ def _(rng):
     yield "the first turn was encoded with BOS", {"turns": [[1, 285, 289], [17, 4]]}
     yield "each turn was encoded with BOS", {"turns": [[1, 285], [1, 17, 4], [1, 354]]}
     yield "an empty first turn", {"turns": [[], [354, 12]]}
+    yield "the same words again", {"turns": [[285, 289, 289], [17, 285], [285, 289, 289]]}
     yield "no turn yet", {"turns": []}
     yield "another id for BOS", {"turns": [[5, 1, 7], [9, 6]], "bos": 9}
 
@@ -338,6 +339,7 @@ for cause, fault in (
         lambda turns, bos: joined(turns) if joined(turns)[:1] == [bos] else [bos, *joined(turns)],
     ),
     ("an empty text gets no BOS", lambda turns, bos: [bos, *bare(turns, bos)] if bare(turns, bos) else []),
+    ("repeated tokens are dropped: a prompt is no set", lambda turns, bos: [*dict.fromkeys([bos, *joined(turns)])]),
     ("only the last turn is kept", lambda turns, bos: [bos, *bare(turns[-1:], bos)]),
 ):
     prompt_ids.mutant(cause, PITFALLS)(lambda turns, bos=1, fault=fault: fault(turns, bos))

@@ -1,0 +1,116 @@
+"""What a check watches beside the values: gradients, forbidden functions, time; and how it shows its verdict."""
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tinyomni.grade import check
+from tinyomni.grade.checker import Checker
+from tinyomni.grade.exercise import GRADIENTS, exercise
+from tinyomni.grade.grading import FAILED, PASSED, grade_answer
+from tinyomni.grade.registry import exercises
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the progress of whoever runs the tests out of it."""
+    monkeypatch.setenv("TINYOMNI_HOME", str(tmp_path / "home"))
+
+
+def test_a_detached_result_is_told_so() -> None:
+    verdict = check.embed(lambda ids, table: table.detach()[ids])
+    assert verdict.status == FAILED and verdict.summary.startswith("right values, wrong gradient")
+    assert "no gradient reaches table: is a value detached" in repr(verdict)
+
+
+def test_a_gradient_that_is_missing_in_part_is_compared() -> None:
+    verdict = check.block(lambda x, norm1, attention, norm2, mlp: (
+        (y := x.detach() + attention(norm1(x))) + mlp(norm2(y))
+    ))  # fmt: skip
+    assert "wrong gradient" in verdict.summary and "gradient of x" in repr(verdict)
+
+
+def test_gradients_are_compared_where_training_needs_them() -> None:
+    watched = [one for one in exercises().values() if one.gradients]
+    assert len(watched) >= 24
+    assert all([case.name for case in one.all_cases].count(GRADIENTS) == 1 for one in watched)
+
+
+@pytest.mark.parametrize("way", ["function", "module", "renamed"])
+def test_a_forbidden_function_is_found_by_what_runs(way: str) -> None:
+    other = torch.nn.functional.linear
+
+    def answer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if way == "module":
+            layer = nn.Linear(weight.shape[1], weight.shape[0])
+            layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+            return layer(x)
+        return nn.functional.linear(x, weight, bias) if way == "function" else other(x, weight, bias)
+
+    verdict = check.project(answer)
+    assert verdict.status == FAILED and "torch's own `linear` ran" in repr(verdict)
+    assert check.project(lambda x, weight, bias: "F.linear" and x @ weight.T + bias)  # a text is no call
+
+
+def test_numbers_of_numpy_and_lists_for_tuples_are_right() -> None:
+    assert check.duration_cap(
+        lambda n, frames_per_token=30, minimum=50, maximum=1000: np.clip(n * frames_per_token, minimum, maximum)
+    )
+    assert check.teacher_forcing(lambda codes: [nn.functional.pad(codes, (0, 0, 1, 0))[:, :-1], codes])
+
+    @exercise("Half", minutes=1, level=1)
+    def half(x: float) -> tuple[float, list[int]]:
+        """And a list."""
+        return x / 2, [1]
+
+    half.cases(lambda rng: [("three", {"x": 3.0})])
+    assert grade_answer(half, lambda x: [np.float32(1.5), [np.int64(1)]]).status == PASSED
+    assert grade_answer(half, lambda x: [np.float32(1.5), [np.bool_(True)]]).status == FAILED
+
+
+def endless(step: Any) -> Any:
+    def answer(text: Tensor) -> int:
+        while True:
+            step()
+
+    return answer
+
+
+def stubborn() -> None:
+    with contextlib.suppress(Exception):
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("step", [lambda: None, stubborn], ids=["busy", "stubborn"])
+def test_an_endless_loop_ends_with_a_sentence(step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checker, "seconds", 0.2)
+    verdict = check.min_ctc_length(endless(step))
+    assert verdict.status == FAILED
+    assert verdict.summary == "it ran for more than 0.2 s: is there a loop that never ends?"
+
+
+def test_a_check_works_in_another_thread_too() -> None:
+    found: list[Any] = []
+    right = exercises()["min_ctc_length"].alternatives[0]
+    thread = threading.Thread(target=lambda: found.append(check.min_ctc_length(right)))
+    thread.start()
+    thread.join()
+    assert found[0].status == PASSED
+
+
+def test_a_script_prints_the_verdict_and_a_notebook_shows_it_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = exercises()["min_ctc_length"].alternatives[0]
+    verdict = check.min_ctc_length(right)
+    assert capsys.readouterr().out == f"{verdict}\n"
+    monkeypatch.setattr("IPython.get_ipython", object)
+    check.min_ctc_length(right)
+    assert not capsys.readouterr().out
