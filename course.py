@@ -14,6 +14,7 @@
     python3 course.py notebooks   run all lessons again and store their outputs
     python3 course.py exercises   make exercises/ from solutions/; with --as-py, as Python files for an editor; with
                                   --nbgrader DIR, for nbgrader; with --release or --exam FILE.zip, what students get
+    python3 course.py bench       how fast it is, beside others; bench thinker, --device cuda, --json FILE and so on
     python3 course.py site        lessons, documents, traces and the live page as a static site in site/build/site;
                                   the live page needs Node 20 or newer, and npm once
 
@@ -53,6 +54,7 @@ EXTRAS = {
     "export": ["judge"],
     "export-onnx": ["onnx"],
     "site": ["onnx"],
+    "bench": ["test"],
 }
 """What a command needs beyond what every learner gets, as extras of pyproject.toml."""
 
@@ -221,6 +223,11 @@ def exercises(options: list[str]) -> int:
     return run(PYTHON, "-m", "tinyomni.grade.handout", *options)
 
 
+def bench(options: Sequence[str]) -> int:
+    """Measure speed; `bench --help` says how."""
+    return run(PYTHON, Path("benchmarks", "speed"), *options)
+
+
 def site() -> int:
     """Write the static site."""
     return run(PYTHON, Path("site", "pages.py"))
@@ -250,7 +257,7 @@ def main(arguments: list[str]) -> int:
     words = [word for place, word in enumerate(arguments) if not (word == "--cpu" and place < 2)]
     command, *options = words or ["help"]
     own = {"test": test, "notebooks": notebooks, "site": site}
-    with_options = {"lab": lab, "exercises": exercises}
+    with_options = {"lab": lab, "exercises": exercises, "bench": bench}
     if command not in (*with_options, *own, *PASSED_ON):
         asked = command in ("help", "-h", "--help")
         say(

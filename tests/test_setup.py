@@ -50,7 +50,8 @@ def imported(*folders: str) -> set[str]:
     own = {
         "tinyomni",
         "course",
-        *(path.stem for folder in ("tests", "benchmarks", "site") for path in (TOP / folder).iterdir()),
+        *(path.stem for folder in ("tests", "benchmarks", "site") for path in (TOP / folder).glob("*")),
+        *(path.stem for folder in ("tests", "benchmarks") for path in (TOP / folder).glob("*/*.py")),
     }
     names = {"PIL": "pillow", "sklearn": "scikit-learn", "IPython": "ipython", "espeakng_loader": "espeakng-loader"}
     return {names.get(each, each) for each in found - own - sys.stdlib_module_names}

@@ -39,13 +39,17 @@ class RVQ(nn.Module):
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0 or x.shape[-1] != self.cfg.codec_dim:
             got = describe(x) if isinstance(x, Tensor) else type(x).__name__
             raise ShapeError(f"RVQ.encode: expected x as floats (…, codec_dim={self.cfg.codec_dim}), got {got}")
-        residual = self.in_proj(x)
+        residual = self.in_proj(x).float()
         codes = []
-        for codebook in self.codebooks:
-            distances = torch.cdist(residual.reshape(1, -1, self.cfg.code_dim), codebook[None])[0]
-            nearest = distances.argmin(dim=-1).reshape(residual.shape[:-1])
-            codes.append(nearest)
-            residual = residual - codebook[nearest]
+        with torch.autocast(x.device.type, enabled=False):  # half precision would choose other entries
+            for codebook in self.codebooks.float():
+                # |r − c|² = |r|² − 2 r·c + |c|², and |r|² is the same for all entries
+                distances = torch.addmm(
+                    codebook.square().sum(dim=1), residual.reshape(-1, self.cfg.code_dim), codebook.T, alpha=-2
+                )
+                nearest = distances.argmin(dim=-1).reshape(residual.shape[:-1])
+                codes.append(nearest)
+                residual = residual - codebook[nearest]
         return torch.stack(codes, dim=-1)
 
     def lookup(self, codes: Int[Tensor, "*batch codebooks"]) -> Float[Tensor, "*batch code_dim"]:

@@ -1,0 +1,24 @@
+"""How long until something happens: processes from their start to their end, beside `import torch`"""
+
+import subprocess
+import sys
+
+from harness import Case, Run
+
+IMAGE = "tinyomni/assets/scene.png"
+
+
+def process(*arguments: str) -> Run:
+    """Python with these arguments."""
+    return lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+
+
+def cases(device: str) -> list[Case]:
+    """The goals are what 0.3 s, and one second more, are beside an import of 1.7 s."""
+    torch = process("-c", "import torch")
+    ask = process("-m", "tinyomni", "ask", "What colour is the circle?", "--image", IMAGE)
+    return [
+        Case("import tinyomni.thinker", process("-c", "import tinyomni.thinker"), torch, "import torch", 1.2),
+        Case("tinyomni --help", process("-m", "tinyomni", "--help"), torch, "import torch", 0.18),
+        Case("tinyomni ask, answer and all", ask, torch, "import torch", 1.6),
+    ]

@@ -1,0 +1,64 @@
+"""Forward and training step of the Thinker beside a Llama of the same sizes
+
+Both with the same random weights' sizes, float32, AdamW for the step.
+"""
+
+import torch
+from harness import Case, Run
+from torch import nn
+
+from tinyomni.config import TINY
+from tinyomni.thinker import ThinkerLM
+from tinyomni.training.stages.thinker import next_token_loss
+
+SIZES = ((1, 6), (1, 64), (1, 256), (8, 64), (8, 256), (16, 256))
+
+
+def llama() -> nn.Module:
+    """The reference: transformers' Llama with its default (SDPA) attention."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    cfg = TINY.thinker
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=cfg.vocab, hidden_size=cfg.d_model, intermediate_size=cfg.intermediate_size,
+                    num_hidden_layers=cfg.layers, num_attention_heads=cfg.heads, max_position_embeddings=cfg.ctx_len,
+                    tie_word_embeddings=False)
+    )  # fmt: skip
+
+
+def step(model: nn.Module, ids: torch.Tensor, ours: bool) -> Run:
+    """Forward, backward and the optimizer's step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+    def run() -> None:
+        with torch.enable_grad():
+            optimizer.zero_grad()
+            next_token_loss(model(ids) if ours else model(ids, use_cache=False).logits, ids).backward()
+            optimizer.step()
+
+    return run
+
+
+def forward(model: nn.Module, ids: torch.Tensor, **options: bool) -> Run:
+    """Without gradients."""
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(ids, **options)
+
+    return run
+
+
+def cases(device: str) -> list[Case]:
+    """Sizes as (batch, tokens)."""
+    ours, reference = ThinkerLM().to(device).eval(), llama().to(device).eval()
+    found = []
+    for batch, tokens in SIZES:
+        ids = torch.randint(4, 1300, (batch, tokens), device=device)
+        found.append(Case(f"forward {batch}×{tokens}", forward(ours, ids), forward(reference, ids, use_cache=False),
+                          "transformers Llama", 1.03))  # fmt: skip
+    for batch, tokens in SIZES:
+        ids = torch.randint(4, 1300, (batch, tokens), device=device)
+        found.append(Case(f"training step {batch}×{tokens}", step(ours, ids, True), step(reference, ids, False),
+                          "transformers Llama", 1.03))  # fmt: skip
+    return found
