@@ -197,7 +197,9 @@ class PageModel:
         yield view, None, None
         if voice is not None and answer.strip():
             number, wav = self.new_speech()
-            view, codes, pieces = replace(view, speech=number), [], []
+            view = replace(view, speech=number)
+            codes: list[Tensor] = []
+            pieces: list[Tensor] = []
             yield view, None, None
             try:
                 for piece in stream_speech(self.omni, answer, voice, codes):

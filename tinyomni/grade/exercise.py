@@ -297,7 +297,8 @@ def observe(function: Answer, inputs: dict[str, Any]) -> Outcome:
         torch.manual_seed(0)
         try:
             value = to_python(function(**copies))
-            if leaves := {name: x for name, x in copies.items() if isinstance(x, Tensor) and x.requires_grad}:
+            leaves = {name: x for name, x in copies.items() if isinstance(x, Tensor) and x.requires_grad}
+            if leaves and value is not None and value is not ...:  # an empty answer stays one
                 value = gradients_of(value, leaves)
         except (Exception, SystemExit) as error:  # whatever a learner's code raises belongs in the verdict
             return Outcome(error=error)

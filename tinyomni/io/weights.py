@@ -95,8 +95,8 @@ def loaded(tensors: Tensors, name: str) -> Tensors:
             got = " with ".join(str(dtype) for dtype in dtypes)
             raise InputError(f"{WHERE}: expected float16, or int8 with float32 scales, in {name}, got {got} in {key}")
         if scale is not None and (tensor.ndim < 2 or scale.shape != tensor.shape[:1]):
-            expected, got = tuple(tensor.shape[:1]), tuple(scale.shape)
-            raise InputError(f"{WHERE}: expected scales of shape {expected} for {key} in {name}, got {got}")
+            sizes = f"expected scales of shape {tuple(tensor.shape[:1])} for {key} in {name}, got {tuple(scale.shape)}"
+            raise InputError(f"{WHERE}: {sizes}")
         found[key] = tensor.float() if scale is None else dequantize(tensor, scale)
         if not bool(torch.isfinite(found[key]).all()):
             raise InputError(f"{WHERE}: expected finite numbers in {name}, got NaN or infinity in {key}")
