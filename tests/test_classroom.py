@@ -80,7 +80,7 @@ def test_a_folder_is_graded_and_continued(
     assert "aligned at the top left" in page and "<b>" not in page.replace("<b></b>", "") and "&lt;b&gt;" in page
     assert "aligned at the top left" in (out / "feedback" / "cleo.py.html").read_text(encoding="utf-8")
     assert len(list((out / "feedback").iterdir())) == 5 and not home.exists()
-    capsys.readouterr()
+    assert "Not graded" in (said := capsys.readouterr().out) and "mine.py" in said
     # all is kept; only what has changed is graded again, and two runs give the same files
     assert [one["student"] for one in classroom.grade_folder(submissions, out, report=print)] == list(rows)
     assert capsys.readouterr().out == ""

@@ -92,11 +92,13 @@ def grade_one(path: Path, limits: "Limits", args: argparse.Namespace) -> int:
 
 def grade_submissions(folder: Path, limits: "Limits", args: argparse.Namespace) -> int:
     """A folder."""
-    from tinyomni.grade.classroom import format_scores, grade_folder
+    from tinyomni.grade.classroom import format_scores, grade_folder, left_out
 
     out = Path(args.out or f"{folder.resolve()}-graded")
     results = grade_folder(folder, out, limits, args.jobs, say)
     say("\n" + format_scores(results))
+    if others := left_out(folder):
+        say(f"Not graded, since they are no notebooks, nor Python with a check: {', '.join(others)}")
     write_tables(results, out, args, results)
     return 0 if all(one["lesson"] for one in results) else 1
 

@@ -50,13 +50,28 @@ def find_submissions(folder: Path) -> list[Submission]:
     found = []
     for path in sorted([*folder.rglob("*.ipynb"), *folder.rglob("*.py")]):
         inside = path.relative_to(folder)
-        if any(part.startswith((".", "__")) for part in inside.parts) or not is_submission(path):
+        if is_hidden(inside) or not is_submission(path):
             continue
         student = printable(inside.parts[0] if len(inside.parts) > 1 else student_of(inside.stem))
         found.append(Submission(student, path, re.sub(r"[^\w.-]+", "_", "__".join(inside.parts))))
     if not found:
         raise InputError(f"grade: no notebook and no .py file that calls `check` in {folder}")
     return found
+
+
+def left_out(folder: Path) -> list[str]:
+    """Files that are not graded: of another kind, or Python without a check. Hidden ones are not named."""
+    visible = [path for path in sorted(folder.rglob("*")) if path.is_file() and not is_hidden(path.relative_to(folder))]
+    return [
+        str(path.relative_to(folder))
+        for path in visible
+        if path.suffix not in (".ipynb", ".py") or not is_submission(path)
+    ]
+
+
+def is_hidden(inside: Path) -> bool:
+    """Files of Jupyter, Git, Python and others."""
+    return any(part.startswith((".", "__")) for part in inside.parts)
 
 
 def is_submission(path: Path) -> bool:
