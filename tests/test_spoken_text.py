@@ -1,7 +1,7 @@
 """Numbers, symbols, abbreviations and capitals are read out as words; what cannot be said is an error."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tinyomni import Omni
@@ -46,6 +46,8 @@ def test_numbers_in_words() -> None:
 
 
 @given(st.text(max_size=30))
+@example("\x85")
+@example("One.\u2028Two.")
 def test_the_result_has_only_letters_and_punctuation_or_it_is_an_error(text: str) -> None:
     try:
         said = spoken_text(text)

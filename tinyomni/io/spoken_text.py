@@ -95,7 +95,8 @@ def expand(found: re.Match[str]) -> str:
 
 def spoken_text(text: str) -> str:
     """The text in words. Raises InputError for characters that cannot be said; ordinary sentences are unchanged."""
-    said = re.sub(r"\.{2,}", ".", unicodedata.normalize("NFKC", text).translate(QUOTES))
+    said = re.sub(r"[^\S ]", " ", unicodedata.normalize("NFKC", text)).translate(QUOTES)  # line ends of all kinds
+    said = re.sub(r"\.{2,}", ".", said)
     shorts = "|".join(map(re.escape, sorted(ABBREVIATIONS, key=len, reverse=True)))
     said = re.sub(rf"(?<![\w.])(?P<short>{shorts})\.", expand, said, flags=re.IGNORECASE)
     said = MONEY.sub(lambda found: f"{found['amount']}{SYMBOLS[found['sign']]}", said)
