@@ -11,6 +11,7 @@ from tinyomni import TINY, Omni, check_gradient_explosion, clip_gradients, valid
 from tinyomni.dry_run import AUDIO, IMAGE, build
 from tinyomni.errors import InputError
 from tinyomni.generation import Step
+from tinyomni.io.weights import FORMAT
 from tinyomni.shapes import ShapeError
 
 
@@ -124,7 +125,7 @@ def test_weights_come_back_and_foreign_files_are_refused(omni: Omni, tmp_path: P
     data = (tmp_path / "omni.safetensors").read_bytes()
     (tmp_path / "cut").write_bytes(data[:-1000])
     (tmp_path / "noise").write_bytes(b"noise" * 100)
-    (tmp_path / "older").write_bytes(data.replace(b"tinyomni 2", b"tinyomni 0"))
+    (tmp_path / "older").write_bytes(data.replace(FORMAT.encode(), b"tinyomni 0"))
     (tmp_path / "foreign").write_bytes(data.replace(omni.tokenizer.fingerprint.encode(), b"0" * 64))
     for name, words in [
         ("cut", "damaged"),

@@ -445,6 +445,23 @@ def test_checks_reach_modules_packages_classes_and_coroutines(
         module.f(torch.zeros(2), torch.zeros(3))
 
 
+def test_a_loader_that_serves_many_modules_checks_those_of_the_package_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "from jaxtyping import Float\nfrom torch import Tensor\n" + PARTS["single"]
+    (tmp_path / "somebodys_package").mkdir()
+    (tmp_path / "somebodys_package" / "__init__.py").write_text("")
+    for name in ("somebodys_package/self_test.py", "somebodys_other_test.py"):  # both are loaded by pytest's one loader
+        (tmp_path / name).write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    check_shapes("somebodys_package")
+    inside = importlib.import_module("somebodys_package.self_test")
+    outside = importlib.import_module("somebodys_other_test")
+    assert type(inside.__spec__.loader) is type(outside.__spec__.loader)
+    assert hasattr(inside.f, "__shapes_checked__") and not hasattr(outside.f, "__shapes_checked__")
+
+
 def test_checks_of_a_module_that_is_not_there() -> None:
     with pytest.raises(ModuleNotFoundError, match="no module of this name"):
         check_shapes("somebodys_missing")

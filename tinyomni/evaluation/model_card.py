@@ -20,13 +20,13 @@ CANNOT = """## What it cannot do
   to it; the metrics "outside the world" say how often it admits that.
 - It understands English as {makers} speaks it. No human voice was in its training. A spoken question can last 5 s.
 - It speaks in {voices} voices, learned from eSpeak NG. Sentences unlike those of its world are garbled.
-- "Unsure" is not a probability of being wrong. It says that the answer was less certain, by the log-probability of
-  {certainty}, than {sure:.0%} of the right answers to validation questions{stricter}.
+- "Unsure" is not a probability of being wrong. It says that the answer was less certain, by the {certainty} of its
+  tokens, than {sure:.0%} of the right answers to validation questions{stricter}.
 - It can be wrong with confidence: the metric "unsure: of wrong answers" says how often it noticed, if there were any.
 """
 
 
-CERTAINTY = {"plain": "its tokens on average", "wide": "its least certain token"}
+CERTAINTY = {"plain": "mean log-probability", "wide": "least log-probability"}
 STRICTER = f", or than a stricter limit, where more than {MAX_WRONG:.0%} of those called sure were wrong"
 
 
@@ -89,7 +89,7 @@ def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict
         *map(row, report.results),
         "",
         *([f"Not in this file, so not measured: {', '.join(report.missing)}.", ""] if report.missing else []),
-        f"Thresholds of certainty (log-probability of {CERTAINTY[style_of(made)]}): "
+        f"Thresholds of certainty ({CERTAINTY[style_of(made)]}): "
         + (", ".join(f"{name} {value:.3f}" for name, value in thresholds.items()) or "none, no answer was right")
         + ".",
         "",

@@ -9,6 +9,7 @@ out, takes the type checker as a text, whose error it replaces by its own words,
 too.
 """
 
+import copy
 import functools
 import importlib.abc
 import importlib.machinery
@@ -193,7 +194,8 @@ class Finder(importlib.abc.MetaPathFinder):
         spec = next((each for each in found if each is not None), None)
         if spec is None or spec.loader is None:
             return None
-        loader, package = spec.loader, self.package
+        # a copy, since one loader may serve many modules, as pytest's does for `test_*.py` and `*_test.py`
+        loader, package = copy.copy(spec.loader), self.package
         load = loader.exec_module
 
         def exec_module(module: types.ModuleType) -> None:
@@ -202,6 +204,7 @@ class Finder(importlib.abc.MetaPathFinder):
                 warnings.warn(NOTHING.format(package), stacklevel=2)
 
         loader.exec_module = exec_module  # type: ignore[method-assign]
+        spec.loader = loader
         return spec
 
 
