@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -315,6 +316,32 @@ def test_a_signal_in_a_step_ends_the_run_after_it(number: int, tmp_path: Path, w
     with pytest.raises(KeyboardInterrupt):  # the second signal does not wait for the end of the step
         run(tmp_path / "twice", Signalled(number, 2), **SETTINGS)
     assert read_pointer(tmp_path / "twice", "last").name == "step-00000006"  # type: ignore[union-attr]
+
+
+class SignalledWithItsWorkers(Signalled):
+    """As a terminal or a cluster does it: every process of the run gets the signal."""
+
+    def forward(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
+        if self.training and self.calls == 6:
+            workers = multiprocessing.active_children()
+            assert workers
+            for worker in workers:
+                # from another process: to one from its parent torch's workers end without a complaint
+                subprocess.run(["kill", f"-{self.number}", str(worker.pid)], check=True)
+                worker.join(0.5)
+        return super().forward(batch)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_ends_the_run_after_the_step(
+    number: int, tmp_path: Path, whole: tuple[Path, Tensor]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", SignalledWithItsWorkers(number, 1), **SETTINGS, num_workers=1)
+    assert read_pointer(tmp_path / "run", "last").name == "step-00000007"  # type: ignore[union-attr]
+    _, stage = run(tmp_path / "run", Random(), **SETTINGS, num_workers=1)
+    same(tmp_path / "run", stage, whole)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs locks")

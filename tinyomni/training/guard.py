@@ -49,6 +49,14 @@ class Interrupts:
         self.received = number
 
 
+def leave_signals_to_the_trainer(worker: int) -> None:
+    """For a process that loads data: Ctrl+C, or the end of a job on a cluster, is sent to all processes of a run. The
+    one that trains answers it after the step, and for that it needs the others.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def locked(folder: Path | None) -> Iterator[None]:
     """Hold the folder for this process; a killed one loses its hold. Raises InputError if another process has it.

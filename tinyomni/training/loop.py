@@ -203,6 +203,7 @@ def _fit(
             num_workers=settings.num_workers,
             pin_memory=group.device.type == "cuda",
             generator=torch.Generator().manual_seed(settings.seed),  # its own, so that it takes no number of ours
+            worker_init_fn=guard.leave_signals_to_the_trainer,
         )
     )
     trainer = Trainer(stage, group.wrap(stage), optimizer, scaler, policy, group, settings)
