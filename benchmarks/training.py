@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,24 +34,10 @@ from tinyomni.training.optim import Muon
 from tinyomni.training.stages.thinker import next_token_loss
 from tinyomni.vision import ViTTiny
 
+sys.path.insert(0, str(Path(__file__).parent / "speed"))
+from references import encoder, llama
+
 Step = tuple[nn.Module, Callable[[], Tensor], int, int]  # model, loss, samples, tokens
-
-
-def llama(vocab: int, width: int, layers: int, heads: int, hidden: int) -> nn.Module:
-    """The reference for causal models."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=vocab, hidden_size=width, intermediate_size=hidden, num_hidden_layers=layers,
-                    num_attention_heads=heads, max_position_embeddings=2048, tie_word_embeddings=False)
-    )  # fmt: skip
-
-
-def encoder(width: int, layers: int, heads: int, hidden: int) -> nn.Module:
-    """The reference for encoders with full attention."""
-    layer = nn.TransformerEncoderLayer(width, heads, hidden, dropout=0.0, activation="gelu", batch_first=True,
-                                       norm_first=True)  # fmt: skip
-    return nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
 
 
 def thinker(ours: bool, device: str) -> Step:

@@ -171,7 +171,7 @@ def cached_step(
 check.cached_step(cached_step)
 
 # %% [markdown]
-# ## 9. Patches that are no squares (lesson 06)
+# ## 9. Patches that are not square (lesson 06)
 #
 # `patchify` · 10 minutes · ●●○
 #

@@ -59,6 +59,15 @@ def submissions(tmp_path: Path) -> Path:
     return folder
 
 
+def test_two_files_never_share_a_result(tmp_path: Path) -> None:
+    for name in ("a b.ipynb", "a_b.ipynb", "a/b.ipynb", "a__b.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    found = classroom.find_submissions(tmp_path)
+    assert len({each.name for each in found}) == len(found) == 4
+    assert [each.name for each in found] == [each.name for each in classroom.find_submissions(tmp_path)]
+
+
 def test_a_folder_is_graded_and_continued(
     submissions: Path, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

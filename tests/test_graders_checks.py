@@ -56,7 +56,7 @@ def test_a_forbidden_function_is_found_by_what_runs(way: str) -> None:
 
     verdict = check.project(answer)
     assert verdict.status == FAILED and "torch's own `linear` ran" in repr(verdict)
-    assert check.project(lambda x, weight, bias: "F.linear" and x @ weight.T + bias)  # a text is no call
+    assert check.project(lambda x, weight, bias: "F.linear" and x @ weight.T + bias)  # a string is not a call
 
 
 def test_numbers_of_numpy_and_lists_for_tuples_are_right() -> None:

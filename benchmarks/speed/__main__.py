@@ -23,7 +23,7 @@ from harness import Row, compare, from_json, table, to_json
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "RESULTS.md"
-QUESTIONS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__main__", "harness"))
+QUESTIONS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__main__", "harness", "references"))
 
 
 def measure(question: str, device: str, threads: int, seconds: float) -> list[Row]:

@@ -5,7 +5,7 @@
 
 import torch
 from harness import Case, Run
-from thinker import llama
+from thinker import reference_model
 
 from tinyomni.generation import generate
 from tinyomni.thinker import ThinkerLM
@@ -27,7 +27,7 @@ def uncached(model: ThinkerLM, ids: torch.Tensor) -> Run:
 
 def cases(device: str) -> list[Case]:
     """A goal of 0.5 is twice as fast; eight rows in less than 1.6 times the time of one is five times the rate."""
-    ours, reference = ThinkerLM().to(device).eval(), llama().to(device).eval()
+    ours, reference = ThinkerLM().to(device).eval(), reference_model().to(device).eval()
     ids = torch.randint(4, 1300, (1, PROMPT), device=device)
     ids[:, 0] = 1
     eight = ids.expand(8, -1).contiguous()

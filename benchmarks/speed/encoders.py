@@ -3,18 +3,12 @@
 import torch
 import torch.nn.functional as F
 from harness import Case, Run
+from references import encoder
 from torch import nn
 
 from tinyomni.audio import AudioEncoderTiny
 from tinyomni.config import TINY
 from tinyomni.vision import ViTTiny
-
-
-def encoder(width: int, layers: int, heads: int, hidden: int) -> nn.Module:
-    """The reference."""
-    layer = nn.TransformerEncoderLayer(width, heads, hidden, dropout=0.0, activation="gelu", batch_first=True,
-                                       norm_first=False)  # fmt: skip
-    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).eval()
 
 
 def inference(run: Run) -> Run:
@@ -32,7 +26,7 @@ def cases(device: str) -> list[Case]:
     image_encoder, audio_encoder = ViTTiny().to(device).eval(), AudioEncoderTiny().to(device).eval()
     found = []
     cfg = TINY.vision
-    body = encoder(cfg.vision_dim, cfg.layers, cfg.heads, cfg.intermediate_size).to(device)
+    body = encoder(cfg.vision_dim, cfg.layers, cfg.heads, cfg.intermediate_size, norm_first=False).to(device).eval()
     patches = nn.Conv2d(3, cfg.vision_dim, cfg.patch, cfg.patch).to(device)
     for batch in (1, 8):
         images = torch.rand(batch, 3, 224, 224, device=device)
@@ -43,7 +37,11 @@ def cases(device: str) -> list[Case]:
         found.append(Case(f"image encoder, batch {batch}", inference(lambda images=images: image_encoder(images)),
                           inference(theirs), "torch's fast path", 1.0))  # fmt: skip
     cfg_audio = TINY.audio
-    other = encoder(cfg_audio.audio_dim, cfg_audio.layers, cfg_audio.heads, cfg_audio.intermediate_size).to(device)
+    other = (
+        encoder(cfg_audio.audio_dim, cfg_audio.layers, cfg_audio.heads, cfg_audio.intermediate_size, norm_first=False)
+        .to(device)
+        .eval()
+    )
     for batch in (1, 8):
         mel = torch.randn(batch, 300, cfg_audio.n_mels, device=device)
 

@@ -5,7 +5,7 @@ After a text of 12 tokens, cached, greedy.
 
 import torch
 from harness import Case
-from torch import nn
+from references import llama
 
 from tinyomni.config import TINY
 from tinyomni.talker import TalkerTiny, generate_codes
@@ -13,21 +13,11 @@ from tinyomni.talker import TalkerTiny, generate_codes
 FRAMES, PROMPT = 300, 12
 
 
-def llama() -> nn.Module:
-    """The reference."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    cfg = TINY.talker
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=cfg.vocab, hidden_size=cfg.talker_dim, intermediate_size=cfg.intermediate_size,
-                    num_hidden_layers=cfg.layers, num_attention_heads=cfg.heads, max_position_embeddings=2048,
-                    tie_word_embeddings=False)
-    )  # fmt: skip
-
-
 def cases(device: str) -> list[Case]:
     """A goal of 0.5 is twice as fast."""
-    ours, reference = TalkerTiny().to(device).eval(), llama().to(device).eval()
+    cfg = TINY.talker
+    reference = llama(cfg.vocab, cfg.talker_dim, cfg.layers, cfg.heads, cfg.intermediate_size).to(device).eval()
+    ours = TalkerTiny().to(device).eval()
     text = torch.randint(4, 1300, (1, PROMPT), device=device)
 
     def theirs() -> None:

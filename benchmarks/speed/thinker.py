@@ -5,6 +5,7 @@ Both with the same random weights' sizes, float32, AdamW for the step.
 
 import torch
 from harness import Case, Run
+from references import llama
 from torch import nn
 
 from tinyomni.config import TINY
@@ -14,16 +15,10 @@ from tinyomni.training.stages.thinker import next_token_loss
 SIZES = ((1, 6), (1, 64), (1, 256), (8, 64), (8, 256), (16, 256))
 
 
-def llama() -> nn.Module:
-    """The reference: transformers' Llama with its default (SDPA) attention."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
+def reference_model() -> nn.Module:
+    """A Llama of the Thinker's sizes."""
     cfg = TINY.thinker
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=cfg.vocab, hidden_size=cfg.d_model, intermediate_size=cfg.intermediate_size,
-                    num_hidden_layers=cfg.layers, num_attention_heads=cfg.heads, max_position_embeddings=cfg.ctx_len,
-                    tie_word_embeddings=False)
-    )  # fmt: skip
+    return llama(cfg.vocab, cfg.d_model, cfg.layers, cfg.heads, cfg.intermediate_size)
 
 
 def step(model: nn.Module, ids: torch.Tensor, ours: bool) -> Run:
@@ -51,7 +46,7 @@ def forward(model: nn.Module, ids: torch.Tensor, **options: bool) -> Run:
 
 def cases(device: str) -> list[Case]:
     """Sizes as (batch, tokens)."""
-    ours, reference = ThinkerLM().to(device).eval(), llama().to(device).eval()
+    ours, reference = ThinkerLM().to(device).eval(), reference_model().to(device).eval()
     found = []
     for batch, tokens in SIZES:
         ids = torch.randint(4, 1300, (batch, tokens), device=device)

@@ -98,7 +98,7 @@ def grade_submissions(folder: Path, limits: "Limits", args: argparse.Namespace) 
     results = grade_folder(folder, out, limits, args.jobs, say)
     say("\n" + format_scores(results))
     if others := left_out(folder):
-        say(f"Not graded, since they are no notebooks, nor Python with a check: {', '.join(others)}")
+        say(f"Not graded, neither notebooks nor Python files with a check: {', '.join(others)}")
     write_tables(results, out, args, results)
     return 0 if all(one["lesson"] for one in results) else 1
 

@@ -4,8 +4,8 @@
 
 The answer and what is looked up stay those of the question, so that reading is all that has to be learned. Templates
 are sorted into families; those of HELD_OUT are never trained on, and tell how well other wordings are understood. The
-families `people` and `others` are no grammar: `assets/wordings.json` has what various authors wrote who had seen none
-of it, nor one another's.
+families `people` and `others` do not come from this grammar: they are in `assets/wordings.json`, written by authors who
+had seen neither it nor one another's templates.
 Beside them: typing errors, conversations, in which a question refers to the one before it, and small talk.
 """
 

@@ -53,7 +53,10 @@ def find_submissions(folder: Path) -> list[Submission]:
         if is_hidden(inside) or not is_submission(path):
             continue
         student = printable(inside.parts[0] if len(inside.parts) > 1 else student_of(inside.stem))
-        found.append(Submission(student, path, re.sub(r"[^\w.-]+", "_", "__".join(inside.parts))))
+        name = re.sub(r"[^\w.-]+", "_", "__".join(inside.parts))
+        if name in {each.name for each in found}:  # `a b.ipynb` and `a_b.ipynb`: neither may replace the other
+            name = f"{hashlib.sha256(str(inside).encode()).hexdigest()[:8]}-{name}"
+        found.append(Submission(student, path, name))
     if not found:
         raise InputError(f"grade: no notebook and no .py file that calls `check` in {folder}")
     return found

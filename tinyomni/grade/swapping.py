@@ -20,7 +20,7 @@ from tinyomni.grade.grading import grade_answer
 from tinyomni.grade.registry import exercises, find_exercise
 from tinyomni.tracing.checks import wrap
 
-deferred = False  # while a notebook is graded: what a swapped model does takes seconds, and is no answer
+deferred = False  # while a notebook is graded: what a swapped model does takes seconds, and answers nothing
 
 
 class CellSkipped(Exception):

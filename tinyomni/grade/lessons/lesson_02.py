@@ -265,11 +265,7 @@ def _(x):
     "RoPE for queries and keys, with an offset",
     minutes=20,
     level=3,
-    gradients=(
-        "q",
-        "k",
-        "v",
-    ),
+    gradients=("q", "k", "v"),
 )
 def apply_rope_qkv(
     q: Float[Tensor, "batch heads tokens head_dim"],

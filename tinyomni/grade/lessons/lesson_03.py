@@ -25,10 +25,7 @@ THINKER = "9. Self-attention in the Thinker"
     "Attention scores",
     minutes=10,
     level=1,
-    gradients=(
-        "q",
-        "k",
-    ),
+    gradients=("q", "k"),
 )
 def attention_scores(
     q: Float[Tensor, "batch heads queries head_dim"], k: Float[Tensor, "batch heads keys head_dim"]
@@ -442,11 +439,7 @@ def _(k, heads):
     "The complete attention",
     minutes=20,
     level=3,
-    gradients=(
-        "q",
-        "k",
-        "v",
-    ),
+    gradients=("q", "k", "v"),
 )
 def attention(
     q: Float[Tensor, "batch heads queries head_dim"],

@@ -206,11 +206,7 @@ def _(answer):
     "CLS token and position embeddings",
     minutes=10,
     level=1,
-    gradients=(
-        "patches",
-        "cls",
-        "positions",
-    ),
+    gradients=("patches", "cls", "positions"),
 )
 def add_cls(
     patches: Float[Tensor, "batch n_patches vision_dim"],
@@ -325,10 +321,7 @@ def _(answer):
     minutes=20,
     level=3,
     taught_in="14_training_the_image_encoder",
-    gradients=(
-        "images",
-        "texts",
-    ),
+    gradients=("images", "texts"),
 )
 def info_nce(
     images: Float[Tensor, "batch dim"], texts: Float[Tensor, "batch dim"], temperature: float = 0.07

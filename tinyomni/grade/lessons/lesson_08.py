@@ -24,11 +24,7 @@ BUDGET = "7. The token budget"
     "The projector",
     minutes=5,
     level=1,
-    gradients=(
-        "x",
-        "weight",
-        "bias",
-    ),
+    gradients=("x", "weight", "bias"),
     forbidden=("linear",),
 )
 def project(

@@ -184,10 +184,7 @@ def _(answer):
     "The Talker's loss",
     minutes=10,
     level=2,
-    gradients=(
-        "base_logit",
-        "res_logit",
-    ),
+    gradients=("base_logit", "res_logit"),
 )
 def talker_loss(
     base_logit: Float[Tensor, "batch frames codebook_size"],

@@ -26,11 +26,7 @@ fault: Any  # what a mutant changes
     "Scaled cosine similarities",
     minutes=10,
     level=1,
-    gradients=(
-        "image_features",
-        "text_features",
-        "logit_scale",
-    ),
+    gradients=("image_features", "text_features", "logit_scale"),
 )
 def similarities(
     image_features: Float[Tensor, "images dim"],

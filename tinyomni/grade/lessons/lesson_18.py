@@ -339,7 +339,7 @@ for cause, fault in (
         lambda turns, bos: joined(turns) if joined(turns)[:1] == [bos] else [bos, *joined(turns)],
     ),
     ("an empty text gets no BOS", lambda turns, bos: [bos, *bare(turns, bos)] if bare(turns, bos) else []),
-    ("repeated tokens are dropped: a prompt is no set", lambda turns, bos: [*dict.fromkeys([bos, *joined(turns)])]),
+    ("repeated tokens are dropped: a prompt is not a set", lambda turns, bos: [*dict.fromkeys([bos, *joined(turns)])]),
     ("only the last turn is kept", lambda turns, bos: [bos, *bare(turns[-1:], bos)]),
 ):
     prompt_ids.mutant(cause, PITFALLS)(lambda turns, bos=1, fault=fault: fault(turns, bos))
