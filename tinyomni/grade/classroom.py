@@ -47,7 +47,7 @@ def find_submissions(folder: Path) -> list[Submission]:
 
     Raises InputError if there is none.
     """
-    found = []
+    found: list[Submission] = []
     for path in sorted([*folder.rglob("*.ipynb"), *folder.rglob("*.py")]):
         inside = path.relative_to(folder)
         if is_hidden(inside) or not is_submission(path):
