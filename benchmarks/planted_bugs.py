@@ -12,12 +12,13 @@ line of the model's own code in their tracebacks.
 
 import argparse
 import contextlib
+import importlib
 import importlib.metadata
 import inspect
 import io
 import json
 import linecache
-import multiprocessing
+import os
 import re
 import shlex
 import subprocess
@@ -27,7 +28,6 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -256,49 +256,35 @@ def attempt(bug: Bug, tool: str) -> tuple[Verdict, str]:
     return Verdict(False, False, False), ""
 
 
-def child(bug: Bug, tool: str, answer: Connection) -> None:
-    """The same in a process of its own, with a limit."""
-    try:
-        import resource
+def apart(bug: Bug, tool: str) -> tuple[Verdict, str]:
+    """The same in a process of its own, with a limit.
 
+    Forked and not a child of multiprocessing, in which torchlens refuses to run. Nothing but imports may happen before.
+    """
+    import resource  # as os.fork, not there on Windows
+
+    reader, writer = os.pipe()
+    if (process := os.fork()) == 0:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
-    except ImportError:  # Windows
-        pass
-    torch.set_num_threads(1)
-    answer.send(attempt(bug, tool))
-
-
-def apart(bug: Bug, tool: str, context: Any) -> tuple[Verdict, str]:
-    """Start the process, and wait for its answer."""
-    mine, other = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(bug, tool, other))
-    process.start()
-    other.close()
-    try:
-        return mine.recv()  # type: ignore[no-any-return]
-    except EOFError:
+        torch.set_num_threads(1)
+        with open(writer, "w", encoding="utf-8") as answer:
+            json.dump(attempt(bug, tool), answer)
+        os._exit(0)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as answer:
+        said = answer.read()
+    os.waitpid(process, 0)
+    if not said:
         return Verdict(False, False, False, "no end"), f"nothing after {SECONDS} s of CPU time"
-    finally:
-        process.join()
+    verdict, text = json.loads(said)
+    return Verdict(*verdict), text
 
 
-def processes() -> Any:
-    """Processes that start with the libraries loaded, and with nothing else."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "torch",
-            "bugs",
-            "torchinfo",
-            "torchview",
-            "jaxtyping",
-            "beartype",
-            *sorted({bug.target.partition(":")[0] for bug in OTHERS}),
-        ]
-    )
-    return context
+def load_libraries() -> None:
+    """Once, in the process that all others are forked from; what is not installed is said by the tool that needs it."""
+    for name in ("torchinfo", "torchview", "jaxtyping", "beartype", *{bug.target.partition(":")[0] for bug in OTHERS}):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
@@ -367,7 +353,8 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="also print what is said")
     parser.add_argument("--json", metavar="FILE", type=Path, help="keep results; what is there is not run again")
     args = parser.parse_args()
-    tools, context = args.tool or list(TOOLS), processes()
+    tools = args.tool or list(TOOLS)
+    load_libraries()
     rows: dict[Bug, dict[str, Verdict]] = {}
     kept: dict[str, Any] = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     for bug in BUGS:
@@ -377,7 +364,7 @@ def main() -> None:
         for tool in tools:
             key, text = f"{bug.title} | {bug.model} | {tool}", ""
             if key not in kept:
-                kept[key], text = apart(bug, tool, context)
+                kept[key], text = apart(bug, tool)
             rows[bug][tool] = Verdict(*kept[key])
             if args.json:
                 args.json.write_text(json.dumps(kept, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tinyomni.tracing import Trace, trace
+from tinyomni.tracing.tensors import TensorNotes
 
 
 class Heads(nn.Module):
@@ -96,3 +97,16 @@ def test_gradients_of_a_call_without_any() -> None:
     with trace(backward=True) as t:
         (Cut()(torch.ones(2, requires_grad=True)) + nn.Linear(2, 2)(torch.ones(2))).sum().backward()
     assert [len(record.gradients) for record in t.steps] == [0, 1]
+
+
+def test_notes_about_many_tensors_are_tidied_up_seldom_and_keep_none_alive() -> None:
+    notes, living, tidied = TensorNotes[int](), [torch.empty(0) for _ in range(45_000)], 0
+    for number, tensor in enumerate(living):
+        before = notes._kept
+        notes[tensor] = number
+        tidied += notes._kept is not before
+    assert tidied == 3 and notes.get(living[7]) == 7  # at 10,000, 20,000, 40,000
+    living.clear()
+    for number in range(90_000):
+        notes[torch.empty(0)] = number
+    assert len(notes._kept) <= 80_000 and notes.get(torch.empty(0)) is None

@@ -4,14 +4,13 @@ Names begin at annotations. Each operation hands them on by a rule for its kind;
 cannot be told, an axis has no name, and its size is all that is said. Names never come from sizes alone.
 """
 
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from tinyomni.tracing.operations import tensors_among
-from tinyomni.tracing.tensors import Size, sizes
+from tinyomni.tracing.tensors import Size, TensorNotes, sizes
 
 Axes = tuple[str, ...]
 """A name for each axis of a tensor, "" where it has none."""
@@ -42,12 +41,11 @@ class NameFlow:
     """The names of the axes of tensors, for as long as the tensors live."""
 
     def __init__(self) -> None:
-        self._names: dict[int, tuple[weakref.ref[Tensor], Axes]] = {}
+        self._names = TensorNotes[Axes]()
 
     def of(self, tensor: Tensor) -> Axes:
         """The names of a tensor's axes."""
-        reference, names = self._names.get(id(tensor), (None, ()))
-        return names if reference is not None and reference() is tensor else ("",) * tensor.dim()
+        return self._names.get(tensor) or ("",) * tensor.dim()
 
     def annotate(self, tensor: Tensor, names: Axes) -> None:
         """Name the axes of a tensor by an annotation; where that says nothing, an axis keeps its name."""
@@ -57,9 +55,7 @@ class NameFlow:
     def give(self, tensor: Tensor, names: Axes) -> None:
         """Name the axes of a tensor."""
         if len(names) == tensor.dim():
-            self._names[id(tensor)] = (weakref.ref(tensor), names)
-        if len(self._names) > 10_000:
-            self._names = {key: kept for key, kept in self._names.items() if kept[0]() is not None}
+            self._names[tensor] = names
 
     def operation(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Hand the names on to what an operation gave."""

@@ -12,7 +12,6 @@ import itertools
 import sys
 import threading
 import types
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -137,7 +136,7 @@ class Recorder:
         self._open: list[OpenCall] = []
         self._annotated, self._unnamed = 0, 0
         self._modules_met: dict[int, tuple[nn.Module, str]] = {}
-        self._made: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._made = tensors.TensorNotes[int]()
         self._faults: Counter[str] = Counter()
         self._threads: set[str] = set()
         self._problem_at: int | None = None
@@ -462,24 +461,17 @@ class Recorder:
     def _remember(self, result: Any, record: int) -> None:
         """Which call made a tensor, for as long as the tensor lives."""
         for tensor in tensors_in(result):
-            self._made[id(tensor)] = (weakref.ref(tensor), record)
+            self._made[tensor] = record
             # a view of this result will name the same base; a base that a call returned keeps that call
-            if tensor._base is not None and not self._is_known(tensor._base):
-                self._made[id(tensor._base)] = (weakref.ref(tensor._base), record)
-        if len(self._made) > 10_000:
-            self._made = {key: made for key, made in self._made.items() if made[0]() is not None}
-
-    def _is_known(self, tensor: Tensor) -> bool:
-        """Whether a call made this tensor."""
-        reference, _ = self._made.get(id(tensor), (None, -1))
-        return reference is not None and reference() is tensor
+            if tensor._base is not None and self._made.get(tensor._base) is None:
+                self._made[tensor._base] = record
 
     def _sources(self, values: Any) -> Iterator[int]:
         """The calls that made these tensors, or the tensors that these are views of."""
         for tensor in itertools.chain.from_iterable(map(tensors_in, values)):
             for candidate in (tensor, tensor._base):
-                if candidate is not None and self._is_known(candidate):
-                    yield self._made[id(candidate)][1]
+                if candidate is not None and (record := self._made.get(candidate)) is not None:
+                    yield record
                     break
 
     def _path(self, module: nn.Module) -> str:

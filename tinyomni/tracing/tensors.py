@@ -5,12 +5,14 @@ none of ours.
 """
 
 import functools
+import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+Note = TypeVar("Note")
 Size = int | str  # a text where the size is no number: `ragged` in a nested tensor, `s77` under torch.export
 
 
@@ -80,3 +82,22 @@ def dtype_name(dtype: torch.dtype) -> str:
 def device_name(device: torch.device) -> str:
     """`cpu`, `cuda`, `cuda:1`."""
     return str(device) if device.index else device.type
+
+
+class TensorNotes(Generic[Note]):
+    """What is known about tensors, by identity, for as long as these live. Nothing is kept alive."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[weakref.ref[Tensor], Note]] = {}
+        self._most = 10_000
+
+    def __setitem__(self, tensor: Tensor, note: Note) -> None:
+        self._kept[id(tensor)] = (weakref.ref(tensor), note)
+        if len(self._kept) > self._most:
+            self._kept = {key: kept for key, kept in self._kept.items() if kept[0]() is not None}
+            self._most = max(10_000, 2 * len(self._kept))  # so that a program with many tensors pays for this seldom
+
+    def get(self, tensor: Tensor) -> Note | None:
+        """What was noted about this very tensor."""
+        reference, note = self._kept.get(id(tensor), (None, None))
+        return note if reference is not None and reference() is tensor else None
