@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from tinyomni.tracing import ShapeError, Trace, check_shapes, trace
-from tinyomni.tracing.checks import Finder
+from tinyomni.tracing.checks import Finder, checked
 
 
 class Same(nn.Module):
@@ -414,20 +414,23 @@ PARTS = {
     "f = lambda x, y: asyncio.run(g(x, y))\n",
     "static": "class A:\n  @staticmethod\n"
     "  def f(x: Float[Tensor, 'n'], y: Float[Tensor, 'n']) -> None: ...\nf = A.f\n",
+    "generator": "def f(x: Float[Tensor, 'n'], y: Float[Tensor, 'n']):\n  yield x\n",
+    "async_generator": "async def f(x: Float[Tensor, 'n'], y: Float[Tensor, 'n']):\n  yield x\n",
     "nothing": "def f(x, y): ...\n",
 }
+FUTURE = "from __future__ import annotations\n"  # annotations are text
 
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("package", [False, True])
 @pytest.mark.parametrize("first", ["check", "import"])
-def test_checks_reach_modules_packages_classes_and_coroutines(
+def test_checks_reach_modules_packages_classes_coroutines_and_generators(
     part: str, package: bool, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"somebodys_{part}_{package}_{first}"
     file = tmp_path / name / "__init__.py" if package else tmp_path / f"{name}.py"
     file.parent.mkdir(exist_ok=True)
-    file.write_text("from jaxtyping import Float\nfrom torch import Tensor\n" + PARTS[part])
+    file.write_text(FUTURE * package + "from jaxtyping import Float\nfrom torch import Tensor\n" + PARTS[part])
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     with warnings.catch_warnings(record=True) as told:
@@ -462,14 +465,36 @@ def test_a_loader_that_serves_many_modules_checks_those_of_the_package_only(
     assert hasattr(inside.f, "__shapes_checked__") and not hasattr(outside.f, "__shapes_checked__")
 
 
-def test_checks_of_a_module_that_is_not_there() -> None:
+@pytest.mark.parametrize("name", ["somebodys_missing", "textwrap.TextWrapper", "json.nothing"])
+def test_checks_of_a_module_that_is_not_there(name: str) -> None:
     with pytest.raises(ModuleNotFoundError, match="no module of this name"):
-        check_shapes("somebodys_missing")
+        check_shapes(name)
+
+
+def wrong_result(x: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows"]:
+    return x.flatten()
+
+
+def wrong_inside(x: Float[Tensor, "rows columns"]) -> tuple[Float[Tensor, "rows"], int]:
+    return checked(Column.of)(x), 1
+
+
+class Column:
+    @staticmethod
+    def of(x: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows 1"]:
+        return x[:, 0]
+
+
+def test_a_wrong_result_is_told_with_its_shape() -> None:
+    with pytest.raises(
+        ShapeError, match=r"^wrong_result: expected the result \(rows\) Float, got \(6,\) float32"
+    ):
+        checked(wrong_result)(torch.zeros(2, 3))
+    with pytest.raises(ShapeError, match=r"^Column.of: expected the result \(rows, 1\) Float, got \(2,\) float32"):
+        checked(wrong_inside)(torch.zeros(2, 3))
 
 
 def test_a_call_that_the_checks_refuse_is_in_the_trace() -> None:
-    from tinyomni.tracing.checks import checked
-
     @checked
     def f(x: Float[Tensor, "n"], y: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         return x

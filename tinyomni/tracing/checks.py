@@ -18,6 +18,7 @@ import inspect
 import pkgutil
 import reprlib
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -39,19 +40,48 @@ OURS = __name__.rpartition(".")[0]  # the tracer itself is never checked
 NOTHING = "check_shapes({!r}): it has no function with jaxtyping annotations, so that nothing is checked"
 
 
+NO_RESULT = object()
+last = threading.local()  # its `result`: what the function that is judged returned; jaxtyping's error does not hold it
+
+
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its annotations checked on every call."""
-    inner = jaxtyping.jaxtyped(function, typechecker=CHECKER)
+    """The function with its annotations checked on every call; of a generator, those of its arguments."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
+    def remembered(*args: Any, **kwargs: Any) -> Any:
+        last.result = NO_RESULT
+        last.result = result = function(*args, **kwargs)
+        return result
+
+    # annotations as text are resolved where the function is defined
+    hints = remembered.__annotations__ = annotations.hints_of(function)
+    remembered.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[each.replace(annotation=hints.get(name, each.annotation))
+                    for name, each in signature.parameters.items()],
+        return_annotation=hints.get("return", signature.return_annotation),
+    )  # fmt: skip
+    inner = jaxtyping.jaxtyped(remembered, typechecker=CHECKER)
+
+    @functools.wraps(function)
     def with_checks(*args: Any, **kwargs: Any) -> Any:
+        last.result = NO_RESULT
         try:
             return inner(*args, **kwargs)
         except ShapeError:  # explained already, by a call further inside
             raise
         except TypeCheckError as error:
-            raise _explained(function, signature, args, kwargs, error) from error
+            raise _explained(function, signature.bind(*args, **kwargs).arguments, signature, error) from error
+        finally:
+            last.result = NO_RESULT  # nothing is kept alive
+
+    @functools.wraps(function)
+    def begun_with_checks(*args: Any, **kwargs: Any) -> Any:
+        """The body of a generator has not begun when it is made: a wrong argument would be noticed late."""
+        arguments = signature.bind(*args, **kwargs).arguments
+        if found := why(function, signature, arguments):
+            raise _refused(function, arguments, found)
+        return function(*args, **kwargs)
 
     @functools.wraps(function)
     async def awaited_with_checks(*args: Any, **kwargs: Any) -> Any:
@@ -64,21 +94,23 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
             raise ShapeError(str(found))
         return result
 
-    wrapper: Any = awaited_with_checks if inspect.iscoroutinefunction(function) else with_checks
+    wrapper: Any = with_checks
+    if inspect.iscoroutinefunction(function):
+        wrapper = awaited_with_checks
+    elif inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        wrapper = begun_with_checks
     wrapper.__shapes_checked__ = True
     return wrapper
 
 
 def _explained(
-    function: Callable[..., Any], signature: inspect.Signature, args: Any, kwargs: Any, error: TypeCheckError
+    function: Callable[..., Any], arguments: Mapping[str, Any], signature: inspect.Signature, error: TypeCheckError
 ) -> ShapeError:
     """jaxtyping's error in our words."""
-    arguments = signature.bind(*args, **kwargs).arguments
-    found = why(function, signature, arguments)
-    if found is None:
-        hint = annotations.hints_of(function).get("return")
-        return ShapeError(f"{function.__qualname__}: expected the result {annotations.show(hint)}.\n\n{error}")
-    return _refused(function, arguments, found, f"\n\n{error}")
+    if found := why(function, signature, arguments):
+        return _refused(function, arguments, found, f"\n\n{error}")
+    found = why(function, signature, arguments, last.result)
+    return ShapeError(f"{found or function.__qualname__}\n\n{error}")
 
 
 def _refused(function: Any, arguments: Mapping[str, Any], found: Mismatch, more: str = "") -> ShapeError:
@@ -86,9 +118,6 @@ def _refused(function: Any, arguments: Mapping[str, Any], found: Mismatch, more:
     if recorder.current is not None:
         recorder.current.refused(function, arguments, found)
     return ShapeError(f"{found}{more}")
-
-
-NO_RESULT = object()
 
 
 def why(
@@ -122,12 +151,7 @@ def wrap(thing: Any) -> Any:
     if isinstance(thing, property) and thing.fget is not None:
         inner = wrap(thing.fget)
         return thing if inner is thing.fget else property(inner, thing.fset, thing.fdel, thing.__doc__)
-    if (
-        not isinstance(thing, types.FunctionType)
-        or hasattr(thing, "__shapes_checked__")
-        or inspect.isgeneratorfunction(thing)
-        or inspect.isasyncgenfunction(thing)
-    ):
+    if not isinstance(thing, types.FunctionType) or hasattr(thing, "__shapes_checked__"):
         return thing
     return checked(thing) if any(annotations.leaves(hint) for hint in annotations.hints_of(thing).values()) else thing
 
@@ -212,7 +236,8 @@ def check_shapes(package: str = __name__.partition(".")[0]) -> None:
     """Check the shapes of every call into a package or module from now on.
 
     Call it first: copies that other packages have imported already stay plain. Functions that are defined inside
-    functions are left out. Raises ModuleNotFoundError for an unknown name, and warns if there is nothing to check.
+    functions are left out, and so are those in `functools.lru_cache` and what a generator yields. Raises
+    ModuleNotFoundError for an unknown name, and warns if there is nothing to check.
     """
     recorder.strict_by_default = True
     if any(isinstance(finder, Finder) and finder.package == package for finder in sys.meta_path):
@@ -220,7 +245,7 @@ def check_shapes(package: str = __name__.partition(".")[0]) -> None:
     loaded = {
         name: each for name, each in list(sys.modules.items()) if within(name, package) and not within(name, OURS)
     }
-    if not loaded and importlib.util.find_spec(package) is None:
+    if not loaded and not _exists(package):
         raise ModuleNotFoundError(f"check_shapes({package!r}): there is no module of this name", name=package)
     sys.meta_path.insert(0, Finder(package))
     found = sum([wrap_module(module, package) for module in loaded.values()])
@@ -228,3 +253,11 @@ def check_shapes(package: str = __name__.partition(".")[0]) -> None:
     lazy = root is not None and len(loaded) == 1 and any(pkgutil.iter_modules(root))  # its modules may come later
     if loaded and not found and not lazy:
         warnings.warn(NOTHING.format(package), stacklevel=2)
+
+
+def _exists(module: str) -> bool:
+    """Could it be imported? What is in a module that is no package could not."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
