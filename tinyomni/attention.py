@@ -9,6 +9,8 @@ Sources: Vaswani et al., Attention Is All You Need (2017), section 3.2; Ainslie 
 keys and values; Pope et al. (2022) for the KV cache.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -103,6 +105,7 @@ class KVCache:
         self.key_padding_mask: Bool[Tensor, "batch keys"] | None = None
         self.max_seq_len = max_seq_len
         self.size = 0
+        self.fast: Any = None  # the weights of the blocks, prepared by `fast_step`; False where they cannot be
 
     def check_room(self, where: str, batch: int, tokens: int) -> None:
         """Raise a `ValueError` unless `tokens` more tokens of `batch` sequences fit."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tinyomni.attention import KVCache
 from tinyomni.config import TINY, TalkerConfig
 from tinyomni.errors import InputError
+from tinyomni.fast_step import fast_step
 from tinyomni.layers import DecoderBlock, RMSNorm, init_weights
 from tinyomni.shapes import ShapeError, expect
 from tinyomni.stability import assert_finite
@@ -149,8 +150,11 @@ class TalkerTiny(nn.Module):
             cache.check_room("TalkerTiny", batch, tokens)
             cache.key_padding_mask = key_padding_mask
         mask = key_padding_mask[:, None, None, :] if key_padding_mask is not None else None
-        for layer, block in enumerate(self.blocks):
-            x = block(x, cache=cache, layer=layer, mask=mask)
+        if cache is not None and (step := fast_step(self, x, cache)):
+            x = step(x, cache, mask)
+        else:
+            for layer, block in enumerate(self.blocks):
+                x = block(x, cache=cache, layer=layer, mask=mask)
         if cache is not None:
             cache.advance(tokens)
         x = self.norm(x[:, tokens - frames :])

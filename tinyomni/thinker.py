@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tinyomni.attention import KVCache
 from tinyomni.config import TINY, ThinkerConfig
 from tinyomni.errors import InputError
+from tinyomni.fast_step import fast_step
 from tinyomni.layers import DecoderBlock, RMSNorm, init_weights
 from tinyomni.shapes import ShapeError, describe, expect
 from tinyomni.stability import assert_finite
@@ -101,8 +102,11 @@ class ThinkerLM(nn.Module):
             )
         if cache is not None:
             cache.check_room("ThinkerLM", batch, tokens)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, cache=cache, layer=layer)
+        if cache is not None and (step := fast_step(self, x, cache)):
+            x = step(x, cache)
+        else:
+            for layer, block in enumerate(self.blocks):
+                x = block(x, cache=cache, layer=layer)
         if cache is not None:
             cache.advance(tokens)
         logits = self.lm_head(self.norm(x))
