@@ -5,7 +5,9 @@ Screenshots of each state go to the folder that TINYOMNI_SCREENSHOTS names.
 
 import concurrent.futures
 import contextlib
+import http.client
 import io
+import json
 import os
 import re
 import shutil
@@ -22,6 +24,7 @@ from PIL import Image
 
 from tinyomni.data.rendering import BACKGROUNDS
 from tinyomni.dry_run import AUDIO, IMAGE
+from tinyomni.errors import InputError
 from tinyomni.io.playback import wav_header
 from tinyomni.tracing import trace
 
@@ -124,6 +127,75 @@ def test_the_answer_is_apart_from_the_scratchpad() -> None:
     assert demo.split_scratchpad(reply) == (seen, "")
 
 
+def test_an_image_of_100_megapixels_is_refused_before_it_is_copied() -> None:
+    with pytest.raises(InputError, match="pixels"):
+        demo.flatten_drawing({"composite": Image.new("RGBA", (10_000, 10_000))})
+
+
+def test_twenty_requests_at_once_each_get_their_own_answer() -> None:
+    model = demo.PageModel(answering("Is it? Yes. What? No."))
+    questions = ["Is it?", "What?"] * 10
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        views = pool.map(lambda question: list(model.ask(None, question, None, False, 0))[-1], questions)
+    assert all("Thinker" in view.shapes and view.answer for view in views)
+
+
+# ---- through HTTP ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """Of a page that is served, without a browser."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        blocks, launch = demo.build(answering())
+        blocks.launch(server_port=free_port(), prevent_thread_lock=True, **launch)
+        yield blocks.server_name, blocks.server_port
+        blocks.close()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def request(address: tuple[str, int], method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(*address, timeout=WAIT / 1000)
+    connection.request(method, path, body or None, headers)
+    response = connection.getresponse()
+    try:
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def test_the_page_is_served_to_this_machine_only(address: tuple[str, int]) -> None:
+    assert address[0] == "127.0.0.1" and request(address, "GET", "/")[0] == 200
+    info = json.loads(request(address, "GET", "/gradio_api/info")[1])
+    assert not info["named_endpoints"] and not info["unnamed_endpoints"]
+
+
+@pytest.mark.parametrize("path", [
+    "/gradio_api/file=/etc/passwd", "/gradio_api/file=../../../../etc/passwd", "/file=/etc/passwd",
+    "/assets/..%2f..%2f..%2f..%2fetc/passwd", "/static/../../../../../etc/passwd",
+    "/gradio_api/file=%2e%2e/pyproject.toml",
+    f"/gradio_api/file={Path(__file__).resolve()}", "/speech/1.wav", "/speech/../../etc/passwd", "/speech/x.wav",
+])  # fmt: skip
+def test_no_file_outside_its_folder_is_served(path: str, address: tuple[str, int]) -> None:
+    status, body = request(address, "GET", path)
+    assert status in (400, 403, 404) and b"root:" not in body and b"importorskip" not in body
+
+
+def test_an_upload_has_a_limit(address: tuple[str, int]) -> None:
+    def upload(size: int) -> int:
+        part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="<b>.wav"\r\n\r\n'
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        return request(address, "POST", "/gradio_api/upload", part + bytes(size) + b"\r\n--x--\r\n", **headers)[0]
+
+    assert upload(1000) == 200 and upload(65 << 20) == 413
+
+
 @pytest.mark.parametrize(
     ("threshold", "words"), [(-0.5, "sure: 0.000, above -0.500"), (0.5, "not sure: "), (None, "no threshold")]
 )
@@ -153,10 +225,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     socket.socket.connect = watched  # type: ignore[method-assign]
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
     blocks, launch = demo.build(answering(f"Is it? {DESCRIPTION}: Yes."))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    blocks.launch(server_port=port, prevent_thread_lock=True, **launch)
+    blocks.launch(server_port=free_port(), prevent_thread_lock=True, **launch)
     flags = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
              f"--use-file-for-fake-audio-capture={AUDIO}", "--autoplay-policy=no-user-gesture-required"]  # fmt: skip
     flags += ["--no-sandbox"] * (hasattr(os, "geteuid") and os.geteuid() == 0)
