@@ -416,6 +416,9 @@ PARTS = {
     "  def f(x: Float[Tensor, 'n'], y: Float[Tensor, 'n']) -> None: ...\nf = A.f\n",
     "generator": "def f(x: Float[Tensor, 'n'], y: Float[Tensor, 'n']):\n  yield x\n",
     "async_generator": "async def f(x: Float[Tensor, 'n'], y: Float[Tensor, 'n']):\n  yield x\n",
+    "protocol": "import typing\nclass P(typing.Protocol):\n  def p(self): ...\n"
+    "def f(x: Float[Tensor, 'n'], y: Float[Tensor, 'n'], z: P | None = None) -> None: ...\n",
+    "unknown": "def f(x: Float[Tensor, 'n'], y: Float[Tensor, 'n'], z: 'Nowhere' = 1) -> None: ...\n",
     "nothing": "def f(x, y): ...\n",
 }
 FUTURE = "from __future__ import annotations\n"  # annotations are text
@@ -486,9 +489,7 @@ class Column:
 
 
 def test_a_wrong_result_is_told_with_its_shape() -> None:
-    with pytest.raises(
-        ShapeError, match=r"^wrong_result: expected the result \(rows\) Float, got \(6,\) float32"
-    ):
+    with pytest.raises(ShapeError, match=r"^wrong_result: expected the result \(rows\) Float, got \(6,\) float32"):
         checked(wrong_result)(torch.zeros(2, 3))
     with pytest.raises(ShapeError, match=r"^Column.of: expected the result \(rows, 1\) Float, got \(2,\) float32"):
         checked(wrong_inside)(torch.zeros(2, 3))

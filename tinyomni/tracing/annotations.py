@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -110,11 +111,23 @@ def _find_leaves(hint: Any, within: tuple[Any, ...] = ()) -> Iterator[Any]:
 
 
 def hints_of(thing: Any) -> dict[str, Any]:
-    """Annotations by name, `return` among them; as they are written where they cannot be resolved."""
+    """Annotations by name, `return` among them; as it is written where one cannot be resolved, such as a name that is
+    imported for type checkers only."""
     try:
         return typing.get_type_hints(thing, include_extras=True)
     except Exception:  # annotations as text are somebody's expressions: resolving them may raise anything
-        return dict(getattr(thing, "__annotations__", None) or {})
+        written = getattr(thing, "__annotations__", None) or {}
+        return {name: _resolved(name, hint, thing) for name, hint in written.items()}
+
+
+def _resolved(name: str, hint: Any, thing: Any) -> Any:
+    """One annotation, by itself."""
+    names = getattr(thing, "__globals__", None) or vars(sys.modules.get(thing.__module__, typing))
+    try:
+        alone = types.SimpleNamespace(__annotations__={name: hint})
+        return typing.get_type_hints(alone, names, include_extras=True)[name]
+    except Exception:
+        return hint
 
 
 def spread(hint: Any, count: int) -> tuple[Word, ...]:

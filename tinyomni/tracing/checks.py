@@ -27,6 +27,7 @@ from typing import Any
 import jaxtyping
 from beartype import BeartypeConf, beartype
 from beartype.door import is_bearable
+from beartype.roar import BeartypeException
 from jaxtyping import TypeCheckError
 
 from tinyomni.tracing import annotations, mismatch, recorder, values
@@ -53,15 +54,6 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
         last.result = NO_RESULT
         last.result = result = function(*args, **kwargs)
         return result
-
-    # annotations as text are resolved where the function is defined
-    hints = remembered.__annotations__ = annotations.hints_of(function)
-    remembered.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[each.replace(annotation=hints.get(name, each.annotation))
-                    for name, each in signature.parameters.items()],
-        return_annotation=hints.get("return", signature.return_annotation),
-    )  # fmt: skip
-    inner = jaxtyping.jaxtyped(remembered, typechecker=CHECKER)
 
     @functools.wraps(function)
     def with_checks(*args: Any, **kwargs: Any) -> Any:
@@ -94,13 +86,35 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
             raise ShapeError(str(found))
         return result
 
-    wrapper: Any = with_checks
+    wrapper: Any
     if inspect.iscoroutinefunction(function):
         wrapper = awaited_with_checks
     elif inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         wrapper = begun_with_checks
+    else:
+        hints = remembered.__annotations__ = checkable_hints(function)
+        empty = inspect.Parameter.empty
+        remembered.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[each.replace(annotation=hints.get(name, empty)) for name, each in signature.parameters.items()],
+            return_annotation=hints.get("return", empty),
+        )
+        inner = jaxtyping.jaxtyped(remembered, typechecker=CHECKER)
+        wrapper = with_checks
     wrapper.__shapes_checked__ = True
     return wrapper
+
+
+def checkable_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations that beartype can check, resolved; a protocol that is not for run time is none of them."""
+    return {name: hint for name, hint in annotations.hints_of(function).items() if _is_checkable(hint)}
+
+
+def _is_checkable(hint: Any) -> bool:
+    try:
+        is_bearable(None, hint, conf=CONF)
+    except BeartypeException:
+        return False
+    return True
 
 
 def _explained(
@@ -124,7 +138,7 @@ def why(
     function: Callable[..., Any], signature: inspect.Signature, arguments: Mapping[str, Any], result: Any = NO_RESULT
 ) -> Mismatch | None:
     """Which argument does not fit, or else the result if there is one; None if all do."""
-    hints = annotations.hints_of(function)
+    hints = checkable_hints(function)
     braces = annotations.brace_values(annotations.braces(hints), arguments)
     hints = {name: annotations.fill(hint, braces) for name, hint in hints.items()}
     call = function.__qualname__
