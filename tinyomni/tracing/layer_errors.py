@@ -134,9 +134,25 @@ def linear_fix(shape: tuple[int, ...], expected: int, context: Context, path: st
             if grid and value.shape[1] == expected and math.prod(map(int, grid)) == shape[-1] // expected:
                 size = " × ".join(map(str, grid))
                 return f"{shape[-1]} = {expected} × {size}: was the pooling of the {size} left out before `flatten`?"
+    if wrong := _joined_wrong(shape, expected, context):
+        return wrong
     return context.layer(shape[-1], expected, path) or (
         f"Either the layer before it should give {expected}, or this one should be Linear({shape[-1]}, …)."
     )
+
+
+def _joined_wrong(shape: tuple[int, ...], expected: int, context: Context) -> str:
+    """`cat` along another axis than the features: k times as long there as what was seen, and k times too narrow."""
+    times, rest = divmod(expected, shape[-1])
+    for value in (each for record in reversed(context.steps) for each in (*record.outputs, *record.inputs)):
+        if rest or times == 1 or len(value.shape) != len(shape):
+            continue
+        grown = [axis for axis, (got, size) in enumerate(zip(shape, value.shape, strict=True)) if got != size]
+        longer = [axis for axis in grown if isinstance(size := value.shape[axis], int) and shape[axis] == times * size]
+        if len(grown) == 1 and longer:
+            wrong = f"{expected} = {times} × {shape[-1]}: joined along the wrong axis?"
+            return f"{wrong} `torch.cat(…, dim=-1)`, not {longer[0]}."
+    return ""
 
 
 def _moved(shape: tuple[int, ...], to: int, size: int) -> str:

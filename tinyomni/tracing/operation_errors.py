@@ -263,6 +263,10 @@ def _one_differs(name: str, longer: Tensor, other: str, shorter: Tensor) -> str:
     if size % wanted == 0 and not _is_table(name, longer, other):
         times = size // wanted
         return f"{size} = {times} × {wanted}: was a stride or pooling of {times} left out of {name}?"
+    if shorter.ndim < longer.ndim or (_is_table(other, shorter, name) and not _is_table(name, longer, other)):
+        return (
+            f"axis {place} of {name} is longer than {other}, {size} and {wanted}: a longer table, or a shorter input?"
+        )
     cut = ", ".join([":"] * place + [f":{wanted}"])
     return f"axis {place} of {name} is longer. `{name}[{cut}]`, if it is a table?"
 
