@@ -14,7 +14,8 @@
     python3 course.py notebooks   run all lessons again and store their outputs
     python3 course.py exercises   make exercises/ from solutions/; with --as-py, as Python files for an editor; with
                                   --nbgrader DIR, for nbgrader; with --release or --exam FILE.zip, what students get
-    python3 course.py bench       how fast it is, beside others; bench thinker, --device cuda, --json FILE and so on
+    python3 course.py bench       how fast it is, beside others; bench thinker, --device cuda, --json FILE and so on;
+                                  bench speedrun FILE.safetensors: an entry of benchmarks/speedrun.md
     python3 course.py site        lessons, documents, traces and the live page as a static site in site/build/site;
                                   the live page needs Node 20 or newer, and npm once
 
@@ -224,7 +225,9 @@ def exercises(options: list[str]) -> int:
 
 
 def bench(options: Sequence[str]) -> int:
-    """Measure speed; `bench --help` says how."""
+    """Measure speed, or a weights file of the speedrun; `bench --help` and `bench speedrun --help` say how."""
+    if options[:1] == ["speedrun"]:
+        return run(PYTHON, Path("benchmarks", "speedrun.py"), *options[1:])
     return run(PYTHON, Path("benchmarks", "speed"), *options)
 
 

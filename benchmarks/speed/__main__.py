@@ -3,7 +3,8 @@
     python3 course.py bench [QUESTION …] [--device cuda] [--threads 1 2] [--seconds 5] [--json FILE] [--write]
 
 Every question runs in a process of its own, with the checks of shapes and of finite numbers off.
-`--write` puts the tables into benchmarks/RESULTS.md. Only ratios are promises: times are those of one machine.
+`--write` puts the tables into benchmarks/RESULTS.md, and draws the figure of a question that has one. Only ratios are
+promises: times are those of one machine.
 """
 
 import argparse
@@ -26,21 +27,26 @@ RESULTS = HERE.parent / "RESULTS.md"
 QUESTIONS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__main__", "harness", "references"))
 
 
-def measure(question: str, device: str, threads: int, seconds: float) -> list[Row]:
-    """All cases of one question, in this process."""
+def measure(question: str, device: str, threads: int, seconds: float, figure: bool = False) -> list[Row]:
+    """All cases of one question, in this process; then its figure."""
     import torch
 
     from tinyomni import finite_checks
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
+    module = importlib.import_module(question)
     with finite_checks(False):
-        return [compare(case, seconds, device) for case in importlib.import_module(question).cases(device)]
+        rows = [compare(case, seconds, device) for case in module.cases(device)]
+    if figure and hasattr(module, "draw"):
+        module.draw(RESULTS.parent / f"{question}.svg")
+    return rows
 
 
 def in_own_process(question: str, args: argparse.Namespace, threads: int) -> list[Row]:
     """The same in a process of its own, so that none warms up, or fills the memory of, another."""
     command = [sys.executable, str(HERE), question, "--device", args.device, "--seconds", str(args.seconds)]
+    command += ["--write"] * args.write
     environment = os.environ | {"TINYOMNI_SHAPES": "0", "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(
         [*command, "--threads", str(threads), "--here"], env=environment, capture_output=True, text=True
@@ -69,7 +75,7 @@ def main() -> None:
     if unknown := set(args.questions) - set(QUESTIONS):
         parser.error(f"expected questions of {', '.join(QUESTIONS)}, got {', '.join(sorted(unknown))}")
     if args.here:
-        print(to_json(measure(args.questions[0], args.device, args.threads[0], args.seconds)))
+        print(to_json(measure(args.questions[0], args.device, args.threads[0], args.seconds, args.write)))
         return
     about = (
         f"{datetime.now(UTC).date()}; {args.device}; Python {platform.python_version()}, torch {version('torch')}, "

@@ -13,13 +13,13 @@ from tinyomni.thinker import ThinkerLM
 NEW, PROMPT = 64, 12
 
 
-def uncached(model: ThinkerLM, ids: torch.Tensor) -> Run:
+def uncached(model: ThinkerLM, ids: torch.Tensor, new: int = NEW) -> Run:
     """Every token from a forward pass over all before it."""
 
     def run() -> None:
         text = ids
         with torch.inference_mode():
-            for _ in range(NEW):
+            for _ in range(new):
                 text = torch.cat([text, model(text)[:, -1:, :1300].argmax(-1)], dim=1)
 
     return run
