@@ -149,6 +149,16 @@ def with_another_epsilon(model: ThinkerLM) -> None:
     block.norm2.eps = 1.0
 
 
+def with_another_epsilon_in_all(model: ThinkerLM) -> None:
+    blocks: Any = model.blocks
+    for block in blocks:
+        block.norm2.eps = 1.0
+
+
+def with_a_hook_behind_the_blocks(model: ThinkerLM) -> None:
+    model.lm_head.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
 def with_a_bias(model: ThinkerLM) -> None:
     block: Any = model.blocks[1]
     block.mlp.down.bias = nn.Parameter(torch.ones(48))
@@ -163,6 +173,8 @@ def with_a_bias(model: ThinkerLM) -> None:
         with_a_forward_of_its_own,
         with_other_angles_in_one_block,
         with_another_epsilon,
+        with_another_epsilon_in_all,
+        with_a_hook_behind_the_blocks,
         with_a_bias,
     ],
 )

@@ -57,6 +57,7 @@ class FastStep:
 
     def __init__(self, model: nn.Module, key_padding_mask: Bool[Tensor, "batch keys"] | None) -> None:
         blocks: Any = model.blocks
+        norm: Any = model.norm
         attn = blocks[0].attn
         self.modules = parts(model)
         self.heads, self.kv_heads, self.head_dim = attn.heads, attn.kv_heads, attn.head_dim
@@ -73,11 +74,14 @@ class FastStep:
             )
             for block in blocks
         ]
+        lm_head: Any = head(model)
+        self.lm_head: Any = None if lm_head is None else side_by_side(norm, lm_head)
 
     def normalize(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         """RMSNorm without its weight."""
         return x * x.square().mean(dim=-1, keepdim=True).add_(self.eps).rsqrt_()
 
+    @torch.inference_mode()
     def __call__(
         self,
         x: Float[Tensor, "batch 1 dim"],
@@ -102,10 +106,19 @@ class FastStep:
             x = torch.addmm(x, F.silu(gate).mul_(up), weights.down)
         return x[:, None]
 
+    def logits(self, x: Float[Tensor, "batch 1 dim"]) -> Float[Tensor, "batch 1 vocab"]:
+        """The norm and the head of the Thinker."""
+        return torch.mm(self.normalize(x[:, 0]), self.lm_head)[:, None]
+
 
 def parts(model: nn.Module) -> list[nn.Module]:
     """All modules inside a model."""
     return list(model.modules())[1:]
+
+
+def head(model: nn.Module) -> nn.Module | None:
+    """The Thinker's; the outputs of the Talker are narrow, and nothing is gained there."""
+    return getattr(model, "lm_head", None)
 
 
 def untouched(modules: list[nn.Module]) -> bool:
@@ -123,7 +136,7 @@ def untouched(modules: list[nn.Module]) -> bool:
 def sizes(block: DecoderBlock) -> tuple[float, ...]:
     """What all blocks of a model have in common."""
     attn = block.attn
-    return (attn.heads, attn.kv_heads, attn.head_dim, attn.max_seq_len, attn.causal, block.norm1.eps, block.norm2.eps)
+    return (attn.heads, attn.kv_heads, attn.head_dim, attn.max_seq_len, attn.causal)
 
 
 def alike(model: nn.Module, cache: KVCache) -> bool:
@@ -132,13 +145,14 @@ def alike(model: nn.Module, cache: KVCache) -> bool:
     return (
         type(cache) is KVCache
         and all(type(module) in KINDS for module in parts(model))
-        and all(type(each) is nn.Parameter and each.dtype == torch.float32 for each in blocks.parameters())
+        and all(type(each) is nn.Parameter and each.dtype == torch.float32 for each in model.parameters())
+        and len({module.eps for module in parts(model) if isinstance(module, RMSNorm)}) == 1
         and blocks[0].attn.causal
         and blocks[0].attn.max_seq_len > 0
         and all(type(block) is DecoderBlock and sizes(block) == sizes(blocks[0]) for block in blocks)
         and all(torch.equal(block.attn.cos, blocks[0].attn.cos) for block in blocks)
         and all(torch.equal(block.attn.sin, blocks[0].attn.sin) for block in blocks)
-        and all(getattr(module, "bias", None) is None for module in blocks.modules())
+        and not any(getattr(each, "bias", None) is not None for each in (*blocks.modules(), head(model)))
     )
 
 

@@ -103,12 +103,12 @@ class ThinkerLM(nn.Module):
         if cache is not None:
             cache.check_room("ThinkerLM", batch, tokens)
         if cache is not None and (step := fast_step(self, x, cache)):
-            x = step(x, cache)
+            logits = step.logits(step(x, cache))
         else:
             for layer, block in enumerate(self.blocks):
                 x = block(x, cache=cache, layer=layer)
+            logits = self.lm_head(self.norm(x))
         if cache is not None:
             cache.advance(tokens)
-        logits = self.lm_head(self.norm(x))
         assert_finite("ThinkerLM", logits=logits)
         return logits
