@@ -8,6 +8,8 @@ from tinyomni.glossary import AXES
 
 TERMS: dict[str, tuple[int, str]] = {
     "activation": (4, "the non-linear function between two matrices of an MLP, such as SiLU or GELU"),
+    "ablation": (20, "takes a part out, or lets it say its mean, and measures what is missing"),
+    "activation patching": (20, "puts an activation of one run into another, and sees whether the answer flips"),
     "AdamW": (12, "an optimizer with a moving average of each gradient and of its square, and weight decay"),
     "attention": (3, "a weighted average of values; the weights say how well a query matches each key"),
     "autocast": (12, "chooses 16 or 32 bits for each operation"),
@@ -21,6 +23,7 @@ TERMS: dict[str, tuple[int, str]] = {
     "character error rate": (15, "insertions, deletions and substitutions, divided by the reference's length"),
     "checkpoint": (12, "all that a run needs to resume exactly where it stopped"),
     "CLS token": (6, "a learned token in front of the patches, whose output stands for the whole image"),
+    "circuit": (20, "the parts of a network that do a job together"),
     "closed world": (1, "the course's generated language and scenes, with known answers"),
     "codebook": (9, "a table of vectors; the index of the nearest one is the code"),
     "commitment loss": (9, "pulls the encoder's vectors to their codebook entries"),
@@ -50,6 +53,7 @@ TERMS: dict[str, tuple[int, str]] = {
     "patches": (6, "squares of 16 × 16 pixels, each one token"),
     "perplexity": (4, "e to the loss: among how many tokens the model seems to choose"),
     "phase": (11, "where in its cycle a wave is; a spectrogram leaves it out"),
+    "probe": (20, "a linear classifier on the activations of a frozen model"),
     "projector": (6, "a linear layer from an encoder's width to the Thinker's"),
     "residual stream": (4, "each token's vector, to which one layer after the other adds something"),
     "residual vector quantization": (9, "a second codebook describes what the first left over"),
