@@ -128,9 +128,9 @@ def test_names_are_known_without_importing_a_stage() -> None:
 def test_what_a_stage_lacks_is_named() -> None:
     with pytest.raises(InputError, match="unknown stage 'eye'; expected one of audio, codec"):
         stages.get("eye")
-    with pytest.raises(ValueError, match="Stage x: no settings for the preset gpu, smoke"):
+    with pytest.raises(ValueError, match="Stage x: no settings for the preset quick, gpu, smoke"):
         StageSpec("x", {"laptop": Settings(steps=1)}, lambda run_dir, settings: None)
-    with pytest.raises(InputError, match="unknown preset 'tiny'; expected one of laptop, gpu, smoke"):
+    with pytest.raises(InputError, match="unknown preset 'tiny'; expected one of laptop, quick, gpu, smoke"):
         RunDir(Path("runs"), "tiny")
 
 

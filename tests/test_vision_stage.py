@@ -228,7 +228,7 @@ def test_a_wide_run_shows_each_image_once_in_order(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="style must be 'plain' or 'wide', got 'x'"):
         prepare("vision", run_dir, {"style": "x"})
     assert {name: spec.style for name, spec in vision.PRESETS.items()} == {
-        "smoke": "plain", "laptop": "wide", "gpu": "wide"}  # fmt: skip
+        "smoke": "plain", "laptop": "wide", "quick": "plain", "gpu": "wide"}  # fmt: skip
 
 
 def test_every_patch_is_asked_about_its_own_image() -> None:

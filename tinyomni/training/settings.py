@@ -11,7 +11,7 @@ from typing import Any, Self, get_args, get_type_hints
 
 from tinyomni.errors import InputError
 
-PRESETS = ("laptop", "gpu", "smoke")  # the first is the default; every stage has settings for each
+PRESETS = ("laptop", "quick", "gpu", "smoke")  # the first is the default; every stage has settings for each
 OPTIMIZERS = ("adamw", "muon")
 SHIPPED = "shipped"  # `init_from` with this value: the weights that come with the package
 

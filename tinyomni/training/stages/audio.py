@@ -56,6 +56,9 @@ PRESETS = {
         steps=4500, batch_size=16, lr=2e-3, warmup=100, eval_every=500, utterances=16_000, style="wide",
         makers=other_makers.INSTALLED, **MUON,
     ),
+    "quick": AudioSettings(
+        steps=600, batch_size=16, lr=2e-3, warmup=60, eval_every=300, utterances=4000, validation_utterances=64, **MUON
+    ),
     "gpu": AudioSettings(
         steps=12_000, batch_size=64, lr=1e-3, warmup=300, eval_every=1000, num_workers=8, utterances=60_000,
         style="wide", makers=other_makers.INSTALLED, **MUON,

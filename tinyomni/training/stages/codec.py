@@ -53,6 +53,10 @@ PRESETS = {
         validation_utterances=8,
     ),
     "laptop": CodecSettings(steps=1500, batch_size=16, lr=2e-3, warmup=50, weight_decay=0.0),
+    "quick": CodecSettings(
+        steps=400, batch_size=16, lr=2e-3, warmup=30, weight_decay=0.0, eval_every=200, utterances=800,
+        validation_utterances=64,
+    ),
     "gpu": CodecSettings(
         steps=20_000, batch_size=32, lr=2e-3, warmup=200, weight_decay=0.0, eval_every=1000, utterances=20_000
     ),

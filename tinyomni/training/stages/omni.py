@@ -67,6 +67,10 @@ PRESETS = {
         steps=2200, batch_size=4, lr=1.5e-3, warmup=60, eval_every=200, checkpoint_freq=200, scenes=16_000,
         style="wide", makers=other_makers.INSTALLED, **MUON,
     ),
+    "quick": OmniSettings(
+        steps=250, batch_size=4, lr=1.5e-3, warmup=30, eval_every=125, scenes=2000, spoken=1000, validation_items=16,
+        **MUON,
+    ),
     "gpu": OmniSettings(
         steps=8000, batch_size=32, lr=1e-3, warmup=200, eval_every=500, num_workers=12, scenes=200_000, spoken=100_000,
         validation_items=128, style="wide", makers=other_makers.INSTALLED, **MUON,

@@ -55,6 +55,16 @@ PRESETS = {
     "laptop": TalkerSettings(
         steps=2000, batch_size=32, lr=1.5e-3, warmup=100, eval_every=300, checkpoint_freq=200, style="wide", **MUON
     ),
+    "quick": TalkerSettings(
+        steps=600,
+        batch_size=32,
+        lr=1.5e-3,
+        warmup=60,
+        eval_every=300,
+        utterances=4000,
+        validation_utterances=32,
+        **MUON,
+    ),
     "gpu": TalkerSettings(
         steps=10_000, batch_size=64, lr=1e-3, warmup=300, eval_every=1000, utterances=40_000, style="wide", **MUON
     ),

@@ -32,6 +32,7 @@ PRESETS = {
     "smoke": Settings(steps=20, batch_size=16, lr=1e-3, warmup=5, eval_every=20),
     # AdamW: Muon memorizes the training lines, and is worse on others (lesson 13)
     "laptop": Settings(steps=1600, batch_size=64, lr=2e-3, warmup=60, eval_every=200),
+    "quick": Settings(steps=200, batch_size=64, lr=2e-3, warmup=20, eval_every=100),
     "gpu": Settings(steps=6000, batch_size=256, lr=1e-3, warmup=200, eval_every=500, num_workers=4),
 }
 VALIDATION_LINES = 500  # of the closed world

@@ -64,6 +64,9 @@ PRESETS = {
     "laptop": VisionSettings(
         steps=11_000, batch_size=24, lr=1.5e-3, warmup=60, eval_every=500, checkpoint_freq=250, style="wide", **MUON
     ),
+    "quick": VisionSettings(
+        steps=500, batch_size=16, lr=1.5e-3, warmup=40, eval_every=250, scenes=16_000, validation_scenes=64, **MUON
+    ),
     "gpu": VisionSettings(
         steps=8000, batch_size=128, lr=1e-3, warmup=200, eval_every=500, num_workers=12, validation_scenes=1024,
         style="wide", **MUON,
