@@ -3,8 +3,8 @@
     python3 course.py bench [QUESTION …] [--device cuda] [--threads 1 2] [--seconds 5] [--json FILE] [--write]
 
 Every question runs in a process of its own, with the checks of shapes and of finite numbers off.
-`--write` puts the tables into benchmarks/RESULTS.md, and draws the figure of a question that has one. Only ratios are
-promises: times are those of one machine.
+`--write` draws the figures of questions that have one and, where all are asked, puts the tables into
+benchmarks/RESULTS.md. Only ratios are promises: times are those of one machine.
 """
 
 import argparse
@@ -69,7 +69,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--seconds", type=float, default=5.0, help="for each case (default 5)")
     parser.add_argument("--json", metavar="FILE", help="also write what was measured to this file")
-    parser.add_argument("--write", action="store_true", help=f"write the tables to benchmarks/{RESULTS.name}")
+    parser.add_argument(
+        "--write", action="store_true", help=f"write figures, and of all questions benchmarks/{RESULTS.name}"
+    )
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if unknown := set(args.questions) - set(QUESTIONS):
@@ -92,7 +94,7 @@ def main() -> None:
             text += part
     if args.json:
         Path(args.json).write_text(json.dumps({"about": about, "rows": found}, indent=1), encoding="utf-8")
-    if args.write:
+    if args.write and not args.questions:
         RESULTS.write_text(text, encoding="utf-8")
 
 
