@@ -39,7 +39,7 @@ def play(answers: list[str], day: int = 0, lesson: str = "01", count: int = 3) -
 
 def test_there_are_a_hundred_questions_over_all_lessons() -> None:
     per_lesson = Counter(each.lesson for each in questions())
-    assert len(questions()) >= 100 and list(per_lesson) == [f"{number:02}" for number in (*range(1, 19), 20, 22)]
+    assert len(questions()) >= 100 and list(per_lesson) == [f"{number:02}" for number in (*range(1, 19), 20, 22, 23)]
     assert min(per_lesson.values()) >= 4 and len({each.key for each in questions()}) == len(questions())
     for each in questions():
         options = [each.right, *each.wrong]
@@ -75,7 +75,7 @@ def test_a_question_can_be_left_and_the_quiz_ended() -> None:
 
 
 def test_a_damaged_file_and_an_unknown_lesson_are_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match="expected a lesson from 01 to 22, got '77'"):
+    with pytest.raises(InputError, match="expected a lesson from 01 to 23, got '77'"):
         quiz("77")
     home.mkdir()
     for damage in ("{", "[]", '{"a": [1]}', '{"a": [1, "tomorrow"]}'):

@@ -54,7 +54,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     milestone.set_defaults(run=run_milestone)
 
     quiz = commands.add_parser("quiz", help="short questions over all lessons, asked again after days")
-    quiz.add_argument("lesson", nargs="?", default="", metavar="LESSON", help="01 to 22 (default: all)")
+    quiz.add_argument("lesson", nargs="?", default="", metavar="LESSON", help="01 to 23 (default: all)")
     quiz.add_argument("-n", "--count", type=int, default=10, metavar="N", help="questions (default 10)")
     quiz.set_defaults(run=run_quiz)
 
