@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -75,8 +75,7 @@ def draw_lookups(tokenizer: BPETokenizer, count: int, seed: int = 0) -> Lookups:
         if right != other and len(ids) == len(swapped) == len(rows[0][1] if rows else ids):
             rows.append((things, ids, swapped, right, other))
     scenes, *numbers = zip(*rows, strict=True)
-    ids, swapped_ids, right, other = map(torch.tensor, numbers)
-    return Lookups(list(scenes), ids, swapped_ids, right, other)
+    return Lookups(list(scenes), *map(torch.tensor, numbers))
 
 
 def ablated(
@@ -103,7 +102,7 @@ def lead(
         layers.setdefault(layer, []).append(head)
     with ExitStack() as hooks:
         for layer, which in layers.items():
-            attn = think.blocks[layer].attn
+            attn: Any = think.blocks[layer].attn
 
             def change(_: object, args: tuple[Tensor], n: int = attn.heads, which: list[int] = which) -> Tensor:
                 return ablated(args[0], n, which)

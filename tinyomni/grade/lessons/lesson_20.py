@@ -485,7 +485,8 @@ def _(rng):
 def find_variant(lead, layers, heads, share=0.2, *, cost=lambda lead, found, head: float(lead([*found, head]).mean()),
                  limit=lambda full, share: share * full, more=0, most=99, name=lambda head: head):  # fmt: skip
     """`find_binding_heads`; each keyword injects one fault."""
-    left, found = list(itertools.product(range(layers), range(heads))), []
+    left = list(itertools.product(range(layers), range(heads)))
+    found: list[inside.Head] = []
     end = limit(float(lead().mean()), share)
     while left and len(found) < most and float(lead(found).mean()) > end:
         found.append(min(left, key=lambda head: cost(lead, found, head)))
@@ -529,7 +530,8 @@ find_binding_heads.alternative(find_variant)
 
 @find_binding_heads.alternative
 def _(lead, layers, heads, share=0.2):
-    found, full = [], lead().mean()
+    found: list[inside.Head] = []
+    full = lead().mean()
     while lead(found).mean() > share * full:
         best = None
         for number in range(layers * heads):
@@ -539,5 +541,5 @@ def _(lead, layers, heads, share=0.2):
             after = lead([*found, head]).mean()
             if best is None or after < best[0]:
                 best = after, head
-        found.append(best[1])
+        found.append(best[1])  # type: ignore[index]  # there is a head left
     return found
