@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from tinyomni.grade import check
 from tinyomni.grade.checker import Checker
+from tinyomni.grade.comparison import format_value
 from tinyomni.grade.exercise import GRADIENTS, exercise
 from tinyomni.grade.grading import FAILED, PASSED, grade_answer
-from tinyomni.grade.registry import exercises
+from tinyomni.grade.registry import exercises, find_exercise
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +115,21 @@ def test_a_script_prints_the_verdict_and_a_notebook_shows_it_once(
     monkeypatch.setattr("IPython.get_ipython", object)
     check.min_ctc_length(right)
     assert not capsys.readouterr().out
+
+
+def test_values_are_told_in_one_line_without_addresses() -> None:
+    layer = nn.Linear(2, 3)
+    rows = [(torch.zeros(2, 7), torch.zeros(2, 9)), (torch.zeros(4, 7), torch.zeros(4, 9))]
+    assert format_value(rows) == "((2, 7) float32, (2, 9) float32), ((4, 7) float32, (4, 9) float32)"
+    many = format_value([torch.zeros(20)] * 30)
+    assert many.count("float32") == 12 and many.endswith(", …")
+    assert format_value({"results": [torch.optim.SGD(layer.parameters())], "n": 3}) == "results: (SGD), n: 3"
+    assert [format_value(each) for each in (layer, torch.optim.SGD(layer.parameters()), object())] == [
+        "Linear", "SGD", "object"]  # fmt: skip
+
+
+def test_what_the_task_forbids_is_no_wrong_type() -> None:
+    verdict = grade_answer(find_exercise("rms_norm"), lambda width, eps: torch.zeros(width))
+    assert verdict.summary.startswith("not what the task asks for (case")
+    assert dict(verdict.lines)["difference"] == "expected a layer, an nn.Module; got a Tensor"
+    assert "got" not in dict(verdict.lines)

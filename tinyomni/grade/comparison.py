@@ -12,7 +12,7 @@ from tinyomni.tracing import annotations
 
 MAX_PRINTED = 12  # a tensor of at most so many numbers is printed in full
 
-Kind = Literal["type", "shape", "dtype", "values", "gradient", "error", "no error", "modified"]
+Kind = Literal["type", "shape", "dtype", "values", "gradient", "error", "no error", "modified", "answer"]
 
 
 class Difference(NamedTuple):
@@ -40,19 +40,33 @@ def format_value(value: Any, hint: Any = None) -> str:
         if value.numel() > MAX_PRINTED or value.is_meta:
             return text
         return f"{text} = {round_numbers(value.detach().tolist())}"
-    if isinstance(value, nn.Module):
-        return type(value).__name__
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, (tuple, list)) and any(isinstance(item, Tensor) for item in value):
+    if isinstance(value, (tuple, list)) and any(map(holds_tensor, value)):
         parts = annotations.parts(hint, value)
-        return ", ".join(format_value(item, part) for item, part in zip(value, parts, strict=True))
-    if isinstance(value, dict) and any(isinstance(item, Tensor) for item in value.values()):
-        return ", ".join(f"{name}: {format_value(item)}" for name, item in value.items())
+        items = [format_item(item, part) for item, part in zip(value, parts, strict=True)]
+        return ", ".join(items if len(items) <= MAX_PRINTED else [*items[:MAX_PRINTED], "…"])
+    if isinstance(value, dict) and any(map(holds_tensor, value.values())):
+        return ", ".join(f"{name}: {format_item(item)}" for name, item in value.items())
+    if type(value).__repr__ is object.__repr__ or isinstance(value, (nn.Module, torch.optim.Optimizer)):
+        return type(value).__name__  # an address, or many lines
     short = reprlib.Repr()
     short.maxstring = short.maxother = 120
-    short.maxlist = short.maxtuple = short.maxdict = 12
+    short.maxlist = short.maxtuple = short.maxdict = MAX_PRINTED
     return short.repr(value)
+
+
+def format_item(value: Any, hint: Any = None) -> str:
+    """A value inside another one."""
+    container = isinstance(value, (tuple, list, dict)) and holds_tensor(value)
+    return f"({format_value(value, hint)})" if container else format_value(value, hint)
+
+
+def holds_tensor(value: Any) -> bool:
+    """Is it a tensor, a layer or an optimizer, or a container of some?"""
+    if isinstance(value, (tuple, list, dict)):
+        return any(map(holds_tensor, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, (Tensor, nn.Module, torch.optim.Optimizer))
 
 
 def round_numbers(value: Any) -> Any:

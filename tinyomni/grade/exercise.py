@@ -363,9 +363,16 @@ def unchanged(before: Any, after: Any) -> bool:
 # ---- answers that are classes ---------------------------------------------------------------------------------------
 
 
+def parameters_of(layer: nn.Module) -> dict[str, nn.Parameter]:
+    """Of a learner's layer, by name. Raises AnswerError for anything else."""
+    if not isinstance(layer, nn.Module):
+        raise AnswerError(f"expected a layer, an nn.Module; got a {type(layer).__name__}")
+    return dict(layer.named_parameters())
+
+
 def load_weights(layer: nn.Module, **weights: Float[Tensor, "..."]) -> nn.Module:
     """Copy tensors into a learner's layer: `weight=`, or `gate__weight=` for `layer.gate.weight`."""
-    parameters = dict(layer.named_parameters())
+    parameters = parameters_of(layer)
     expected = {name.replace("__", "."): value for name, value in weights.items()}
     check_parameter_names(set(expected), set(parameters))
     for name, value in expected.items():
@@ -377,9 +384,7 @@ def load_weights(layer: nn.Module, **weights: Float[Tensor, "..."]) -> nn.Module
 
 def share_weights(layer: nn.Module, original: nn.Module) -> nn.Module:
     """Let a learner's layer use the very parameters of a library layer, for `replaces`."""
-    check_parameter_names(
-        {name for name, _ in original.named_parameters()}, {name for name, _ in layer.named_parameters()}
-    )
+    check_parameter_names(set(parameters_of(original)), set(parameters_of(layer)))
     for name, module in layer.named_modules():
         source = original.get_submodule(name)
         for key in list(module._parameters):

@@ -23,6 +23,7 @@ SUMMARIES: dict[Kind, str] = {
     "error": "it raised an error",
     "no error": "it should raise an error",
     "modified": "right result, but an input was modified in place",
+    "answer": "not what the task asks for",
 }
 
 
@@ -132,6 +133,8 @@ def judge(exercise: Exercise, outcomes: list[Outcome] | str) -> Verdict:
     inputs = [("" if index else "input", text) for index, text in enumerate(exercise.describe_inputs(case))]
     expected, actual = describe_outcome(exercise, case.expected), describe_outcome(exercise, outcome)
     lines = [*inputs, ("expected", expected), ("got", actual), ("difference", difference.message)]
+    if isinstance(outcome.error, AnswerError):  # its text is the difference
+        lines.remove(("got", actual))
     return verdict(FAILED, summary, *lines, mutant=suspects[0] if len(suspects) == 1 else None)
 
 
@@ -160,7 +163,7 @@ def find_fault(exercise: Exercise, case: Case, outcome: Outcome) -> Difference |
         if expected.error is not None and isinstance(outcome.error, type(expected.error)):
             return None
         if isinstance(outcome.error, AnswerError):
-            return Difference("gradient" if case.name == GRADIENTS else "type", str(outcome.error))
+            return Difference("gradient" if case.name == GRADIENTS else "answer", str(outcome.error))
         return Difference("error", outcome.location or locate_error(outcome.error))
     if expected.error is not None:
         return Difference("no error", f"expected {type(expected.error).__name__}: {expected.error}")

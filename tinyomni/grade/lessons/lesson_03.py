@@ -561,6 +561,19 @@ def _(q, k, v, causal=False, mask=None):
     return attention_variant(q, k, v, causal and mask is None, mask)
 
 
+@attention.mutant("with `causal`, `mask` is ignored, as by `if causal … elif mask`: both must hold", CAUSAL)
+def _(q, k, v, causal=False, mask=None):
+    return attention_variant(q, k, v, causal, None if causal else mask)
+
+
+@attention.mutant("a key is seen where either mask allows it, `|`: both must, `&`", CAUSAL)
+def _(q, k, v, causal=False, mask=None):
+    if causal and mask is not None:
+        past = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(k.shape[2] - q.shape[2])
+        causal, mask = False, past | mask
+    return attention_variant(q, k, v, causal, mask)
+
+
 @attention.mutant("the key heads come as 0 1 0 1 instead of 0 0 1 1", THINKER)
 def _(*inputs, **more):
     return attention_variant(*inputs, **more, repeat=lambda x, times, dim: x.repeat(1, times, 1, 1))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tinyomni.grade.exercise import AnswerError, exercise, load_weights, share_weights
+from tinyomni.grade.exercise import AnswerError, exercise, load_weights, parameters_of, share_weights
 
 NOTEBOOK, TITLE = "04_thinker", "The Thinker"
 
@@ -61,7 +61,7 @@ def _(rng):
 @rms_norm.invoke
 def _(answer, x, weight, eps=1e-6):
     layer = answer(x.shape[-1], eps)
-    initial = dict(layer.named_parameters()).get("weight", torch.ones(()))
+    initial = parameters_of(layer).get("weight", torch.ones(()))
     if not bool((initial == 1).all()):
         raise AnswerError("the parameter `weight` should be 1 in the beginning")
     return load_weights(layer, weight=weight)(x)

@@ -147,6 +147,10 @@ for cause, fault in (
         "the labels are shifted instead of the inputs: frame 0 is never predicted",
         lambda codes: (codes, codes.roll(-1, 1)),
     ),
+    (
+        "one frame is cut off each, as for text, `[:, :-1]` and `[:, 1:]`: frame 0 is never predicted",
+        lambda codes: (codes[:, :-1], codes[:, 1:]),
+    ),
     ("the codebooks are shifted instead of the frames", lambda codes: (shift_frames(codes, dim=2), codes)),
     ("the batch is shifted instead of the frames", lambda codes: (shift_frames(codes, dim=0), codes)),
     (
