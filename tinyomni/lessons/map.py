@@ -44,9 +44,7 @@ HERE: dict[int, tuple[str, ...]] = {
     9: ("codec",), 10: ("talker",), 11: ("vocoder",), 12: ("loop",), 13: ("thinker", "loop"), 14: ("vit", "loop"),
     15: ("mel", "ear", "loop"), 16: ("codec", "talker", "loop"), 17: ("seq", "thinker", "loop"),
     18: tuple(part for part in PARTS if part != "loop"), 19: ("thinker", "loop"),
-    22: ("thinker", "answer", "loop"),
-    20: ("vit", "thinker"),
-    23: ("mel", "ear", "loop"),
+    20: ("vit", "thinker"), 21: ("thinker", "loop"), 22: ("thinker", "answer", "loop"), 23: ("mel", "ear", "loop"),
 }  # fmt: skip
 FOCUS = {2: "its positions", 3: "its attention", 4: "all of it", 5: "its cache"}
 """What of a part a lesson is about, where several lessons share the part."""
