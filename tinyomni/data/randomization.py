@@ -135,7 +135,7 @@ def textures() -> tuple[np.ndarray, ...]:
 
 @functools.cache
 def grain() -> np.ndarray:
-    """White noise, from which each image takes another part: drawing it anew would take longer than all the rest."""
+    """White noise, from which each image takes another part: drawing it again would take longer than all the rest."""
     side = 2 * IMAGE_SIZE
     return np.random.default_rng(1).normal(size=(side, side, 3)).astype(np.float32)
 

@@ -111,9 +111,9 @@ def spoken_text(text: str) -> str:
     if said != text:
         said = re.sub(r" +([.,;:!?])", r"\1", " ".join(said.split()))
         said = re.sub(r"(^|[.?!] )([a-z])", lambda found: found[1] + found[2].upper(), said)
-    if strange := sorted({each for each in said if not SPEAKABLE.fullmatch(each) and not each.isspace()}):
+    if unspeakable := sorted({each for each in said if not SPEAKABLE.fullmatch(each) and not each.isspace()}):
         raise InputError(
-            f"Omni.speak: expected a text in English letters, got {', '.join(map(repr, strange[:5]))}, "
+            f"Omni.speak: expected a text in English letters, got {', '.join(map(repr, unspeakable[:5]))}, "
             "which cannot be said. Write it in words."
         )
     return said

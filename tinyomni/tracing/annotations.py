@@ -122,11 +122,11 @@ def hints_of(thing: Any) -> dict[str, Any]:
 
 def _resolved(name: str, hint: Any, thing: Any) -> Any:
     """One annotation, by itself."""
-    names = getattr(thing, "__globals__", None) or vars(sys.modules.get(thing.__module__, typing))
+    names = getattr(inspect.unwrap(thing), "__globals__", None) or vars(sys.modules.get(thing.__module__, typing))
     try:
         alone = types.SimpleNamespace(__annotations__={name: hint})
         return typing.get_type_hints(alone, names, include_extras=True)[name]
-    except Exception:
+    except Exception:  # as above
         return hint
 
 

@@ -327,7 +327,7 @@ def gather(flow: NameFlow, args: tuple[Any, ...], kwargs: dict[str, Any], result
 @rule("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "max_pool1d", "max_pool2d", "avg_pool1d",
       "avg_pool2d", "interpolate", "pad")  # fmt: skip
 def convolution(flow: NameFlow, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Axes:
-    """Axes that keep their size keep their name, the batch first of all; what is computed anew has none."""
+    """Axes that keep their size keep their name, the batch first of all; what is newly computed has none."""
     given = args[0]
     if given.dim() != result.dim():
         return ()
