@@ -276,6 +276,15 @@ def test_a_finished_run_can_be_lengthened_and_an_unfinished_one_cannot(
         run(tmp_path / "stopped", Random(), **{**SETTINGS, "steps": 30})
 
 
+def test_a_run_lengthened_by_cycles_is_the_one_that_was_never_finished(tmp_path: Path) -> None:
+    _, whole = run(tmp_path / "whole", Random(), steps=24, cycles=2)
+    run(tmp_path / "run", Random(), steps=12)
+    with pytest.raises(InputError, match="cycles was 1, got 2"):
+        run(tmp_path / "run", Random(), steps=20, cycles=2)  # of another length
+    _, lengthened = run(tmp_path / "run", Random(), steps=24, cycles=2)
+    assert torch.equal(weights(whole), weights(lengthened))
+
+
 def test_drawn_data_grow_with_a_run_that_is_lengthened_and_never_shrink(tmp_path: Path) -> None:
     def train(steps: int, rows: int) -> int:
         data = torch.utils.data.Subset(Rows(), range(rows))

@@ -246,6 +246,15 @@ def test_the_learning_rate_rises_then_falls_to_its_minimum(steps: int, warmup: i
         assert learning_rate(steps + 1000, settings) == pytest.approx(0.5 * low)
 
 
+@given(st.integers(1, 50), st.integers(1, 4), st.integers(0, 10))
+def test_every_cycle_is_the_cosine_of_a_run_of_its_length(length: int, cycles: int, warmup: int) -> None:
+    whole = Settings(steps=length * cycles, cycles=cycles, warmup=min(warmup, length))
+    for cycle in range(cycles):
+        alone = Settings(steps=length, warmup=0 if cycle else whole.warmup)
+        for step in range(length):
+            assert learning_rate(cycle * length + step, whole) == learning_rate(step, alone)
+
+
 def test_the_rate_is_torchs_own_cosine() -> None:
     settings = Settings(steps=40, warmup=10, lr=0.5, min_lr_ratio=0.1)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)

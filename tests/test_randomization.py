@@ -13,6 +13,7 @@ from tinyomni.data.datasets import Scenes
 from tinyomni.data.randomization import (
     FOREIGN,
     FOREIGN_IN_TEST,
+    FOREIGN_SHAPE,
     KINDS,
     MIDDLES,
     NOTHING,
@@ -97,9 +98,13 @@ def test_each_variation_alone_changes_some_images(name: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_unclear_images_show_no_thing_that_could_be_named(kind: str) -> None:
     for seed in range(6):
-        image, shown = render_unclear(kind, seed)
-        assert image.size == (IMAGE_SIZE, IMAGE_SIZE) and (shown < 0).all()
-        assert (shown == NOTHING).all() == (kind == "empty")
+        image, shown, things = render_unclear(kind, seed)
+        assert image.size == (IMAGE_SIZE, IMAGE_SIZE) and (shown == NOTHING).all() == (kind == "empty")
+        if kind == "foreign":
+            assert sum(each.shape == FOREIGN_SHAPE for each in things) == 1
+            assert {*shown[shown >= 0]} == {*range(len(things))}
+        else:
+            assert (shown < 0).all() and not things
     assert set(FOREIGN_IN_TEST) < set(FOREIGN) and not set(FOREIGN) & set(world.SHAPES)
 
 

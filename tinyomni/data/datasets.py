@@ -194,16 +194,22 @@ class Scenes(Dataset[Sample]):
         easy = self.easy and index % self.easy == 0
         if self.style == "plain" or easy or random.Random(f"plain {seed}").random() < PLAIN_SHARE:
             return render(things, seed, self.hard and not easy), None
-        return randomization.render(things, seed, self.how(index))
+        image, shown, _ = randomization.render(things, seed, self.how(index))
+        return image, shown
 
     def unclear(self, index: int) -> Sample:
-        """A sample whose image has no description; its question is about another scene, and nobody knows the answer."""
+        """A sample whose image has no description; its question is about another scene, and nobody knows the answer.
+
+        It has things only where one of them has a foreign shape.
+        """
         rng = random.Random(f"{self.seed} {self.split} unclear {index}")
-        kind, things = rng.choice(list(unanswerable.UNCLEAR_IMAGES)), self.things(index)
-        image, shown = unanswerable.unclear_image(kind, rng, self.split, self.how(index))
+        kind = unanswerable.unclear_kind(rng)
+        image, shown, things = unanswerable.unclear_image(kind, rng, self.split, self.how(index))
         said = unanswerable.UNCLEAR_IMAGES[kind]
-        question = unanswerable.unanswered(world.draw_question(things, rng))
-        return Sample(index, (), image, said, said, question, draw_speaker(rng, self.voices), shown=shown, unclear=kind)
+        question = unanswerable.unanswered(world.draw_question(self.things(index), rng))
+        return Sample(
+            index, things, image, said, said, question, draw_speaker(rng, self.voices), shown=shown, unclear=kind
+        )
 
     def how(self, index: int) -> randomization.Randomization:
         """How far the image of this index varies."""

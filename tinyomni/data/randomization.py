@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from tinyomni.config import IMAGE_SIZE
 from tinyomni.data.rendering import HOLE, PLACE_OFFSETS, RADII, STEP, Point, corners, cross, heart
-from tinyomni.data.world import COLOURS, PLACES, SHAPES, SIZES, Thing, colour_shape_pairs
+from tinyomni.data.world import COLOURS, PLACES, SHAPES, SIZES, Thing, colour_shape_pairs, sort_by_place
 
 NOTHING, UNCLEAR = -1, -2  # what a patch shows, beside the number of a thing
 PATCH = 16
@@ -49,7 +49,7 @@ class Randomization:
     gradient: float = 0.3
     texture: float = 0.3
     outline: float = 0.6  # how often a thing has one
-    thick: float = 0.3  # how often that is up to a third of its radius wide
+    thick: float = 0.4  # how often that is up to a third of its radius wide
     hollow: float = 0.1  # only the outline of a thing is drawn, in its colour
     scribble: float = 0.12  # filled with strokes
     hand_drawn: float = 0.35  # wobbly lines, round corners
@@ -69,10 +69,13 @@ WIDE = Randomization()
 
 
 class Rendered(NamedTuple):
-    """An image, and for each of its 14 × 14 patches the number of the thing that it shows, NOTHING or UNCLEAR."""
+    """An image, and for each of its 14 × 14 patches the number of the thing that it shows, NOTHING or UNCLEAR; and the
+    things, where one of them has a `foreign` shape.
+    """
 
     image: Image.Image
     shown: np.ndarray
+    things: tuple[Thing, ...] = ()
 
 
 # ---- colours --------------------------------------------------------------------------------------------------------
@@ -354,7 +357,7 @@ def outline_colour(colour: Colour, behind: np.ndarray, rng: random.Random, clear
     """Dark, light, a darker shade of the thing's colour, or any; where the thing itself is hardly seen, one that is."""
     darker: Colour = (colour[0] * 0.55, colour[1] * 0.55, colour[2] * 0.55)
     any_colour: Colour = (rng.uniform(0, 255), rng.uniform(0, 255), rng.uniform(0, 255))
-    choices: list[Colour] = [(0, 0, 0), (90, 90, 90), darker, darker, (255, 255, 255), any_colour]
+    choices: list[Colour] = [(0, 0, 0), (0, 0, 0), (90, 90, 90), darker, darker, (255, 255, 255), any_colour]
     if not clear:
         choices = [each for each in choices if min(contrast(each, behind), contrast(each, colour)) >= CONTRAST]
         choices = choices or [max(((0, 0, 0), (255, 255, 255)), key=lambda each: contrast(each, behind))]
@@ -443,15 +446,15 @@ def shown_by_patches(covered: Sequence[np.ndarray]) -> np.ndarray:
 def render(things: Sequence[Thing], seed: int = 0, how: Randomization = WIDE) -> Rendered:
     """A scene of the world, things numbered in the order of `world.PLACES`; without things an empty background."""
     rng = random.Random(f"wide {seed}")
-    in_order = sorted(things, key=lambda thing: PLACES.index(thing.place))
     canvas = background(rng, how)
-    covered = [paint(canvas, spot, rng, how) for spot in arrange(in_order, rng, how)]
+    covered = [paint(canvas, spot, rng, how) for spot in arrange(sort_by_place(things), rng, how)]
     return Rendered(finish(canvas, rng, how), shown_by_patches(covered))
 
 
 # ---- what the world has no words for --------------------------------------------------------------------------------
 
 KINDS = ("empty", "too many", "overlapping", "foreign")
+FOREIGN_SHAPE = "foreign"  # the shape of a thing that the world has no word for
 
 
 def draw_things(rng: random.Random, count: int) -> list[Thing]:
@@ -472,7 +475,8 @@ def render_unclear(kind: str, seed: int, how: Randomization = WIDE, split: str =
     counts = {"empty": (0, 0), "too many": (4, 5), "overlapping": (1, 2), "foreign": (1, 3)}
     # small changes leave room for five
     calm = replace(how, size=min(how.size, 0.12), image_scale=0.0) if kind == "too many" else how
-    spots = arrange(draw_things(rng, rng.randint(*counts[kind])), rng, calm)
+    things = sort_by_place(draw_things(rng, rng.randint(*counts[kind])))
+    spots = arrange(things, rng, calm)
     if kind == "overlapping":
         first = spots[rng.randrange(len(spots))]
         angle, radius = rng.uniform(0, 2 * math.pi), first.radius * rng.uniform(0.7, 1.2)
@@ -487,5 +491,8 @@ def render_unclear(kind: str, seed: int, how: Randomization = WIDE, split: str =
         spots[chosen] = spots[chosen]._replace(shape=rng.choice(shapes))
         if split == "train" and rng.random() < MADE_UP:
             spots[chosen] = spots[chosen]._replace(outline=made_up(rng))
+        things[chosen] = replace(things[chosen], shape=FOREIGN_SHAPE)
     shown = shown_by_patches([paint(canvas, spot, rng, how) for spot in spots])
+    if kind == "foreign":
+        return Rendered(finish(canvas, rng, how), shown, tuple(things))
     return Rendered(finish(canvas, rng, how), np.where(shown == NOTHING, NOTHING, UNCLEAR))

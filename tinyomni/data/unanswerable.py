@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tinyomni.config import IMAGE_SIZE, SAMPLE_RATE
 from tinyomni.data import randomization, world
-from tinyomni.data.randomization import NOTHING, PATCH, WIDE, Randomization
+from tinyomni.data.randomization import NOTHING, PATCH, WIDE, Randomization, Rendered
 from tinyomni.data.world import QUESTION_KINDS, SHAPES, Question, Thing
 
 DO_NOT_KNOW, SEE_NOTHING, HEARD_NOTHING = "I do not know.", "I can see nothing.", "I heard nothing."
@@ -97,12 +97,17 @@ def image(rng: random.Random, split: str = "train") -> Image.Image:
     return Image.fromarray(field.clip(0, 255).astype(np.uint8))
 
 
-def unclear_image(
-    kind: str, rng: random.Random, split: str = "train", how: Randomization = WIDE
-) -> tuple[Image.Image, np.ndarray]:
+def unclear_kind(rng: random.Random) -> str:
+    """One of UNCLEAR_IMAGES: those most often that are hardest to tell from a scene."""
+    return rng.choices([*UNCLEAR_IMAGES], [3 if kind in ("overlapping", "foreign") else 1 for kind in UNCLEAR_IMAGES])[
+        0
+    ]
+
+
+def unclear_image(kind: str, rng: random.Random, split: str = "train", how: Randomization = WIDE) -> Rendered:
     """An image of one of UNCLEAR_IMAGES, and what its patches show."""
     if kind == "no scene":
-        return image(rng, split), np.full((IMAGE_SIZE // PATCH,) * 2, NOTHING)
+        return Rendered(image(rng, split), np.full((IMAGE_SIZE // PATCH,) * 2, NOTHING))
     return randomization.render_unclear(kind, rng.randrange(2**32), how, split)
 
 

@@ -175,9 +175,9 @@ class OmniMixture(Dataset[list[OmniExample]]):
         """An image that has no description: its sentence, or a question, whose answer is not known. In an empty one
         there are no things: that is counted.
         """
-        kind = rng.choice(list(unanswerable.UNCLEAR_IMAGES))
+        kind = unanswerable.unclear_kind(rng)
         said = unanswerable.UNCLEAR_IMAGES[kind]
-        image, _ = unanswerable.unclear_image(kind, rng, self.scenes.split)
+        image = unanswerable.unclear_image(kind, rng, self.scenes.split).image
         inputs: dict[str, Any] = {"image": pixels(image)}
         if rng.random() < 0.4:
             return self.example(self.describe(rng), said, **inputs)

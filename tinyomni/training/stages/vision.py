@@ -33,9 +33,9 @@ from tinyomni.data import world
 from tinyomni.data.custom import train_validation_split
 from tinyomni.data.datasets import Encode, Sample, Scenes, check_style, encode_all, pixels
 from tinyomni.data.manifests import Item
-from tinyomni.data.randomization import NOTHING, UNCLEAR
+from tinyomni.data.randomization import FOREIGN_SHAPE, NOTHING, UNCLEAR
 from tinyomni.data.rendering import PLACE_OFFSETS, RADII
-from tinyomni.data.unanswerable import UNCLEAR_IMAGES
+from tinyomni.data.unanswerable import CANNOT_TELL, UNCLEAR_IMAGES
 from tinyomni.errors import InputError
 from tinyomni.layers import DecoderBlock, RMSNorm
 from tinyomni.training.distributed import to_device
@@ -62,7 +62,8 @@ class VisionSettings(Settings):
 PRESETS = {
     "smoke": VisionSettings(steps=4, batch_size=4, warmup=2, eval_every=4, scenes=64, validation_scenes=8, **MUON),
     "laptop": VisionSettings(
-        steps=11_000, batch_size=24, lr=1.5e-3, warmup=60, eval_every=500, checkpoint_freq=250, style="wide", **MUON
+        steps=22_000, cycles=2, batch_size=24, lr=1.5e-3, warmup=60, eval_every=500, checkpoint_freq=250,
+        style="wide", **MUON,
     ),
     "quick": VisionSettings(
         steps=500, batch_size=16, lr=1.5e-3, warmup=40, eval_every=250, scenes=16_000, validation_scenes=64, **MUON
@@ -72,8 +73,8 @@ PRESETS = {
         style="wide", **MUON,
     ),
 }  # fmt: skip
-RAMP = 0.2  # of all steps of the wide style, over which images vary more and more
-P_UNCLEAR = 0.2  # of its images have no description
+RAMP = 0.2  # of the first cycle of the wide style, over which images vary more and more
+P_UNCLEAR = 0.25  # of its images have no description
 MASKED_PATCHES = 48  # that are encoded of most images where the masks of the things are known
 WHOLE = {"plain": 4, "wide": 32}  # one of so many images is encoded with all patches
 CAPTIONS = {"plain": 1, "wide": 4}  # one of so many captions is read
@@ -86,21 +87,25 @@ FIELDS = {"colour": world.COLOURS, "shape": world.SHAPES, "size": world.SIZES, "
 CHOICES = [1 + len(words) for words in FIELDS.values()]  # 0 means that nothing is there
 THINGS = 3  # the most that a scene has
 UNCLEAR_SENTENCES = tuple(dict.fromkeys(UNCLEAR_IMAGES.values()))
+CANNOT_TELL_KIND = 1 + UNCLEAR_SENTENCES.index(CANNOT_TELL)
 STEP = 67  # pixels from the middle to the other places, on average
 
 
 def slots_of(things: Sequence[world.Thing]) -> Int[Tensor, "things fields"]:
-    """(3, 4): colour, shape, size and place of each thing, in the order of `world.PLACES`; 0 where there is none."""
+    """(3, 4): colour, shape, size and place of each thing, in the order of `world.PLACES`; 0 where there is none, and
+    for a shape that the world has no word for.
+    """
     slots = torch.zeros(THINGS, len(FIELDS), dtype=torch.int64)
     for number, thing in enumerate(world.sort_by_place(things)):
-        slots[number] = torch.tensor([1 + words.index(getattr(thing, field)) for field, words in FIELDS.items()])
+        words = [(known, getattr(thing, field)) for field, known in FIELDS.items()]
+        slots[number] = torch.tensor([0 if word == FOREIGN_SHAPE else 1 + known.index(word) for known, word in words])
     return slots
 
 
 def labels_of(sample: Sample) -> tuple[Int[Tensor, "things fields"], Int[Tensor, "n_patches"], int]:
     """Slots, what the patches show, and the kind: 0 for a scene, else 1 + the sentence in UNCLEAR_SENTENCES."""
     slots, shown = slots_of(sample.things), sample.shown
-    if sample.unclear not in (None, "empty", "no scene"):
+    if sample.unclear in ("too many", "overlapping"):
         slots.fill_(IGNORE)
     kind = 0 if sample.unclear is None else 1 + UNCLEAR_SENTENCES.index(UNCLEAR_IMAGES[sample.unclear])
     return slots, shown_by_patches(sample.things) if shown is None else torch.from_numpy(shown).flatten(), kind
@@ -343,7 +348,10 @@ class VisionStage(Stage):
                 labels.append(patch_labels(batch.slots[rows], shows).flatten(0, 1))
                 shown.append(shows.flatten())
             losses["patches"] = patches_loss(torch.cat(patch_logits), torch.cat(labels), torch.cat(shown))
-            losses["caption_slots"] = fields_loss(by_thing(self.text_slots(text)), batch.slots[read])
+            told = batch.slots[read]
+            if batch.kinds is not None:  # "I cannot tell …" does not tell what is beside the foreign shape
+                told = told.masked_fill((batch.kinds[read] == CANNOT_TELL_KIND)[:, None, None], IGNORE)
+            losses["caption_slots"] = fields_loss(by_thing(self.text_slots(text)), told)
             if batch.kinds is not None and self.style == "wide":
                 losses["kind"] = F.cross_entropy(self.kind(cls[:, 0]), batch.kinds)
         return losses
@@ -384,7 +392,14 @@ def build(run_dir: RunDir, settings: VisionSettings) -> Job:
     if wide:
         size = settings.steps * settings.batch_size
         train = ScenesWithSwaps(
-            Scenes(size=size, speech=False, easy=EASY, style="wide", ramp=int(RAMP * size), seed=settings.seed)
+            Scenes(
+                size=size,
+                speech=False,
+                easy=EASY,
+                style="wide",
+                ramp=int(RAMP * size / settings.cycles),
+                seed=settings.seed,
+            )
         )
         held_out = Scenes("validation", settings.validation_scenes, speech=False, style="wide")
     elif run_dir.data is None:
