@@ -276,12 +276,12 @@ def test_a_finished_run_can_be_lengthened_and_an_unfinished_one_cannot(
         run(tmp_path / "stopped", Random(), **{**SETTINGS, "steps": 30})
 
 
-def test_a_run_lengthened_by_cycles_is_the_one_that_was_never_finished(tmp_path: Path) -> None:
-    _, whole = run(tmp_path / "whole", Random(), steps=24, cycles=2)
+def test_a_run_lengthened_by_a_cycle_is_the_one_that_was_never_finished(tmp_path: Path) -> None:
+    _, whole = run(tmp_path / "whole", Random(), steps=20, cycle=12)
     run(tmp_path / "run", Random(), steps=12)
-    with pytest.raises(InputError, match="cycles was 1, got 2"):
-        run(tmp_path / "run", Random(), steps=20, cycles=2)  # of another length
-    _, lengthened = run(tmp_path / "run", Random(), steps=24, cycles=2)
+    with pytest.raises(InputError, match="cycle was None, got 10"):
+        run(tmp_path / "run", Random(), steps=20, cycle=10)  # the finished one was longer
+    _, lengthened = run(tmp_path / "run", Random(), steps=20, cycle=12)
     assert torch.equal(weights(whole), weights(lengthened))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import soundfile
 
+from tinyomni.data.tts import utter
 from tinyomni.errors import InputError
 from tinyomni.grade import swapping
 from tinyomni.grade.build import has_answers
@@ -59,8 +60,9 @@ def say_sentence(omni: Omni, sound: Path, report: Report) -> None:
 
 def answer_aloud(omni: Omni, sound: Path, report: Report) -> None:
     """A spoken question about an image, and a spoken answer."""
-    reply = omni.reply(image=SCENE, audio=SPEECH).finish()
-    report(f"  {SPEECH.name} about {SCENE.name}  →  {reply.transcript or ''}")
+    question = utter(QUESTIONS[0]), omni.cfg.audio.sample_rate
+    reply = omni.reply(image=SCENE, audio=question).finish()
+    report(f"  a spoken question about {SCENE.name}  →  {reply.transcript or ''}")
     report(f"  answer  →  {reply.answer}")
     write_speech(omni, reply.answer, sound, report)
 

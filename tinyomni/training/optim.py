@@ -118,14 +118,15 @@ def orthogonalize(
 def learning_rate(step: int, settings: Settings) -> float:
     """Linear warm-up for `warmup` steps, then a cosine down to `lr * min_lr_ratio`. `step` counts from 0.
 
-    With several `cycles` the cosine starts again, without a warm-up: so a finished run can be lengthened (Loshchilov &
-    Hutter, SGDR, 2017, arXiv:1608.03983).
+    After every `cycle` it starts again, without a warm-up: so a finished run can be lengthened (Loshchilov & Hutter,
+    SGDR, 2017, arXiv:1608.03983).
     """
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
-    length = -(-settings.steps // settings.cycles)
-    cycle = min(step // length, settings.cycles - 1)
-    start = cycle * length or settings.warmup
-    progress = min(1.0, (step - start) / max(1, (cycle + 1) * length - 1 - start))
+    cycle = settings.cycle or settings.steps
+    start = min(step, settings.steps - 1) // cycle * cycle
+    end = min(start + cycle, settings.steps) - 1
+    start = start or settings.warmup
+    progress = min(1.0, (step - start) / max(1, end - start))
     low = settings.min_lr_ratio
     return settings.lr * (low + (1 - low) * (1 + math.cos(math.pi * progress)) / 2)

@@ -86,14 +86,14 @@ class Run:
                 self.result.initialized_from = initialize(self.stage, self.settings.init_from)
             return self.result
         tensors, metadata = found
-        now, then = self.must_match(), {"cycles": 1, **metadata["must_match"]}  # runs of before had no cycles
+        now, then = self.must_match(), metadata["must_match"]
         if metadata["result"]["steps"] >= then["steps"] and now["steps"] > then["steps"]:
             self.notify(f"{self.stage.name}: a finished run of {then['steps']} steps is lengthened to {now['steps']}")
             # drawn data are as long as the run: there are more of them now, and those before are the same
             grown = {"samples": now["samples"]} if now["samples"] > then["samples"] else {}
-            # more cycles, each as long as before
-            more = now["steps"] * then["cycles"] == then["steps"] * now["cycles"]
-            then = {**then, "steps": now["steps"], **grown, **({"cycles": now["cycles"]} if more else {})}
+            # what the run did was a first cycle
+            cycle = {"cycle": now["cycle"]} if then.get("cycle") is None and now["cycle"] == then["steps"] else {}
+            then = {**then, "steps": now["steps"], **grown, **cycle}
         if other := [f"{name} was {then.get(name)}, got {now[name]}" for name in now if then.get(name) != now[name]]:
             raise InputError(
                 f"Training: {self.folder} holds a run with other settings: {', '.join(other)}. "

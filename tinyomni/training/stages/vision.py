@@ -62,7 +62,7 @@ class VisionSettings(Settings):
 PRESETS = {
     "smoke": VisionSettings(steps=4, batch_size=4, warmup=2, eval_every=4, scenes=64, validation_scenes=8, **MUON),
     "laptop": VisionSettings(
-        steps=22_000, cycles=2, batch_size=24, lr=1.5e-3, warmup=60, eval_every=500, checkpoint_freq=250,
+        steps=15_500, cycle=11_000, batch_size=24, lr=1.5e-3, warmup=60, eval_every=500, checkpoint_freq=250,
         style="wide", **MUON,
     ),
     "quick": VisionSettings(
@@ -397,7 +397,7 @@ def build(run_dir: RunDir, settings: VisionSettings) -> Job:
                 speech=False,
                 easy=EASY,
                 style="wide",
-                ramp=int(RAMP * size / settings.cycles),
+                ramp=int(RAMP * min(settings.cycle or settings.steps, settings.steps) * settings.batch_size),
                 seed=settings.seed,
             )
         )
