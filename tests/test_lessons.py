@@ -12,8 +12,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tinyomni import lessons
+from tinyomni.data import world
 from tinyomni.lessons import pages, show
 from tinyomni.lessons.map import HERE, PARTS, draw_map
+from tinyomni.lessons.progress import draw_progress
+from tinyomni.lessons.small_world import small_world
 from tinyomni.palette import LOOKS
 
 
@@ -116,6 +119,20 @@ def test_a_later_cell_that_uses_a_name_again_does_not_reach_a_slider() -> None:
     notebook["logits"] = "second"
     slider.value = 1.4000000000000001  # what ten steps of 0.1 and four more are
     assert updates == ["first 1.4"]
+
+
+def test_progress_marks_what_is_right() -> None:
+    said = [["a red star", "nothing"], ["a red ring", "a blue ring"]]
+    figure = draw_progress("title", ["one", "two"], ["step 0", "step 9"], said, [[True, False], [False, True]])
+    marked = [text.get_text() for text in figure.axes[0].texts if text.get_text()[0] in "✔✘"]
+    assert marked == ["✔ a red star", "✘ nothing", "✘ a red ring", "✔ a blue ring"]
+
+
+def test_the_small_world_is_whole_and_nothing_of_it_is_held_out_of_the_closed_world() -> None:
+    train, test = small_world()
+    keys = {world.scene_key(things) for things in train + test}
+    assert (len(train), len(test), len(keys)) == (120, 40, 2 * 4 * 4 * 5)
+    assert world.HELD_OUT.isdisjoint(world.colour_shape_pairs(things[0] for things in train + test))
 
 
 def test_an_unknown_diagram_is_refused_with_the_names() -> None:
