@@ -8,12 +8,11 @@ The hook never gets in the way: it makes no tensor, runs no operation, and what 
 
 import dis
 import functools
-import itertools
 import sys
 import threading
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -284,7 +283,7 @@ class Recorder:
             inputs=signature.inputs,
             file=function.file,
             line=function.line,
-            sources=tuple(dict.fromkeys(self._sources(values.values()))),
+            sources=self._sources(values.values()),
         )
         owner = next(iter(values.values()), None)
         training = above.training if above else False
@@ -463,16 +462,21 @@ class Recorder:
         for tensor in tensors_in(result):
             self._made[tensor] = record
             # a view of this result will name the same base; a base that a call returned keeps that call
-            if tensor._base is not None and self._made.get(tensor._base) is None:
-                self._made[tensor._base] = record
+            base = tensor._base
+            if base is not None and self._made.get(base) is None:
+                self._made[base] = record
 
-    def _sources(self, values: Any) -> Iterator[int]:
+    def _sources(self, values: Iterable[Any]) -> tuple[int, ...]:
         """The calls that made these tensors, or the tensors that these are views of."""
-        for tensor in itertools.chain.from_iterable(map(tensors_in, values)):
-            for candidate in (tensor, tensor._base):
-                if candidate is not None and (record := self._made.get(candidate)) is not None:
-                    yield record
-                    break
+        found: dict[int, None] = {}
+        for value in values:
+            for tensor in tensors_in(value):
+                record = self._made.get(tensor)
+                if record is None and (base := tensor._base) is not None:
+                    record = self._made.get(base)
+                if record is not None:
+                    found[record] = None
+        return tuple(found)
 
     def _path(self, module: nn.Module) -> str:
         """Where the module is in the outermost one that was met."""
@@ -503,7 +507,7 @@ class Recorder:
             length = cache_length(cache)
             phase = "decode" if length else "prefill"
             if length is None:
-                phase = "decode" if any(True for _ in tensors_in(cache)) else record.phase
+                phase = "decode" if tensors_in(cache) else record.phase
             state = CacheState(cache, length, phase, {who})
             if above is not None:
                 above.caches[id(cache)] = state
@@ -592,8 +596,8 @@ class Recorder:
 
     def _maker(self, tensor: Tensor) -> Record | None:
         """The call that made a tensor, if that is known; one that gave back what it was given made nothing."""
-        source = next(self._sources([tensor]), None)
-        record = self.trace.steps[source] if source is not None else None
+        sources = self._sources([tensor])
+        record = self.trace.steps[sources[0]] if sources else None
         while record is not None and record.call.partition(".")[0] in PASSED_ON and record.sources:
             record = self.trace.steps[record.sources[0]]
         return record

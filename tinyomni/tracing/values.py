@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -161,10 +161,10 @@ def annotated_tensors(name: str, value: Any, hint: Any) -> Iterator[tuple[str, A
             yield path, leaf, part if isinstance(part, TensorInfo) else tensors.info(part)
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors that a function takes or gives, directly or in a tuple, list or dict."""
-    if isinstance(value, Tensor):
-        yield value
-    elif type(value) in (tuple, list, dict):
-        items = value.values() if type(value) is dict else value
-        yield from (item for item in itertools.islice(items, MOST_ITEMS) if isinstance(item, Tensor))
+def tensors_in(value: Any) -> Sequence[Tensor]:
+    """The tensors that a function takes or gives, directly or in a tuple, list or dict. Called as often as `key_of`."""
+    kind = type(value)
+    if kind is tuple or kind is list or kind is dict:
+        items = value.values() if kind is dict else value
+        return [item for item in itertools.islice(items, MOST_ITEMS) if isinstance(item, Tensor)]
+    return (value,) if kind is Tensor or (classify(kind) == TENSOR and kind is not TensorInfo) else ()
