@@ -167,4 +167,6 @@ def tensors_in(value: Any) -> Sequence[Tensor]:
     if kind is tuple or kind is list or kind is dict:
         items = value.values() if kind is dict else value
         return [item for item in itertools.islice(items, MOST_ITEMS) if isinstance(item, Tensor)]
-    return (value,) if kind is Tensor or (classify(kind) == TENSOR and kind is not TensorInfo) else ()
+    if kind is Tensor or (classify(kind) == TENSOR and kind is not TensorInfo):  # type: ignore[arg-type]
+        return (value,)
+    return ()
