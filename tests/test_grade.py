@@ -28,6 +28,7 @@ from tinyomni.grade.build import STUB, find_solutions, has_answers, make_exercis
 from tinyomni.grade.comparison import find_difference
 from tinyomni.grade.exercise import (
     GRADIENTS,
+    RANDOM_CASES,
     AnswerError,
     Exercise,
     Outcome,
@@ -37,7 +38,7 @@ from tinyomni.grade.exercise import (
     observe,
     share_weights,
 )
-from tinyomni.grade.grading import FAILED, NOT_ATTEMPTED, PASSED, Verdict, grade_answer
+from tinyomni.grade.grading import FAILED, NOT_ATTEMPTED, PASSED, Verdict, grade_answer, judge
 from tinyomni.grade.isolation import MODES, EndedEarly, Limits, Worker
 from tinyomni.grade.notebook import detect_lesson
 from tinyomni.grade.registry import find_exercise, lessons
@@ -113,8 +114,8 @@ def test_the_stub_is_not_attempted_yet(one: Exercise) -> None:
 
 @functools.cache
 def verdicts_on_mutants(one: Exercise) -> list[Verdict]:
-    """Each mutant, judged once for the whole run."""
-    return [grade_answer(one, mutant.function) for mutant in one.mutants]
+    """Each mutant, run and judged once."""
+    return [judge(one, outcomes) for outcomes in one.mutant_outcomes]
 
 
 @each_exercise
@@ -134,7 +135,28 @@ def test_all_mutants_are_caught_and_diagnosed(capsys: pytest.CaptureFixture[str]
     rates = f"{caught / len(verdicts):.0%} caught, {diagnosed / len(verdicts):.0%} diagnosed"
     with capsys.disabled():
         print(f"\n{len(EXERCISES)} exercises in {len(NOTEBOOKS)} lessons, {len(verdicts)} mutants: {rates}")
-    assert caught == diagnosed == len(verdicts)
+    assert caught == diagnosed == len(verdicts) >= 900
+
+
+@each_exercise
+def test_every_exercise_draws_inputs_at_random(one: Exercise) -> None:
+    assert one.draw is not None
+    drawn, again = ([inputs for name, inputs, _ in one.all_inputs() if name.startswith("random")] for _ in range(2))
+    assert len(drawn) == RANDOM_CASES and len({repr(describe(inputs)) for inputs in drawn}) > 1
+    assert [repr(describe(inputs)) for inputs in drawn] == [repr(describe(inputs)) for inputs in again]
+
+
+def describe(value: Any) -> Any:
+    """All numbers of some inputs."""
+    if isinstance(value, dict):
+        return {name: describe(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(item) for item in value]
+    if isinstance(value, torch.nn.Module):
+        return describe(list(value.state_dict().values()))
+    if isinstance(value, Tensor):
+        return value.dtype, value.tolist()
+    return value if isinstance(value, (int, float, str, bytes, Path, type(None))) else type(value).__name__
 
 
 @each_exercise

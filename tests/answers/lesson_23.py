@@ -100,8 +100,8 @@ def _(log_probs, candidates):
         F.ctc_loss(log_probs, ids, torch.tensor(len(log_probs)), torch.tensor(len(ids)), reduction="none").reshape(())
         for ids in candidates
     ]
-    likelihood = torch.exp(-torch.stack(loss))
-    return likelihood / likelihood.sum()
+    likelihood = torch.exp(-torch.stack(loss).double())
+    return (likelihood / likelihood.sum()).to(log_probs.dtype)
 
 
 def losses_of(log_probs, candidates, reduction="sum"):

@@ -297,7 +297,7 @@ def _(turns, bos=1):
 def _(turns, bos=1):
     ids = [bos]
     for turn in turns:
-        ids.extend(turn[1:] if turn[:1] == [bos] else turn)
+        ids.extend(filter(bos.__ne__, turn))
     return ids
 
 

@@ -7,6 +7,9 @@
     @split_heads.cases
     def _(rng): yield "all sizes different", {"x": rng.randn(2, 5, 21), "heads": 3}
 
+    @split_heads.random_inputs
+    def _(rng): return {"x": rng.randn(rng.size(), rng.size(), 12), "heads": rng.choice((1, 2, 3, 4))}
+
     @split_heads.mutant("heads and tokens keep their order: the permute is missing", section="6. Heads …")
     def _(x, heads): return x.reshape(…)
 
@@ -21,7 +24,7 @@ import copy
 import functools
 import inspect
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +38,9 @@ from tinyomni.grade.comparison import format_value
 from tinyomni.tracing import annotations
 
 Answer = Callable[..., Any]
+Draw = Callable[["RandomInputs"], dict[str, Any]]
 GRADIENTS = "gradients"  # the derived case that compares these, not the result
+RANDOM_CASES = 3  # of each exercise
 
 
 class RandomInputs:
@@ -55,6 +60,22 @@ class RandomInputs:
     def randbool(self, *shape: int) -> Bool[Tensor, "..."]:
         """True and False with equal probability."""
         return torch.rand(shape, generator=self.generator) < 0.5
+
+    def size(self, high: int = 5, low: int = 1) -> int:
+        """One integer from `low` to `high`, both included."""
+        return int(self.randint(high + 1, 1, low=low))
+
+    def number(self, low: float = 0.0, high: float = 1.0) -> float:
+        """One number between the two."""
+        return low + (high - low) * float(torch.rand(1, generator=self.generator))
+
+    def choice(self, options: Sequence[Any]) -> Any:
+        """One of them."""
+        return options[self.size(len(options) - 1, 0)]
+
+    def chosen(self, options: Sequence[Any], high: int, low: int = 0) -> list[Any]:
+        """`low` to `high` of them, with repetitions."""
+        return [self.choice(options) for _ in range(self.size(high, low))]
 
 
 class AnswerError(Exception):
@@ -108,7 +129,7 @@ class Case:
     name: str
     inputs: dict[str, Any]
     expected: Outcome
-    derived: bool = False  # made from the first case, not written in the lesson's file
+    derived: bool = False  # made from the first case or drawn at random, not written in the lesson's file
 
 
 @dataclass(frozen=True)
@@ -151,6 +172,7 @@ class Exercise:
         self.notebook = ""  # the lesson's file name, set by the registry
         self._taught_in = taught_in
         self._cases: Callable[[RandomInputs], Iterable[tuple[str, dict[str, Any]]]] | None = None
+        self.draw: Draw | None = None
         self._invoke: Callable[..., Any] | None = None
 
     @property
@@ -163,6 +185,10 @@ class Exercise:
     def cases(self, function: Callable[[RandomInputs], Iterable[tuple[str, dict[str, Any]]]]) -> None:
         """Yields (name, inputs). In the first one, all sizes differ and exceed 1: further ones are derived from it."""
         self._cases = function
+
+    def random_inputs(self, function: Draw) -> None:
+        """Draws the inputs of one case: sizes, repeats, ties, extremes. It is called several times."""
+        self.draw = function
 
     def invoke(self, function: Callable[..., Any]) -> None:
         """How an answer is called, `(answer, **inputs)`, where `answer(**inputs)` is not enough (classes, say)."""
@@ -217,16 +243,18 @@ class Exercise:
         return call
 
     def all_inputs(self) -> list[tuple[str, dict[str, Any], bool]]:
-        """(name, inputs, derived) of the lesson's cases and of those derived from the first one."""
+        """(name, inputs, derived) of the lesson's cases, of random ones, and of those derived from the first one."""
         if self._cases is None:
             raise ValueError(f"exercise {self.name} has no cases")
         written = list(self._cases(RandomInputs(zlib.crc32(self.name.encode()))))
         named = [(name, inputs, False) for name, inputs in written]
-        return named + [(name, inputs, True) for name, inputs in self.derived_cases(written[0][1])]
+        rng = RandomInputs(zlib.crc32(f"{self.name} at random".encode()))
+        drawn = [(f"random {n}", self.draw(rng)) for n in range(1, RANDOM_CASES + 1)] if self.draw else []
+        return named + [(name, inputs, True) for name, inputs in (*drawn, *self.derived_cases(written[0][1]))]
 
     @functools.cached_property
     def all_cases(self) -> list[Case]:
-        """The lesson's cases and those derived from the first one, with the oracle's outcomes."""
+        """All of `all_inputs`, with the oracle's outcomes."""
         cases = []
         for name, inputs, derived in self.all_inputs():
             # the oracle takes the inputs as they are, however an answer is invoked

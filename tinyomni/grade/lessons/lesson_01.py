@@ -54,6 +54,16 @@ def _(rng):
     }  # fmt: skip
 
 
+@best_pair.random_inputs
+def _(rng):
+    texts = ["ca", *("".join(rng.chosen("abc", 6, 2)) for _ in range(rng.size()))]
+    symbols = rng.choice(("ab|.", "."))  # with one pair merged already, or none
+    return {
+        "words": {text: re.findall(symbols, text) for text in texts},
+        "counts": {text: rng.size(3) for text in texts},
+    }
+
+
 def best_pair_variant(words, counts, *, weight=lambda count: count, unique=False, offset=1, key=None):
     """`best_pair`; each keyword injects one fault."""
     pairs: Counter[tuple[str, str]] = Counter()
@@ -135,6 +145,12 @@ def _(rng):
     yield "nothing to merge", {"symbols": list("cat"), "pair": ("x", "y")}
     yield "one symbol", {"symbols": ["a"], "pair": ("a", "a")}
     yield "no symbols", {"symbols": [], "pair": ("a", "b")}
+
+
+@merge_pair.random_inputs
+def _(rng):
+    symbols = ("a", "b", "ab", "ba")
+    return {"symbols": rng.chosen(symbols, 9), "pair": (rng.choice(symbols), rng.choice(symbols))}
 
 
 def merge_pair_variant(symbols, pair, *, skip=2, max_merges=99, matches=lambda two, pair: two == pair):
@@ -228,6 +244,12 @@ def _(rng):
     yield "equal lengths", {"rows": [[40, 41], [42, 43]]}
     yield "an empty text still has BOS and EOS", {"rows": [[], [11]]}
     yield "a text that contains the pad id", {"rows": [[11, 9], [12, 13, 14]], "pad": 9}
+
+
+@make_batch.random_inputs
+def _(rng):
+    rows = [rng.randint(6, rng.size(5, 0)).tolist() for _ in range(rng.size(4))]
+    return {"rows": rows, "bos": rng.size(5, 0), "eos": rng.size(5, 0), "pad": rng.size(5, 0)}
 
 
 def batch_variant(
@@ -343,6 +365,12 @@ def _(rng):
     yield "one token", {"lengths": torch.tensor([1, 1]), "tokens": 1}
 
 
+@padding_mask.random_inputs
+def _(rng):
+    tokens = rng.size(7)
+    return {"lengths": rng.randint(tokens + 1, rng.size()), "tokens": tokens}
+
+
 @padding_mask.mutant("the first padding position is True: positions start at 0", PADDING)
 def _(lengths, tokens):
     return torch.arange(tokens) <= lengths[:, None]
@@ -398,6 +426,12 @@ def _(rng):
     yield "a square table", {"ids": rng.randint(4, 2, 3), "table": rng.randn(4, 4)}
     yield "batch 1, one token", {"ids": torch.tensor([[2]]), "table": rng.randn(3, 2)}
     yield "a padded row", {"ids": torch.tensor([[1, 2], [0, 0]]), "table": rng.randn(3, 4)}
+
+
+@embed.random_inputs
+def _(rng):
+    vocab = rng.size(6)
+    return {"ids": rng.randint(vocab, rng.size(), rng.size()), "table": rng.randn(vocab, rng.size())}
 
 
 @embed.mutant("each id gets the row before its own: ids start at 0", EMBEDDING)

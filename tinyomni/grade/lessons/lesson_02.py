@@ -38,6 +38,11 @@ def _(rng):
     yield "one pair", {"tokens": 4, "head_dim": 2}
 
 
+@rope_angles.random_inputs
+def _(rng):
+    return {"tokens": rng.size(40), "head_dim": 2 * rng.size(), "theta": rng.choice((10.0, 500.0, 10_000.0, 1e6))}
+
+
 def rope_angles_variant(tokens, head_dim, theta=10_000.0, *, first=0, step=2, sign=-1, divisor=None):
     """`rope_angles`; each keyword injects one fault."""
     inv_freq = theta ** (sign * step * torch.arange(head_dim // 2) / (divisor or head_dim))
@@ -138,6 +143,12 @@ def _(rng):
     yield "one pair", {"x": rng.randn(1, 1, 2, 2), **random_cos_sin(rng, 2, 2)}
 
 
+@apply_rope.random_inputs
+def _(rng):
+    tokens, head_dim = rng.size(), 2 * rng.size()
+    return {"x": rng.randn(rng.size(), rng.size(), tokens, head_dim), **random_cos_sin(rng, tokens, head_dim)}
+
+
 def rotate_half(x, sign=-1):
     """(x1, x2) → (−x2, x1): transformers calls it `rotate_half`."""
     x1, x2 = x.chunk(2, dim=-1)
@@ -228,6 +239,11 @@ def _(rng):
     yield "one pair", {"x": rng.randn(1, 2, 2, 2)}
 
 
+@interleaved_to_halves.random_inputs
+def _(rng):
+    return {"x": rng.randn(rng.size(), rng.size(), rng.size(), 2 * rng.size())}
+
+
 @interleaved_to_halves.mutant("it goes from halves to interleaved: that is the inverse", BUGS)
 def _(x):
     return x.unflatten(-1, (2, -1)).mT.flatten(-2)
@@ -301,6 +317,14 @@ def _(rng):
     yield "no offset", three(1, 2, 1, 3, 4)
     yield "one new token after nine cached ones", {**three(1, 2, 2, 1, 4), "offset": 9}
     yield "another θ", {**three(1, 1, 1, 2, 4), "offset": 2, "theta": 50.0}
+
+
+@apply_rope_qkv.random_inputs
+def _(rng):
+    kv_heads, (batch, tokens, head_dim) = rng.size(2), (rng.size(3), rng.size(3), 2 * rng.size(3))
+    q = rng.randn(batch, kv_heads * rng.size(2), tokens, head_dim)
+    k, v = rng.randn(2, batch, kv_heads, tokens, head_dim)
+    return {"q": q, "k": k, "v": v, "offset": rng.size(40, 0), "theta": rng.choice((20.0, 10_000.0))}
 
 
 def rotated(x, offset=0, theta=10_000.0):

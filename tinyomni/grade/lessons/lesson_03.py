@@ -46,6 +46,12 @@ def _(rng):
     yield "head_dim 1", {"q": rng.randn(2, 1, 3, 1), "k": rng.randn(2, 1, 4, 1)}
 
 
+@attention_scores.random_inputs
+def _(rng):
+    batch, heads, head_dim = rng.size(3), rng.size(3), rng.size()
+    return {"q": rng.randn(batch, heads, rng.size(4), head_dim), "k": rng.randn(batch, heads, rng.size(4), head_dim)}
+
+
 @attention_scores.mutant("the scores are not divided by √head_dim", SCALING)
 def _(q, k):
     return q @ k.mT
@@ -128,6 +134,13 @@ def _(rng):
     yield "one key", {"scores": rng.randn(1, 2, 3, 1)}
     hidden = torch.tensor([[[True, False, True]]])
     yield "a masked key with a huge score", {"scores": torch.tensor([[[[0.5, 1e9, 1.0]]]]), "mask": hidden}
+
+
+@attention_weights.random_inputs
+def _(rng):
+    batch, queries, keys = rng.size(3), rng.size(4), rng.size(4)
+    scores = rng.choice((1.0, 1000.0)) * rng.randn(batch, rng.size(3), queries, keys)
+    return {"scores": scores, "mask": rng.choice((None, rng.randbool(batch, queries, keys)))}
 
 
 def masked_softmax(scores, mask, dim=-1, fill=-torch.inf):
@@ -217,6 +230,12 @@ def _(rng):
     yield "one token", {"queries": 1, "keys": 1}
 
 
+@causal_mask.random_inputs
+def _(rng):
+    keys = rng.size(9)
+    return {"queries": rng.size(keys), "keys": keys}
+
+
 @causal_mask.mutant("the mask is aligned at the top left: the last query belongs to the last key", CAUSAL)
 def _(queries, keys):
     return torch.ones(queries, keys, dtype=torch.bool).tril()
@@ -281,6 +300,12 @@ def _(rng):
     yield "head_dim 1", {"x": rng.randn(2, 3, 4), "heads": 4}
 
 
+@split_heads.random_inputs
+def _(rng):
+    heads = rng.size()
+    return {"x": rng.randn(rng.size(), rng.size(), heads * rng.size()), "heads": heads}
+
+
 @split_heads.mutant("the last axis is split, but the axes stay (batch, tokens, heads, head_dim)", HEADS)
 def _(x, heads):
     return x.unflatten(-1, (heads, -1))
@@ -336,6 +361,11 @@ def _(rng):
     yield "as many heads as tokens", {"x": rng.randn(1, 2, 2, 3)}
     yield "batch 1, one token", {"x": rng.randn(1, 3, 1, 2)}
     yield "one head", {"x": rng.randn(2, 1, 3, 2)}
+
+
+@merge_heads.random_inputs
+def _(rng):
+    return {"x": rng.randn(rng.size(), rng.size(), rng.size(), rng.size())}
 
 
 @merge_heads.mutant("heads are not moved next to head_dim before they are merged: tokens get mixed", BUGS)
@@ -395,6 +425,12 @@ def _(rng):
     yield "multi-query: one key head", {"k": rng.randn(2, 1, 3, 2), "heads": 4}
     yield "multi-head: as many key heads as query heads", {"k": rng.randn(2, 3, 2, 4), "heads": 3}
     yield "groups of three", {"k": rng.randn(1, 2, 2, 2), "heads": 6}
+
+
+@repeat_kv.random_inputs
+def _(rng):
+    kv_heads = rng.size(4)
+    return {"k": rng.randn(rng.size(), kv_heads, rng.size(), rng.size()), "heads": kv_heads * rng.size(4)}
 
 
 @repeat_kv.mutant("the heads come as 0 1 2 0 1 2 instead of 0 0 1 1 2 2: neighbouring query heads share", THINKER)
@@ -489,6 +525,18 @@ def _(rng):
         "batch 1, one token",
         {"q": rng.randn(1, 2, 1, 3), "k": rng.randn(1, 2, 1, 3), "v": rng.randn(1, 2, 1, 3), "causal": True},
     )
+
+
+@attention.random_inputs
+def _(rng):
+    kv_heads, (batch, head_dim, keys) = rng.size(2), (rng.size(2), rng.size(3), rng.size(4))
+    heads, queries = kv_heads * rng.size(2), rng.size(keys)
+    axes = zip((batch, heads, queries), rng.randbool(3).tolist(), strict=True)
+    k, v = rng.choice((1.0, 30.0)) * rng.randn(2, batch, kv_heads, keys, head_dim)
+    return {
+        "q": rng.randn(batch, heads, queries, head_dim), "k": k, "v": v, "causal": bool(rng.randbool(1)),
+        "mask": rng.choice((None, rng.randbool(*(size if whole else 1 for size, whole in axes), keys))),
+    }  # fmt: skip
 
 
 def attention_variant(

@@ -58,6 +58,13 @@ def _(rng):
     yield "large numbers in half precision", {"x": half, "weight": torch.ones(4).half()}
 
 
+@rms_norm.random_inputs
+def _(rng):
+    dim = rng.size(6)
+    x = rng.choice((1e-3, 1.0, 1e4)) * rng.randn(rng.size(3), rng.size(3), dim)
+    return {"x": x, "weight": rng.randn(dim), "eps": rng.choice((1e-6, 1e-3, 0.5))}
+
+
 @rms_norm.invoke
 def _(answer, x, weight, eps=1e-6):
     layer = answer(x.shape[-1], eps)
@@ -183,6 +190,13 @@ def _(rng):
     yield "one hidden unit", {"x": rng.randn(2, 2, 3), **layer(3, 1)}
 
 
+@swiglu.random_inputs
+def _(rng):
+    dim, hidden = rng.size(4), rng.size(4)
+    gate, up = rng.randn(2, hidden, dim)
+    return {"x": 3 * rng.randn(rng.size(2), rng.size(3), dim), "gate": gate, "up": up, "down": rng.randn(dim, hidden)}
+
+
 @swiglu.invoke
 def _(answer, x, gate, up, down):
     weights = {"gate__weight": gate, "up__weight": up, "down__weight": down}
@@ -279,23 +293,31 @@ def block(
     return out
 
 
+def block_parts(rng, width, heads, hidden):
+    """Norms, attention and MLP with random weights."""
+    made = {
+        "norm1": nn.LayerNorm(width),
+        "attention": SelfAttention(width, heads),
+        "norm2": nn.LayerNorm(width),
+        "mlp": nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)),
+    }
+    for part in made.values():
+        for weight in part.parameters():
+            weight.data = rng.randn(*weight.shape) / 2
+    return made
+
+
 @block.cases
 def _(rng):
-    def parts(width, heads, hidden):
-        made = {
-            "norm1": nn.LayerNorm(width),
-            "attention": SelfAttention(width, heads),
-            "norm2": nn.LayerNorm(width),
-            "mlp": nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)),
-        }
-        for part in made.values():
-            for weight in part.parameters():
-                weight.data = rng.randn(*weight.shape) / 2
-        return made
+    yield "all sizes different", {"x": rng.randn(2, 5, 6), **block_parts(rng, 6, 2, 7)}
+    yield "batch 1, one token", {"x": rng.randn(1, 1, 4), **block_parts(rng, 4, 1, 3)}
+    yield "large numbers in the residual stream", {"x": 100 * rng.randn(1, 3, 2), **block_parts(rng, 2, 1, 3)}
 
-    yield "all sizes different", {"x": rng.randn(2, 5, 6), **parts(6, 2, 7)}
-    yield "batch 1, one token", {"x": rng.randn(1, 1, 4), **parts(4, 1, 3)}
-    yield "large numbers in the residual stream", {"x": 100 * rng.randn(1, 3, 2), **parts(2, 1, 3)}
+
+@block.random_inputs
+def _(rng):
+    width = 2 * rng.size(3)
+    return {"x": 3 * rng.randn(rng.size(3), rng.size(4), width), **block_parts(rng, width, 2, rng.size())}
 
 
 @block.mutant("the sublayers replace the stream instead of adding to it: there is no residual connection", RESIDUAL)
@@ -428,6 +450,13 @@ def _(rng):
     yield "BOS alone: nothing is predicted, the mean of nothing is NaN", {
         "logits": rng.randn(2, 1, 3), "ids": torch.tensor([[1], [1]])
     }  # fmt: skip
+
+
+@next_token_loss.random_inputs
+def _(rng):
+    batch, tokens, vocab = rng.size(4), rng.size(6, 2), rng.size(6, 2)
+    logits = rng.choice((1.0, 20.0)) * rng.randn(batch, tokens, vocab)
+    return {"logits": logits, "ids": rng.randint(vocab, batch, tokens), "pad": rng.size(vocab - 1, 0)}
 
 
 def next_token_loss_variant(

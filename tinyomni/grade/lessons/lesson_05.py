@@ -41,13 +41,15 @@ def temperature_softmax(logits: Float[Tensor, "batch vocab"], temperature: float
 @temperature_softmax.invoke
 def _(answer, logits, temperature=1.0):
     found = answer(logits, temperature)
-    return front(found, logits == logits.max()) if temperature == 0 and len(logits) == 1 else found
+    return front(found, logits == logits.amax(dim=-1, keepdim=True)) if temperature == 0 else found
 
 
 def front(found, equal):
     """Which of the equal tokens is chosen is free: their results in descending order."""
     if isinstance(found, Tensor) and found.shape == equal.shape:
-        return torch.where(equal, found.sort(dim=-1, descending=True).values, found)
+        found = found.clone()
+        for row, same in zip(found, equal, strict=True):
+            row[same] = row[same].sort(descending=True).values
     return found
 
 
@@ -60,6 +62,14 @@ def _(rng):
     yield "very cold", {"logits": 5 * rng.randn(2, 3), "temperature": 0.01}
     yield "temperature 0, two equally likely", {"logits": torch.tensor([[2.0, 2.0, 1.0]]), "temperature": 0.0}
     yield "a forbidden token", {"logits": torch.tensor([[1.0, -torch.inf, 2.0]]), "temperature": 2.0}
+
+
+@temperature_softmax.random_inputs
+def _(rng):
+    logits = 3 * rng.randn(rng.size(4), rng.size(6, 2))
+    logits[:, 0] -= rng.choice((0.0, torch.inf))
+    logits[0, -1] = logits[0].max()
+    return {"logits": logits, "temperature": rng.choice((0.0, 0.05, 0.7, 1.0, 4.0))}
 
 
 def temperature_softmax_variant(logits, temperature=1.0, *, by=lambda z, t: z / t, dim=-1):
@@ -141,8 +151,8 @@ def top_k_filter(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, 
 
 @top_k_filter.invoke
 def _(answer, logits, k):
-    found = answer(logits, k)
-    return front(found, logits == logits[0, 1]) if len(logits) == 1 and logits[0, 1] == logits[0, 2] else found
+    last = logits.sort(dim=-1, descending=True).values[:, min(k, logits.shape[1]) - 1 :][:, :1]
+    return front(answer(logits, k), logits == last)
 
 
 @top_k_filter.cases
@@ -153,6 +163,14 @@ def _(rng):
     yield "k larger than the vocabulary", {"logits": rng.randn(2, 3), "k": 8}
     yield "all of them", {"logits": rng.randn(1, 3), "k": 3}
     yield "equal logits: exactly k stay", {"logits": torch.tensor([[3.0, 1.0, 1.0, 1.0, 0.0]]), "k": 2}
+
+
+@top_k_filter.random_inputs
+def _(rng):
+    ties, rest = rng.size(4, 2), rng.randn(rng.size(3))
+    tied = torch.cat([rest[:1], rng.randn(1).expand(ties), rest[1:]])[None]
+    logits = rng.choice((tied, 50 * rng.randn(rng.size(4, 2), rng.size(6))))
+    return {"logits": logits, "k": rng.size(logits.shape[1] + 1)}
 
 
 def top_k_variant(logits, k, *, largest=True, fill=-torch.inf, rows=True):
@@ -255,6 +273,11 @@ def _(rng):
     )
     yield "batch 1", {"logits": 2 * rng.randn(1, 6), "p": 0.9}
     yield "two of two", {"logits": torch.tensor([[0.45, 0.55]]).log(), "p": 0.6}
+
+
+@top_p_filter.random_inputs
+def _(rng):
+    return {"logits": 2 * rng.randn(rng.size(4), rng.size(7)), "p": rng.number(0.01, 0.98)}
 
 
 def top_p_variant(logits, p, *, filtered=lambda probability, before, p: before >= p, descending=True, fill=-torch.inf,
@@ -371,6 +394,11 @@ def _(rng):
     yield "the first token: the cache is empty", random_qkv(rng, 2, 1, 1, 0, 4)
 
 
+@cached_step.random_inputs
+def _(rng):
+    return random_qkv(rng, rng.size(3), rng.size(3), 1, rng.size(5, 0), rng.size())
+
+
 def cached_step_variant(q, k, v, keys, values, *, join=lambda old, new: torch.cat([old, new], dim=2), scale=None):
     """`cached_step`; each keyword injects one fault."""
     keys, values = join(keys, k), join(values, v)
@@ -473,6 +501,11 @@ def _(rng):
     yield "batch 1, one query: a step", random_qkv(rng, 1, 2, 1, 3, 2)
     yield "the prompt: the cache is empty", random_qkv(rng, 2, 1, 3, 0, 4)
     yield "as many new tokens as cached ones", random_qkv(rng, 1, 1, 3, 3, 2)
+
+
+@cached_chunk.random_inputs
+def _(rng):
+    return random_qkv(rng, rng.size(2), rng.size(2), rng.size(4), rng.size(5, 0), 2 * rng.size(2))
 
 
 def cached_chunk_variant(
@@ -629,6 +662,15 @@ def _(rng):
     yield "a prompt of one token", {"model": Adder(11), "ids": torch.tensor([[4]]), "max_new_tokens": 5}
     yield "another EOS", {"model": Adder(6), "ids": torch.tensor([[1, 1], [1, 3]]), "max_new_tokens": 5, "eos": 5}
     yield "one new token", {"model": Adder(7), "ids": torch.tensor([[1, 2], [1, 5]]), "max_new_tokens": 1}
+
+
+@greedy_generate.random_inputs
+def _(rng):
+    vocab = rng.size(7, 2)
+    ids = rng.randint(vocab, rng.size(4), rng.size(4))
+    return {
+        "model": Adder(vocab, rng.size(4)), "ids": ids, "max_new_tokens": rng.size(6), "eos": rng.size(vocab - 1, 0)
+    }  # fmt: skip
 
 
 def greedy_generate_variant(

@@ -43,6 +43,11 @@ def _(rng):
     yield "dark", {"values": rng.randint(40, 2, 2, 3).to(torch.uint8)}
 
 
+@image_to_tensor.random_inputs
+def _(rng):
+    return {"values": rng.randint(256, rng.size(), rng.size(), rng.choice((1, 3, 4))).to(torch.uint8)}
+
+
 @image_to_tensor.mutant(
     "`reshape` reinterprets the same order of numbers instead of moving an axis: colours mix", TENSOR
 )
@@ -123,6 +128,12 @@ def _(rng):
     yield "as many rows as columns", {"img": rng.randn(1, 3, 6, 6), "patch": 3}
     yield "one patch", {"img": rng.randn(2, 3, 2, 2), "patch": 2}
     yield "patches of one pixel", {"img": rng.randn(1, 3, 2, 3), "patch": 1}
+
+
+@patchify.random_inputs
+def _(rng):
+    patch = rng.size(3)
+    return {"img": rng.randn(rng.size(3), rng.size(4), patch * rng.size(4), patch * rng.size(4)), "patch": patch}
 
 
 def patchify_variant(
@@ -239,6 +250,15 @@ def _(rng):
     )
 
 
+@add_cls.random_inputs
+def _(rng):
+    patches, dim = rng.size(), rng.size()
+    return {
+        "patches": rng.randn(rng.size(), patches, dim), "cls": rng.randn(1, 1, dim),
+        "positions": rng.randn(1, patches + 1, dim),
+    }  # fmt: skip
+
+
 def add_cls_variant(patches, cls, positions, *, join=lambda cls, patches: torch.cat([cls, patches], dim=1),
            add=torch.add):  # fmt: skip
     """`add_cls`; each keyword injects one fault."""
@@ -347,6 +367,13 @@ def _(rng):
     yield "the usual temperature", {"images": same + 0.3 * rng.randn(4, 3), "texts": 2 * same}
     yield "batch 1: nothing to choose, no loss", {"images": rng.randn(1, 4), "texts": rng.randn(1, 4)}
     yield "as many images as features", {"images": rng.randn(3, 3), "texts": 3 * rng.randn(3, 3), "temperature": 0.2}
+
+
+@info_nce.random_inputs
+def _(rng):
+    images, texts = rng.choice((0.1, 1.0, 20.0)) * rng.randn(2, rng.size(5), rng.size(5, 2))
+    texts[-1] = texts[0]  # the same caption twice
+    return {"images": images, "texts": texts, "temperature": rng.number(0.05, 1.0)}
 
 
 def info_nce_variant(

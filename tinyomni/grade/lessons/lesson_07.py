@@ -49,6 +49,12 @@ def _(rng):
     yield "no remainder", {"wav": rng.randn(1, 16), "size": 4, "hop": 4}
 
 
+@frame.random_inputs
+def _(rng):
+    hop = rng.size(6)
+    return {"wav": rng.randn(rng.size(3), rng.size(20, hop)), "size": 2 * rng.size(), "hop": hop}
+
+
 def frame_variant(wav, size, hop, *, before=None, after=None, last=None, mode="constant"):
     """`frame`; each keyword injects one fault."""
     before, after = (size // 2 if each is None else each for each in (before, after))
@@ -148,6 +154,15 @@ def _(rng):
     yield "as many frames as bands", {"wav": rng.randn(1, 12), "filters": rng.randn(3, 3).abs(), "size": 4, "hop": 4}
 
 
+@log_mel.random_inputs
+def _(rng):
+    size, hop = 2 * rng.size(5, 2), rng.size(6)
+    wav = rng.choice((0.01, 1.0)) * rng.randn(rng.size(3), rng.size(24, hop))
+    wav[0, hop:] = 0
+    filters = rng.randn(size // 2 + 1, rng.size(4)).abs()
+    return {"wav": wav, "filters": filters, "size": size, "hop": hop, "floor": rng.choice((1e-3, 0.1))}
+
+
 def log_mel_variant(wav, filters, size, hop, floor=1e-5, *, window=None, length=torch.abs, log=torch.log,
                 clamp=lambda bands, floor: bands.clamp(min=floor), **ends):  # fmt: skip
     """`log_mel`; each keyword injects one fault."""
@@ -244,6 +259,18 @@ def _(rng):
     yield "large kernels", {"length": 30, "layers": [(10, 5, 3), (8, 4, 2), (2, 2, 1)]}
 
 
+@conv_output_length.random_inputs
+def _(rng):
+    length = left = rng.size(60)
+    layers = []
+    for _ in range(rng.size(3, 0)):
+        stride, padding = rng.size(4), rng.size(2, 0)
+        kernel = rng.size(min(5, left + 2 * padding))
+        layers.append((kernel, stride, padding))
+        left = len(range(kernel, left + 2 * padding + 1, stride))
+    return {"length": length, "layers": layers}
+
+
 def lengths(length, layers, *, step=lambda n, k, s, p: (n + 2 * p - k) // s + 1):
     """`conv_output_length`; each keyword injects one fault."""
     for layer in layers:
@@ -315,6 +342,11 @@ def _(rng):
     yield "one band", {"x": rng.randn(2, 3, 2, 1)}
 
 
+@flatten_bands.random_inputs
+def _(rng):
+    return {"x": rng.randn(rng.size(), rng.size(), rng.size(), rng.size())}
+
+
 @flatten_bands.mutant("`reshape` goes straight to the final shape, and mixes time steps", RESHAPE)
 def _(x):
     return x.reshape(x.shape[0], x.shape[2], -1)
@@ -377,6 +409,13 @@ def _(rng):
     yield "only blanks", {"path": torch.tensor([[0, 0, 0], [0, 2, 2]]), "lengths": torch.tensor([3, 2])}
     yield "another blank", {"path": torch.tensor([[9, 2, 9, 2, 0, 0]]), "lengths": torch.tensor([6]), "blank": 9}
     yield "no audio at all", {"path": torch.tensor([[3, 3]]), "lengths": torch.tensor([0])}
+
+
+@ctc_collapse.random_inputs
+def _(rng):
+    batch, tokens = rng.size(4), rng.size(8)
+    lengths = rng.randint(tokens + 1, batch)
+    return {"path": rng.randint(3, batch, tokens), "lengths": lengths, "blank": rng.size(2, 0)}
 
 
 def ctc_collapse_variant(path, lengths, blank=0, *, row=lambda row, blank: [n for n, _ in groupby(row) if n != blank]):
@@ -482,6 +521,15 @@ def _(rng):
     )
     yield "silence and an empty text", {
         "scores": rng.randn(2, 4, 3), "tokens": torch.tensor([4, 3]), "texts": [[], [1, 2]]
+    }  # fmt: skip
+
+
+@ctc_batch_loss.random_inputs
+def _(rng):
+    batch, time, characters = rng.size(3), rng.size(7), rng.size(4, 2)
+    texts = [rng.chosen(range(1, characters), 3, 1)] + [rng.chosen(range(1, characters), 3) for _ in range(batch - 1)]
+    return {
+        "scores": 2 * rng.randn(batch, time, characters), "tokens": rng.randint(time + 1, batch, low=1), "texts": texts
     }  # fmt: skip
 
 

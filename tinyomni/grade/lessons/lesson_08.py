@@ -45,6 +45,12 @@ def _(rng):
     yield "as many tokens as channels", {"x": rng.randn(1, 3, 3), "weight": rng.randn(3, 3), "bias": rng.randn(3)}
 
 
+@project.random_inputs
+def _(rng):
+    d_in, d_out = rng.size(), rng.size()
+    return {"x": rng.randn(rng.size(3), rng.size(4), d_in), "weight": rng.randn(d_out, d_in), "bias": rng.randn(d_out)}
+
+
 @project.mutant("the bias is missing", PROJECTOR)
 def _(x, weight, bias):
     return x @ weight.T
@@ -145,6 +151,14 @@ def _(rng):
     )
     yield "far too many: expects an error", {"parts": parts(1, 2, audio=9), "ctx_len": 4}
     yield "equally many tokens in each", {"parts": parts(1, 2, image=2, audio=2), "ctx_len": 4}
+
+
+@fuse.random_inputs
+def _(rng):
+    batch, width, names = rng.size(3), rng.size(4), ["text", "image", "audio", "video"]
+    parts = {name: rng.randn(batch, rng.size(4), width) for name in rng.chosen(names, 5, 1)}
+    total = sum(part.shape[1] for part in parts.values())
+    return {"parts": parts, "ctx_len": max(1, total + rng.size(1, -1))}
 
 
 def fuse_variant(parts, ctx_len, *, order=list, length=lambda x: x.shape[1], limit_of=lambda limit: limit, dim=1):
@@ -273,6 +287,17 @@ def _(rng):
         "a short context, too much audio: expects an error",
         {"image": False, "samples": 21_120, "text_tokens": 3, "ctx_len": 128},
     )
+
+
+@remaining_tokens.random_inputs
+def _(rng):
+    ctx_len, image = 4 * rng.size(40), bool(rng.randbool(1))
+    audio_tokens = rng.choice((0, 1, ctx_len // 4, ctx_len // 4 + 1))
+    samples = max(0, 640 * audio_tokens + rng.choice((-640, -481, -480, -1, 0, 159, 160)))
+    rest = max(0, ctx_len - image - -(samples // -640))
+    return {
+        "image": image, "samples": samples, "text_tokens": rng.choice((0, 1, rest, rest + 1)), "ctx_len": ctx_len
+    }  # fmt: skip
 
 
 def remaining_tokens_variant(

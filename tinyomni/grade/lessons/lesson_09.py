@@ -62,6 +62,15 @@ def _(rng):
     )
 
 
+@rvq_encode.random_inputs
+def _(rng):
+    width, books = rng.size(4), rng.size(4)
+    finer = 0.6 ** torch.arange(float(books))[:, None, None]
+    x = 2 * rng.randn(rng.size(3), rng.size(4), width)
+    x[:, -1] = x[:, 0]  # a frame that comes back
+    return {"x": x, "codebooks": 2 * finer * rng.randn(books, rng.size(6), width)}
+
+
 def rvq_encode_variant(
     x,
     codebooks,
@@ -174,6 +183,15 @@ def _(rng):
     )
 
 
+@rvq_decode.random_inputs
+def _(rng):
+    books, size = rng.size(4), rng.size(4)
+    return {
+        "codes": rng.randint(size, rng.size(3), rng.size(4), books),
+        "codebooks": rng.randn(books, size, rng.size()),
+    }
+
+
 def look_up(codes, codebooks):
     """(codebooks, batch, frames, code_dim)"""
     return torch.stack([codebook[codes[..., i]] for i, codebook in enumerate(codebooks)])
@@ -259,6 +277,12 @@ def _(rng):
     codebook = torch.tensor([[1.0, 0.0], [9.0, 9.0]])
     yield "a long, distant entry", {"x": torch.tensor([[[1.5, 0.5]]]), "codebook": codebook}
     yield "x is an entry", {"x": codebook[None], "codebook": codebook}
+
+
+@vector_quantizer.random_inputs
+def _(rng):
+    width = rng.size(4)
+    return {"x": 2 * rng.randn(rng.size(3), rng.size(4), width), "codebook": rng.randn(rng.size(6), width)}
 
 
 @vector_quantizer.invoke
@@ -363,6 +387,12 @@ def _(rng):
     yield "batch 1, one frame, one number", {"x": rng.randn(1, 1, 1), "entry": rng.randn(1, 1, 1)}
     same = rng.randn(2, 2, 3)
     yield "x equals its entry", {"x": same, "entry": same.clone()}
+
+
+@codebook_loss.random_inputs
+def _(rng):
+    x, entry = rng.choice((0.1, 10.0)) * rng.randn(2, rng.size(3), rng.size(4), rng.size())
+    return {"x": x, "entry": entry, "beta": rng.number(0.0, 2.0)}
 
 
 @codebook_loss.invoke
@@ -475,6 +505,15 @@ def _(rng):
     yield "one point", given(1, 2, 2, gamma=0.5)
 
 
+@ema_update.random_inputs
+def _(rng):
+    points, width, size = rng.size(8), rng.size(4), rng.size(5)
+    return {
+        "x": rng.randn(points, width), "nearest": rng.randint(size, points), "counts": 0.5 + rng.randn(size).abs(),
+        "sums": rng.randn(size, width), "gamma": rng.number(0.1, 1.0),
+    }  # fmt: skip
+
+
 def ema_update_variant(
     x,
     nearest,
@@ -572,6 +611,15 @@ def _(rng):
         {"codebook": rng.randn(3, 2), "usage": torch.tensor([0.5, 0.0, 2.0]), "x": rng.randn(5, 2), "threshold": 0.5},
     )
     yield "more dead entries than points", {"codebook": rng.randn(4, 2), "usage": torch.zeros(4), "x": rng.randn(3, 2)}
+
+
+@expire_codes.random_inputs
+def _(rng):
+    size, width, threshold = rng.size(7), rng.size(4), rng.choice((0.25, 0.5, 1.5))
+    usage = torch.tensor([0.0, 0.125, 0.25, 0.5, 1.0, 1.5, 3.0])[rng.randint(7, size)]  # some equal the threshold
+    return {
+        "codebook": rng.randn(size, width), "usage": usage, "x": rng.randn(rng.size(), width), "threshold": threshold
+    }  # fmt: skip
 
 
 def expire_codes_variant(

@@ -48,6 +48,12 @@ def _(rng):
     yield "two codebooks of 128", {"codes": rng.randint(128, 2, 3, 2), "table": rng.randn(256, 2)}
 
 
+@embed_codes.random_inputs
+def _(rng):
+    books, size = rng.size(4), rng.size()
+    return {"codes": rng.randint(size, rng.size(3), rng.size(4), books), "table": rng.randn(books * size, rng.size())}
+
+
 def embed_codes_variant(codes, table, *, begin=lambda i, size, books: i * size, join=lambda found: found.sum(dim=2)):
     """`embed_codes`; a mutant changes where the part of codebook i begins."""
     books = codes.shape[2]
@@ -119,6 +125,11 @@ def _(rng):
     yield "batch 1, one frame", {"codes": rng.randint(90, 1, 1, 2, low=1)}
     yield "as many frames as codebooks", {"codes": rng.randint(90, 2, 2, 2, low=1)}
     yield "two frames", {"codes": rng.randint(90, 1, 2, 3, low=1)}
+
+
+@teacher_forcing.random_inputs
+def _(rng):
+    return {"codes": rng.randint(5, rng.size(), rng.size(), rng.size(4))}
 
 
 def shift_frames(codes, by=1, dim=1, start=0):
@@ -217,6 +228,13 @@ def _(rng):
     yield "batch 1, one frame", given(1, 1, 4)
     yield "large logits", given(2, 2, 3, scale=200.0)
     yield "as many entries as frames", given(2, 4, 4)
+
+
+@talker_loss.random_inputs
+def _(rng):
+    batch, frames, size = rng.size(3), rng.size(4), rng.size(6)
+    base, res = rng.choice((1.0, 100.0)) * rng.randn(2, batch, frames, size)
+    return {"base_logit": base, "res_logit": res, "codes": rng.randint(size, batch, frames, 2)}
 
 
 def cross_entropy(logits, codes, **more):
@@ -331,6 +349,13 @@ def _(rng):
     yield "more samples", {"talker": TableTalker(rng, 13), "codes": rng.randint(13, 4, 2, 2)}
 
 
+@talker_step.random_inputs
+def _(rng):
+    size = rng.size(9, 2)
+    talker = TableTalker(rng, size, newest_only=bool(rng.randbool(1)))
+    return {"talker": talker, "codes": rng.randint(size, rng.size(), rng.size(), 2)}
+
+
 def talker_step_variant(
     talker,
     codes,
@@ -440,6 +465,15 @@ def _(rng):
     yield "other arguments", {"text_tokens": 10, "frames_per_token": 4, "minimum": 7, "maximum": 33}
     yield "other arguments, a short text", {"text_tokens": 1, "frames_per_token": 4, "minimum": 7, "maximum": 33}
     yield "other arguments, in between", {"text_tokens": 5, "frames_per_token": 4, "minimum": 7, "maximum": 33}
+
+
+@duration_cap.random_inputs
+def _(rng):
+    minimum = rng.size(20, 0)
+    return {
+        "text_tokens": rng.size(12, 0), "frames_per_token": rng.size(6), "minimum": minimum,
+        "maximum": minimum + rng.size(40, 0),
+    }  # fmt: skip
 
 
 for cause, fault in (

@@ -54,6 +54,15 @@ def _(rng):
     )
 
 
+@invert_mel.random_inputs
+def _(rng):
+    bands = rng.size(5, 2)
+    filters = triangular_filters(4 * bands + rng.size(4), bands) * (0.3 + rng.randn(bands).abs())
+    mel = rng.randn(rng.size(), bands).abs()
+    mel[-1, ::2] = 0
+    return {"mel": mel, "filters": filters}
+
+
 def invert_mel_variant(
     mel, filters, *, inverse=lambda filters: torch.linalg.pinv(filters.T), floor=lambda s: s.clamp(min=0)
 ):
@@ -132,6 +141,13 @@ def _(rng):
     yield "two pieces", {"pieces": rng.randn(2, 8), "hop": 2, "window": torch.hann_window(8)}
     yield "a rectangular window", {"pieces": rng.randn(6, 8), "hop": 3, "window": torch.ones(8)}
     yield "an asymmetric window", {"pieces": rng.randn(6, 8), "hop": 2, "window": torch.linspace(0.3, 1.5, 8)}
+
+
+@overlap_add.random_inputs
+def _(rng):
+    size, columns = 2 * rng.size(6, 2), rng.size(6, 2)
+    window = rng.choice((torch.hann_window(size), 0.3 + rng.randn(size).abs()))
+    return {"pieces": rng.randn(columns, size), "hop": rng.size(size // 2), "window": window}
 
 
 def overlap_add_variant(
@@ -228,18 +244,17 @@ def griffin_lim_step(
     return new.to(spectrum.dtype), rebuilt.to(spectrum.dtype)
 
 
+def random_spectra(rng, n, columns):
+    """Magnitudes and two spectra for a window of `n` samples."""
+    size = (n // 2 + 1, columns)
+    tables = [torch.polar(0.3 + rng.randn(*size).abs(), 3 * rng.randn(*size)) for _ in range(2)]
+    return {"magnitudes": 0.3 + rng.randn(*size).abs(), "spectrum": tables[0], "previous": tables[1]}
+
+
 @griffin_lim_step.cases
 def _(rng):
     def given(n, columns, hop, **more):
-        size = (n // 2 + 1, columns)
-        tables = [torch.polar(0.3 + rng.randn(*size).abs(), 3 * rng.randn(*size)) for _ in range(2)]
-        return {
-            "magnitudes": 0.3 + rng.randn(*size).abs(),
-            "spectrum": tables[0],
-            "previous": tables[1],
-            "hop": hop,
-            **more,
-        }
+        return {**random_spectra(rng, n, columns), "hop": hop, **more}
 
     yield "all sizes different", given(16, 6, 4, momentum=0.7)
     yield "momentum 0.99", given(8, 4, 2)
@@ -253,6 +268,14 @@ def _(rng):
         "silence stays silence",
         hush | {"magnitudes": hush["magnitudes"] * 0, "spectrum": nothing, "previous": nothing},
     )
+
+
+@griffin_lim_step.random_inputs
+def _(rng):
+    n, columns = rng.choice((8, 12, 16)), rng.size(6, 3)
+    spectra = random_spectra(rng, n, columns)
+    spectra["magnitudes"][rng.size(n // 2), 0] = 0
+    return {**spectra, "hop": n // rng.choice((2, 4)), "momentum": rng.number(0.0, 0.95)}
 
 
 def istft_stft(spectrum, hop, pad_mode="constant", window=torch.hann_window):

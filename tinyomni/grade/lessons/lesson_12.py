@@ -81,6 +81,14 @@ def _(rng):
     yield "two NaN in one token", {"where": "image encoder", "values": with_values(rng.randn(1, 2, 3), nan=[3, 5])}
 
 
+@check_finite.random_inputs
+def _(rng):
+    values = rng.choice((1.0, 1e20)) * rng.randn(rng.size(3), rng.size(3), rng.size(4))
+    nan, inf, minus = (rng.chosen(range(values.numel()), 2) for _ in range(3))
+    return {"where": rng.choice(("ViT", "Talker", "model.blocks[3]")), "values": with_values(values, nan=nan, inf=inf,
+                                                                                          minus=minus)}  # fmt: skip
+
+
 def check_finite_variant(
     where,
     values,
@@ -163,6 +171,13 @@ def _(rng):
     yield "below a lower bound of 0", {"loss": torch.tensor(-0.5), "min_loss": 0.0}
     yield "large, but inside the bounds", {"loss": torch.tensor(5e6), "max_loss": 1e7}
     yield "infinite bounds", {"loss": torch.tensor(math.inf), "min_loss": -math.inf, "max_loss": math.inf}
+
+
+@validate_loss.random_inputs
+def _(rng):
+    low, high = rng.choice((-math.inf, -1e6, -3.0, 0.0)), rng.choice((0.5, 8.0, 1e6, math.inf))
+    loss = rng.choice((low, high, 2.0 * low, 2.0 * high, math.nan, math.inf, -math.inf, 0.25, 7.0))
+    return {"loss": rng.choice((loss, torch.tensor(loss))), "min_loss": low, "max_loss": high}
 
 
 def validate_loss_variant(
@@ -275,6 +290,14 @@ def _(rng):
         "no limit, and an infinite gradient",
         {"model": WithGradients(torch.tensor([math.inf])), "max_grad_norm": math.inf},
     )
+
+
+@check_gradient_explosion.random_inputs
+def _(rng):
+    scale = rng.choice((0.1, 1.0, 40.0))
+    gradients = [rng.choice((None, scale * rng.randn(rng.size(3), rng.size(4)))) for _ in range(rng.size())]
+    gradients.append(torch.tensor([rng.choice((0.0, 3.0, 1e25, math.nan, math.inf, -math.inf))]))
+    return {"model": WithGradients(*gradients), "max_grad_norm": rng.choice((5.0, 100.0, math.inf))}
 
 
 def norm_of(model, *, each=lambda g: g.norm(), join=lambda norms: norms.norm(), of=lambda p: p.grad):
@@ -390,6 +413,14 @@ def _(rng):
     yield "one micro-batch", {**linear_and_optimizer(rng, 3, 1), "batches": rows(3, 1, 5)}
     yield "one row and nine", {**linear_and_optimizer(rng, 2, 1), "batches": rows(2, 1, 1, 9)}
     yield "AdamW", {**linear_and_optimizer(rng, 3, 2, kind=torch.optim.AdamW), "batches": rows(3, 2, 3, 1, 2)}
+
+
+@accumulate_gradients.random_inputs
+def _(rng):
+    width, out = rng.size(4), rng.size(3)
+    kind = rng.choice((torch.optim.SGD, torch.optim.AdamW))
+    batches = [(rng.randn(size, width), rng.randn(size, out)) for size in rng.chosen(range(1, 6), 4, 1)]
+    return {**linear_and_optimizer(rng, width, out, kind=kind), "batches": batches}
 
 
 def accumulate_gradients_variant(
@@ -534,18 +565,21 @@ def _(answer, model, optimizer, scaler, x, y, **more):
     }
 
 
+def batch_and_scaler(rng, batch, width, out, scale=1.0, init_scale=2.0**16, **more):
+    """A linear layer, its optimizer and scaler, and a batch."""
+    grow = {"scaler": torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=1)}
+    return {
+        **linear_and_optimizer(rng, width, out),
+        **grow,
+        "x": scale * rng.randn(batch, width),
+        "y": scale * rng.randn(batch, out),
+        **more,
+    }
+
+
 @training_step.cases
 def _(rng):
-    def given(batch, width, out, scale=1.0, init_scale=2.0**16, **more):
-        grow = {"scaler": torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=1)}
-        return {
-            **linear_and_optimizer(rng, width, out),
-            **grow,
-            "x": scale * rng.randn(batch, width),
-            "y": scale * rng.randn(batch, out),
-            **more,
-        }
-
+    given = functools.partial(batch_and_scaler, rng)
     yield "all sizes different", given(5, 7, 3)
     yield "batch 1", given(1, 3, 2, scale=0.1)
     yield "exploded", given(4, 3, 2, scale=60.0)
@@ -557,6 +591,12 @@ def _(rng):
     yield "skip_grad_norm 2", given(4, 3, 2, scale=2.0, skip_grad_norm=2.0)
     yield "max_grad_norm above skip_grad_norm", given(4, 3, 2, scale=3.0, skip_grad_norm=1.5, max_grad_norm=4.0)
     yield "max_grad_norm 0.1", given(4, 3, 2, max_grad_norm=0.1)
+
+
+@training_step.random_inputs
+def _(rng):
+    batch = batch_and_scaler(rng, rng.size(4), rng.size(4), rng.size(3), scale=rng.choice((0.1, 1.0, 30.0, 3000.0)))
+    return batch | {"skip_grad_norm": rng.choice((2.0, 50.0)), "max_grad_norm": rng.number(0.1, 3.0)}
 
 
 def training_step_variant(
@@ -709,6 +749,14 @@ def _(rng):
     yield "warm-up until the end", at(7, steps=8)
     yield "after a warm-up until the end", at(10, steps=9)
     yield "after a warm-up longer than the training", at(12, steps=6)
+
+
+@learning_rate.random_inputs
+def _(rng):
+    steps, warmup = rng.size(30, 2), rng.choice((0, 1, 2, 5, 35))
+    step = rng.choice((0, max(0, warmup - 1), rng.size(40, 0), steps - 1, steps))
+    step += step == warmup >= steps - 1  # the peak and the end at once: the text does not say which
+    return {"step": step, "steps": steps, "warmup": warmup, "lr": rng.number(0.01, 1.0), "min_lr_ratio": rng.number()}
 
 
 def learning_rate_variant(
@@ -874,6 +922,11 @@ def _(rng):
     yield "a small file", {"path": Path("last.pt"), "data": b"weights"}
     yield "longer than the old one", {"path": Path("step-00000500"), "data": bytes(range(256)) * 5}
     yield "an empty file", {"path": Path("best"), "data": b""}
+
+
+@atomic_save.random_inputs
+def _(rng):
+    return {"path": Path(f"step-{rng.size(10_000):08}"), "data": bytes(rng.randint(256, rng.size(9000)).tolist())}
 
 
 def atomic_save_variant(

@@ -48,6 +48,13 @@ def _(rng):
     yield "a rare family of many lines", given([0.99, 0.01], [3, 5000], [4.0, 12.0])
 
 
+@grammar_entropy.random_inputs
+def _(rng):
+    families = rng.size(5)
+    weights = rng.randn(families).softmax(dim=0)
+    return {"weights": weights, "lines": rng.randint(30, families, low=1), "tokens": 1 + 9 * rng.randn(families).abs()}
+
+
 def grammar_entropy_variant(
     weights, lines, tokens, *, nats=lambda w, n: w * (n / w).log(), length=lambda w, n, t: (w * t).sum()
 ):
@@ -109,6 +116,17 @@ def _(rng):
     yield "another pad id", {"train": ends + 1, "test": ends[1:] + 1, "vocab": 7, "pad": 1}
     yield "the same line three times", {"train": ends[[0, 2, 2, 2]], "test": ends, "vocab": 6}
     yield "one short line", {"train": torch.tensor([[2], [1]]), "test": torch.tensor([[3, 1]]), "vocab": 4}
+
+
+@bigram_loss.random_inputs
+def _(rng):
+    vocab = rng.size(6, 2)
+    pad = rng.choice((0, vocab - 1))
+    train, test = (rng.randint(vocab - 1, rng.size(6), rng.size(7, 2)) + (pad == 0) for _ in range(2))
+    for rows in (train[1:], test[1:]):
+        for row in rows:
+            row[rng.size(len(row)) :] = pad
+    return {"train": train, "test": test, "vocab": vocab, "pad": pad}
 
 
 def bigram_loss_variant(

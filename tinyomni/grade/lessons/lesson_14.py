@@ -66,6 +66,13 @@ def _(rng):
     )
 
 
+@similarities.random_inputs
+def _(rng):
+    dim = rng.size(6, 2)
+    images, captions = (rng.choice((0.01, 1.0, 50.0)) * rng.randn(rng.size(), dim) for _ in range(2))
+    return {"image_features": images, "text_features": captions, "logit_scale": 3 * rng.randn(1)[0]}
+
+
 def similarities_variant(
     image_features, text_features, logit_scale, *, one=F.normalize, other=F.normalize, scale=torch.exp, put=lambda x: x
 ):
@@ -122,6 +129,16 @@ def _(rng):
     )
     yield "k is the number of captions", {"logits": rng.randn(3, 4), "targets": rng.randint(4, 3), "k": 4}
     yield "negative scores", {"logits": rng.randn(6, 8) - 50, "targets": rng.randint(8, 6), "k": 3}
+
+
+@recall_at_k.random_inputs
+def _(rng):
+    images, captions = rng.size(6), rng.size(6)
+    return {
+        "logits": rng.randn(images, captions) - 2,
+        "targets": rng.randint(captions, images),
+        "k": rng.size(captions),
+    }
 
 
 def recall_at_k_variant(

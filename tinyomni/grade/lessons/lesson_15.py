@@ -46,6 +46,11 @@ def _(rng):
     yield "two pairs", {"text": torch.tensor([2, 2, 5, 7, 7, 2])}
 
 
+@min_ctc_length.random_inputs
+def _(rng):
+    return {"text": rng.randint(4, rng.size(9, 0), low=1)}
+
+
 for cause, fault in (
     ("the blank between equal neighbours is missing: without it they are merged", lambda t: len(t)),
     ("a blank is counted after every character: only equal neighbours need one", lambda t: 2 * len(t)),
@@ -70,13 +75,19 @@ def _(text):
 # ---- the forward algorithm ------------------------------------------------------------------------------------------
 
 
-@exercise("The CTC forward algorithm", minutes=40, level=3, rtol=1e-3, atol=1e-3)
+@exercise("The CTC forward algorithm", minutes=40, level=3, rtol=1e-3, atol=1e-3, gradients=("log_probs",))
 def ctc_forward(
     log_probs: Float[Tensor, "audio_tokens characters"], text: Int[Tensor, "text_tokens"]
 ) -> Float[Tensor, ""]:
     """torch's own."""
     tokens, size = torch.tensor([len(log_probs)]), torch.tensor([len(text)])
     return F.ctc_loss(log_probs[:, None], text[None], tokens, size, reduction="sum")
+
+
+@ctc_forward.invoke
+def _(answer, log_probs, text):
+    # the values stay; torch's own CTC gives the gradient of what goes into the softmax, as training does
+    return answer(log_probs.log_softmax(dim=-1), text)
 
 
 @ctc_forward.cases
@@ -93,6 +104,19 @@ def _(rng):
     yield "one token", given(1, 3, 2)
 
 
+@ctc_forward.random_inputs
+def _(rng):
+    tokens, characters = rng.size(10), rng.size(4, 2)
+    log_probs = (rng.choice((0.0, 1.0, 2.0)) * rng.randn(tokens, characters)).log_softmax(-1)
+    return {"log_probs": log_probs, "text": rng.randint(characters, rng.size(4), low=1)}
+
+
+def log_sum(ways):
+    """The logarithm of the sum of probabilities; those of impossible ways are left out: their gradient would be NaN."""
+    possible = [way for way in ways if way > -torch.inf]
+    return torch.stack(possible).logsumexp(dim=0) if possible else ways[0].new_tensor(-torch.inf)
+
+
 def ctc_forward_variant(
     log_probs,
     text,
@@ -102,7 +126,7 @@ def ctc_forward_variant(
     end=2,
     stay=True,
     blanks=True,
-    combine=torch.logaddexp,
+    combine=log_sum,
     emit=True,
     mean=1.0,
 ):
@@ -116,17 +140,22 @@ def ctc_forward_variant(
     for t in range(1, len(log_probs)):
         new = []
         for s, symbol in enumerate(symbols):
-            total = alpha[s] if stay else log_zero
+            ways = [alpha[s] if stay else log_zero]
             if s >= 1:
-                total = combine(total, alpha[s - 1])
+                ways.append(alpha[s - 1])
             if s >= 2 and skip(symbols, s):
-                total = combine(total, alpha[s - 2])
-            new.append(total + log_probs[t, symbol] if emit else total)
+                ways.append(alpha[s - 2])
+            new.append(combine(ways) + log_probs[t, symbol] if emit else combine(ways))
         alpha = new
-    total = log_zero
-    for way in alpha[-end:]:
-        total = combine(total, way)
-    return -total / mean
+    return -combine(alpha[-end:]) / mean
+
+
+def log_add(ways):
+    """From −∞ on, one way after the other."""
+    total = ways[0].new_tensor(-torch.inf)
+    for way in ways:
+        total = torch.logaddexp(total, way)
+    return total
 
 
 for cause, fault in (
@@ -141,13 +170,20 @@ for cause, fault in (
     ("no symbol lasts longer than one token", {"stay": False}),
     ("there are no blanks between the characters",
      {"blanks": False, "skip": lambda symbols, s: False, "start": 1, "end": 1}),
-    ("only the best path counts (Viterbi): all paths must be summed", {"combine": torch.maximum}),
+    ("only the best path counts (Viterbi): all paths must be summed",
+     {"combine": lambda ways: torch.stack(ways).amax(dim=0)}),
     ("only the probability of the first token counts", {"emit": False}),
     ("paths that meet are scaled down: their probabilities must be summed as they are",
-     {"combine": lambda previous, other: torch.logaddexp(previous, other) - 0.5}),
+     {"combine": lambda ways: log_sum(ways) - 0.5}),
+    ("`logaddexp` of −∞ and −∞ has a gradient of NaN: leave out the ways that are impossible", {"combine": log_add}),
     ("the sign is inverted: the loss is small where the text is likely", {"mean": -1.0}),
 ):  # fmt: skip
     ctc_forward.mutant(cause, PATHS)(functools.partial(ctc_forward_variant, **fault))
+
+
+@ctc_forward.mutant("the probabilities are detached: the loss can be measured, but not trained with", PATHS)
+def _(log_probs, text):
+    return ctc_forward_variant(log_probs.detach(), text)
 
 
 @ctc_forward.mutant("it is divided by the number of characters", PATHS)

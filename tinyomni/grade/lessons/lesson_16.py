@@ -49,6 +49,13 @@ def _(rng):
     yield "rows far from 0", {"x": rng.randn(14, 2) + 7, "centroids": rng.randn(3, 2) + 7}
 
 
+@kmeans_step.random_inputs
+def _(rng):
+    dim, scale = rng.size(4), torch.tensor([0.1, 1.0, 10.0, 1.0])
+    x = rng.randn(rng.size(9), dim) * scale[:dim]
+    return {"x": torch.cat([x, x[:2]]), "centroids": rng.choice((0.5, 5.0)) * rng.randn(rng.size(5), dim)}
+
+
 def kmeans_step_variant(
     x,
     centroids,
@@ -125,6 +132,12 @@ def _(rng):
     yield "a recording as long as the batch: its end does not fit", {"frames": torch.tensor([4, 2]), "length": 4}
     yield "one recording", {"frames": torch.tensor([2]), "length": 3}
     yield "no speech", {"frames": torch.tensor([0, 3]), "length": 5}
+
+
+@speech_masks.random_inputs
+def _(rng):
+    length = rng.size(6)
+    return {"frames": rng.randint(length + 1, rng.size()), "length": length}
 
 
 def speech_masks_variant(

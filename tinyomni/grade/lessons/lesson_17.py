@@ -51,6 +51,17 @@ def _(rng):
     yield "one token", {"ids": ids[:, :1], "prompts": torch.tensor([1, 1, 1]), "lengths": torch.tensor([1, 1, 1])}
 
 
+@make_labels.random_inputs
+def _(rng):
+    batch, tokens = rng.size(4), rng.size(7)
+    lengths = rng.randint(tokens + 1, batch, low=1)
+    prompts = torch.stack([rng.randint(int(length) + 1, 1, low=1)[0] for length in lengths])
+    return {
+        "ids": rng.randint(6, batch, tokens), "prompts": prompts, "lengths": lengths,
+        "ignore_index": rng.choice((-100, -1, 7)),
+    }  # fmt: skip
+
+
 def make_labels_variant(
     ids, prompts, lengths, ignore_index=-100, *, first=lambda p: p - 1, last=lambda n: n - 1, after=1, fill=None
 ):
@@ -128,7 +139,8 @@ def freeze(model: nn.Module, part: str):
     """What is expected after `train()`, and after `eval()` and `train()` again."""
     names = [name for name, _ in model.named_modules()]
     inside = {name for name in names if name == part or name.startswith(f"{part}.")}
-    trained = sorted(name for name, _ in model.named_parameters() if not name.startswith(f"{part}."))
+    outside = [(name, each) for name, each in model.named_parameters() if not name.startswith(f"{part}.")]
+    trained = sorted(name for name, each in outside if each.requires_grad)
     training = sorted(name for name in names if name not in inside)
     return {
         "trained, train": trained,
@@ -154,6 +166,17 @@ def _(answer, model, part):
 def _(rng):
     yield "the image encoder", {"model": Pair(0), "part": "vision"}
     yield "the Thinker", {"model": Pair(1), "part": "thinker"}
+    half = Pair(2)
+    half.vision_head.requires_grad_(False)
+    yield "another part was frozen before, and stays it", {"model": half, "part": "vision"}
+
+
+@freeze.random_inputs
+def _(rng):
+    model = Pair(rng.size(100))
+    names = [name for name, _ in model.named_children()]
+    getattr(model, rng.choice(names)).requires_grad_(bool(rng.randbool(1)))  # a part that was frozen before
+    return {"model": model, "part": rng.choice(names)}
 
 
 @freeze.mutant("only gradients are switched off: `train()` puts the part back into training mode", FROZEN)
@@ -212,9 +235,15 @@ def _(model, part):
     return freeze_part(model, part)
 
 
+@freeze.mutant("all other parts are switched on, also those that were frozen before", FROZEN)
+def _(model, part):
+    model.requires_grad_(True)
+    return freeze_part(model, part)
+
+
 @freeze.mutant("the other part is frozen", FROZEN)
 def _(model, part):
-    freeze_part(model, {"vision": "thinker", "thinker": "vision"}[part])
+    freeze_part(model, "thinker" if part == "vision" else "vision")
     return model
 
 

@@ -93,6 +93,15 @@ def _(rng):
     yield "an image encoder that is wider", given(2, 11, 4)
 
 
+@image_and_text.random_inputs
+def _(rng):
+    width, batch = rng.size(8, 2), rng.size(3)
+    return {
+        "thinker": small_thinker(rng), "proj_v": drawn(rng, nn.Linear(width, 8)), "cls": rng.randn(batch, 1, width),
+        "ids": rng.randint(20, batch, rng.size(4)),
+    }  # fmt: skip
+
+
 def concatenated(
     thinker,
     proj_v,
@@ -186,7 +195,7 @@ def grown(
     inside=False,
 ):
     """Generation; a mutant changes what is counted, and what happens when there are too many tokens."""
-    for step in range(new_tokens):
+    for step in range(max(1, new_tokens)):
         if (inside or step == 0) and count(ids, new_tokens) > most(ctx_len):
             if refuse is None:
                 raise ValueError("too many tokens")
@@ -238,6 +247,14 @@ def _(rng):
     yield "over 512", given(1, 500, 13)
     yield "an answer longer than the context", given(1, 2, 9, ctx_len=6)
     yield "a long context", given(1, 510, 4, ctx_len=600)
+    yield "a prompt that is too long already, and no answer to it", given(1, 11, 0, ctx_len=10)
+
+
+@answer_within.random_inputs
+def _(rng):
+    tokens, new = rng.size(5), rng.size(4, 0)
+    ids = rng.randint(7, rng.size(3), tokens)
+    return {"thinker": Adder(rng.size(9, 2)), "ids": ids, "new_tokens": new, "ctx_len": tokens + new + rng.size(1, -1)}
 
 
 def both(ids, new):
@@ -267,6 +284,11 @@ for cause, fault in (
     ),
 ):
     answer_within.mutant(cause, QUESTIONS if "each text" in cause else PITFALLS)(functools.partial(grown, **fault))
+
+
+@answer_within.mutant("nothing is checked where nothing is generated: the prompt alone may be too long", PITFALLS)
+def _(thinker, ids, new_tokens, ctx_len=512):
+    return grown(thinker, ids, new_tokens, ctx_len, count=both) if new_tokens else ids
 
 
 @answer_within.mutant("it is an `assert`: it raises another error, and `python -O` leaves it out", PITFALLS)
@@ -318,6 +340,12 @@ def _(rng):
     yield "the same words again", {"turns": [[285, 289, 289], [17, 285], [285, 289, 289]]}
     yield "no turn yet", {"turns": []}
     yield "another id for BOS", {"turns": [[5, 1, 7], [9, 6]], "bos": 9}
+    yield "a turn that was put together from two", {"turns": [[1, 285, 289, 1, 17], [354]]}
+
+
+@prompt_ids.random_inputs
+def _(rng):
+    return {"turns": [rng.chosen(range(5), 5) for _ in range(rng.size(4, 0))], "bos": rng.size(4, 0)}
 
 
 def bare(turns, bos):
@@ -341,6 +369,10 @@ for cause, fault in (
     ("an empty text gets no BOS", lambda turns, bos: [bos, *bare(turns, bos)] if bare(turns, bos) else []),
     ("repeated tokens are dropped: a prompt is not a set", lambda turns, bos: [*dict.fromkeys([bos, *joined(turns)])]),
     ("only the last turn is kept", lambda turns, bos: [bos, *bare(turns[-1:], bos)]),
+    (
+        "BOS is removed at the start of each turn only, and not inside of one",
+        lambda turns, bos: [bos, *(n for turn in turns for at, n in enumerate(turn) if at or n != bos)],
+    ),
 ):
     prompt_ids.mutant(cause, PITFALLS)(lambda turns, bos=1, fault=fault: fault(turns, bos))
 
@@ -411,6 +443,12 @@ def _(rng):
         "equally long texts",
         {"thinker": Loose(rng, 12), "texts": [rng.randint(12, 4, low=1).tolist() for _ in range(6)]},
     )
+
+
+@next_tokens.random_inputs
+def _(rng):
+    vocab = rng.size(9, 2)
+    return {"thinker": Loose(rng, vocab), "texts": [rng.chosen(range(vocab), 6, 1) for _ in range(rng.size())]}
 
 
 def padded(texts):
@@ -505,25 +543,33 @@ def ask(
     return [number for number in (int(step.ids) for step in new) if number != 2]
 
 
+def question(rng, tokens, image=True, audio=True, **more):
+    """A model of random weights, a text that begins with BOS, and perhaps an image and a recording."""
+    found = {
+        "omni": Parts(rng),
+        "ids": torch.cat([torch.ones(1, 1, dtype=torch.long), rng.randint(9, 1, tokens - 1, low=3)], dim=1),
+    }
+    found |= {"img": rng.randn(1, 3, 32, 32)} if image else {}
+    return found | ({"wav": 0.1 * rng.randn(1, 1600)} if audio else {}) | more
+
+
 @ask.cases
 def _(rng):
-    def given(tokens, image=True, audio=True, **more):
-        found = {
-            "omni": Parts(rng),
-            "ids": torch.cat([torch.ones(1, 1, dtype=torch.long), rng.randint(9, 1, tokens - 1, low=3)], dim=1),
-        }
-        found |= {"img": rng.randn(1, 3, 32, 32)} if image else {}
-        return found | ({"wav": 0.1 * rng.randn(1, 1600)} if audio else {}) | more
-
-    yield "image, audio and text", given(5)
+    yield "image, audio and text", question(rng, 5)
     for number in range(2):
-        yield f"image, audio and text, {number + 2}", given(4 + number, new_tokens=4 + number)
-    yield "text alone", given(4, False, False)
-    yield "BOS alone, and an image", given(1, audio=False)
-    yield "audio and text", given(6, image=False, new_tokens=5)
-    yield "one new token", given(3, audio=False, new_tokens=1)
-    yield "a longer answer", given(4, new_tokens=9)
-    yield "a longer answer to a text", given(7, False, False, new_tokens=9)
+        yield f"image, audio and text, {number + 2}", question(rng, 4 + number, new_tokens=4 + number)
+    yield "text alone", question(rng, 4, False, False)
+    yield "BOS alone, and an image", question(rng, 1, audio=False)
+    yield "audio and text", question(rng, 5, image=False, new_tokens=5)
+    yield "one new token", question(rng, 3, audio=False, new_tokens=1)
+    yield "a longer answer", question(rng, 4, new_tokens=9)
+    yield "a longer answer to a text", question(rng, 7, False, False, new_tokens=9)
+
+
+@ask.random_inputs
+def _(rng):
+    image, audio = rng.randbool(2).tolist()
+    return question(rng, rng.size(5), image, audio, new_tokens=rng.size(4))
 
 
 def asked(
@@ -539,6 +585,7 @@ def asked(
     stop=True,
     keep=False,
     prompt=False,
+    extra=0,
     project_image=lambda omni, x: omni.proj_v(x),
     project_audio=lambda omni, x: omni.proj_a(x),
 ):
@@ -550,7 +597,7 @@ def asked(
         parts["wav"] = project_audio(omni, omni.audio(omni.mel(wav)))
     sequence = torch.cat([parts[name] for name in order.split() if name in parts], dim=1)
     generated = ids[0].tolist() if prompt else []
-    for _ in range(new_tokens):
+    for _ in range(new_tokens + extra):
         new = omni.thinker(embeddings=sequence)[:, at].argmax(dim=-1)
         if stop and int(new) == 2:
             if keep:
@@ -571,6 +618,7 @@ for cause, fault, section in (
     ("the new token is never fed back: the same token again and again", {"feed": "never"}, TEXT),
     ("only the newest token is fed, without a cache: the question is forgotten", {"feed": "new"}, QUESTIONS),
     ("it continues after EOS", {"stop": False}, TEXT),
+    ("one token too many is generated", {"extra": 1}, TEXT),
     ("EOS is in the answer: it is a special token, not text", {"keep": True}, TEXT),
     ("the prompt is part of the answer", {"prompt": True}, TEXT),
     ("image and audio go through the same projector", {"project_audio": lambda omni, x: omni.proj_v(x)}, PITFALLS),
@@ -597,9 +645,7 @@ def _(omni, ids, img=None, wav=None, new_tokens=8):
     audio = [] if wav is None else [omni.proj_a(omni.audio(omni.mel(wav)))]
     cache, generated = omni.thinker.new_cache(1), []
     logits = omni.thinker(embeddings=torch.cat([*image, *audio, omni.thinker.tok_emb(ids)], dim=1), cache=cache)
-    while (new := int(logits[0, -1].argmax())) != 2:
+    while len(generated) < new_tokens and (new := int(logits[0, -1].argmax())) != 2:
         generated.append(new)
-        if len(generated) == new_tokens:
-            break
         logits = omni.thinker(torch.tensor([[new]]), cache=cache)
     return generated

@@ -72,6 +72,15 @@ def _(rng):
     yield "the last class does not occur", rare | {"labels": rare["labels"] % 2}
 
 
+@linear_probe.random_inputs
+def _(rng):
+    n, features, classes = rng.size(9), rng.size(5), rng.size(4)
+    return {
+        "train": rng.randn(n, features) + rng.choice((0.0, 3.0)), "labels": rng.randint(classes, n),
+        "fresh": rng.randn(rng.size(), features), "classes": classes, "ridge": rng.number(0.1, 3.0),
+    }  # fmt: skip
+
+
 def probe_variant(train, labels, fresh, classes, ridge=1.0, *, one=1.0, scale=lambda ridge, n: ridge, free=False,
                   center=lambda x, train: x, finish=lambda scores: scores):  # fmt: skip
     """`linear_probe`; each keyword injects one fault."""
@@ -132,6 +141,13 @@ def _(rng):
     yield "all sizes different", {"merged": rng.randn(2, 5, 12) + 1, "heads": 4, "head": 1}
     yield "the last head", {"merged": rng.randn(3, 4, 6) - 1, "heads": 2, "head": 1}
     yield "one text of one token: its own mean", {"merged": rng.randn(1, 1, 6), "heads": 3, "head": 0}
+
+
+@ablate_head.random_inputs
+def _(rng):
+    heads = rng.size(4)
+    merged = 3 * rng.randn(rng.size(4), rng.size(4), heads * rng.size(4))
+    return {"merged": merged, "heads": heads, "head": rng.size(heads - 1, 0)}
 
 
 def ablate_variant(merged, heads, head, *, mean=lambda part: part.mean(dim=(0, 1)), pattern="(heads head_dim)",
@@ -239,6 +255,16 @@ def _(rng):
     yield "the first layer, the last position", inputs(2, 4, 3, layer=0, position=3)
     yield "the last layer", inputs(3, 4, 2, layer=4, position=1)
     yield "one text of one token", inputs(1, 1, 3, layer=2, position=0)
+
+
+@patch_activation.random_inputs
+def _(rng):
+    tokens, dim = rng.size(5), rng.size(4)
+    x, source = rng.randn(2, rng.size(3), tokens, dim)
+    return {
+        "model": small_model(rng, dim), "x": x, "source": source, "layer": rng.size(4, 0),
+        "position": rng.size(tokens - 1, 0),
+    }  # fmt: skip
 
 
 def patch_variant(model, x, source, layer, position, *, change=lambda old, new, at: torch.cat(
@@ -354,6 +380,18 @@ def _(rng):
     effects = {head: float(rng.randn(1)) for head in small_effects(3, 2)}
     yield "three layers of two heads", {"lead": planted_lead(rng, 2.0, effects, {}), "layers": 3, "heads": 2}
     yield "a single head", {"lead": planted_lead(rng, 3.0, {(0, 0): 1.0}, {}), "layers": 1, "heads": 1}
+
+
+@head_effects.random_inputs
+def _(rng):
+    layers, heads = rng.size(3), rng.size(4)
+    effects = {head: rng.number(-3.0, 3.0) for head in small_effects(layers, heads)}
+    pair = frozenset(rng.chosen(list(effects), 2, 2))
+    return {
+        "lead": planted_lead(rng, 5.0, effects, {pair: 2.0} if len(pair) > 1 else {}),
+        "layers": layers,
+        "heads": heads,
+    }
 
 
 def effects_variant(
@@ -480,6 +518,15 @@ def _(rng):
     yield "three heads together", {"lead": planted_lead(rng, 13.0, effects, {}), "layers": 2, "heads": 6}
     shipped = shipped_lead()
     yield "the model that ships", {"lead": shipped, "layers": shipped.layers, "heads": shipped.heads}
+
+
+@find_binding_heads.random_inputs
+def _(rng):
+    layers, heads = rng.size(3, 2), rng.size(6, 4)
+    effects = small_effects(layers, heads)
+    strong = {head: rng.number(3.0, 6.0) for head in rng.chosen(list(effects), 3, 1)}
+    full = sum(strong.values()) / 0.85
+    return {"lead": planted_lead(rng, full, effects | strong, {}), "layers": layers, "heads": heads}
 
 
 def find_variant(lead, layers, heads, share=0.2, *, cost=lambda lead, found, head: float(lead([*found, head]).mean()),

@@ -29,13 +29,11 @@ fault: Any  # what a mutant changes
 
 @exercise("Parameters and FLOPs per token", minutes=15, level=2)
 def size_and_flops(layers: int, d_model: int, intermediate_size: int, vocab: int, tokens: int) -> tuple[int, int]:
-    """Counted in a model on the meta device; attention is counted product by product."""
+    """Counted in a model; attention is counted product by product."""
     cfg = ThinkerConfig(
         layers=layers, d_model=d_model, heads=1, kv_heads=1, intermediate_size=intermediate_size, vocab=vocab
     )
-    with torch.device("meta"):
-        model = ThinkerLM(cfg)
-    parameters = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("tok_emb"))
+    parameters = sum(p.numel() for name, p in ThinkerLM(cfg).named_parameters() if not name.startswith("tok_emb"))
     per_token = 0
     for _ in range(layers):
         scores = average = 2 * tokens * d_model  # a multiplication and an addition, for each key and dimension
@@ -53,6 +51,15 @@ def _(rng):
     yield "the course's Thinker", sizes(4, 256, 1024, 5000, 512)
     yield "a long context in a narrow model", sizes(2, 4, 16, 47, 1000)
     yield "one token", sizes(2, 6, 10, 30, 1)
+
+
+@size_and_flops.random_inputs
+def _(rng):
+    d_model = 2 * rng.size(6)
+    return {
+        "layers": rng.size(), "d_model": d_model, "intermediate_size": rng.size(30), "vocab": rng.size(60),
+        "tokens": rng.size(2000),
+    }  # fmt: skip
 
 
 def size_variant(
@@ -126,6 +133,13 @@ def _(rng):
     large = torch.tensor([1e6, 1e7, 2e8, 1e9])
     yield "millions of parameters", {"sizes": large, "losses": 1.7 + 400 * large**-0.34, "floor": 1.7}
     yield "a loss that rises", {"sizes": sizes, "losses": sizes**0.2, "floor": 0.1}
+
+
+@fit_power_law.random_inputs
+def _(rng):
+    sizes = 10 * (rng.size(7, 2) * rng.randn(rng.size(6, 2))).exp()
+    floor = rng.choice((0.0, 1.25))
+    return {"sizes": sizes, "losses": floor + (0.5 * rng.randn(len(sizes))).exp() * sizes**-0.3, "floor": floor}
 
 
 def fit_variant(
@@ -251,6 +265,15 @@ def _(rng):
     )
 
 
+@compute_optimal.random_inputs
+def _(rng):
+    runs = rng.size(6)
+    parameters, tokens = rng.randint(50, runs, low=1), rng.randint(90, runs, low=1)
+    costs = (6 * parameters * tokens).float()
+    budgets = torch.cat([costs[: rng.size(runs)], 6 * costs.mean() * rng.randn(rng.size(4)).abs()])
+    return {"parameters": parameters, "tokens": tokens, "losses": rng.randn(runs).exp(), "budgets": budgets}
+
+
 def optimal_variant(
     parameters, tokens, losses, budgets, *, cost=lambda n, d: 6 * n.double() * d.double(), fits=torch.le,
     score=lambda n, d, c, loss: loss, none=-1, order=lambda b: b, strict=True,
@@ -340,6 +363,14 @@ def _(rng):
     yield "an hour on a laptop", {"days": 1 / 24, "gpus": 1, "peak": 1e11, "mfu": 0.1}
 
 
+@tokens_for_budget.random_inputs
+def _(rng):
+    return {
+        "days": rng.number(0.01, 40.0), "gpus": rng.size(9), "peak": rng.choice((20.0, 1e9, 1e15)),
+        "mfu": rng.number(0.1, 0.9), "tokens_per_parameter": rng.number(1.0, 300.0),
+    }  # fmt: skip
+
+
 def budget_variant(
     days, gpus, peak, mfu=0.4, tokens_per_parameter=20.0, *, seconds=86_400, many=lambda n: n, used=lambda u: u,
     rate=6, ratio=lambda r: r, size=lambda c, r: math.sqrt(c / r), data=lambda n, c, r: n * r, swap=False,
@@ -424,6 +455,12 @@ def _(rng):
     yield "other activations", step(10_000, 3, 16, 50, 4, 7, kept=12)
     yield "checkpointing", step(10_000, 5, 16, 50, 2, 9, checkpointing=True)
     yield "checkpointing, other activations", step(2_000, 6, 8, 40, 3, 5, kept=11, checkpointing=True)
+
+
+@training_memory.random_inputs
+def _(rng):
+    names = ("parameters", "layers", "d_model", "vocab", "batch", "tokens", "kept")
+    return {name: rng.size(50) for name in names} | {"checkpointing": bool(rng.randbool(1))}
 
 
 def memory_variant(

@@ -65,6 +65,14 @@ def _(rng):
     yield "large logits", {"logits": torch.tensor([[200.0, 201.0, 199.0]]), "uniform": torch.tensor([0.3])}
 
 
+@sample_with_log_probs.random_inputs
+def _(rng):
+    logits = rng.choice((1.0, 100.0)) * rng.randn(rng.size(4), rng.size(6))
+    logits[:, 1:2] = -torch.inf
+    uniform = torch.tensor([rng.choice((0.0, rng.number(0.0, 0.999))) for _ in logits])
+    return {"logits": logits, "uniform": uniform, "temperature": rng.number(0.2, 3.0)}
+
+
 def sample_variant(
     logits, uniform, temperature=1.0, *, drawn=lambda z, t: z / t, told=lambda z, t: z / t, dim=-1,
     pick=lambda p, u: (p.cumsum(-1) <= u[:, None]).sum(-1), log=torch.log_softmax,
@@ -129,6 +137,14 @@ def _(rng):
     yield "all right, all wrong: nothing to learn", {"rewards": torch.tensor([[1.0, 1, 1], [0, 0, 0]])}
     yield "groups of different difficulty", {"rewards": torch.tensor([[10.0, 12.0], [0.0, 1.0]])}
     yield "one prompt", {"rewards": rng.randn(1, 6)}
+
+
+@group_advantages.random_inputs
+def _(rng):
+    prompts, samples = rng.size(4), rng.size(5)
+    rewards = rng.choice((rng.randint(2, prompts, samples).float(), 0.3 * rng.randn(prompts, samples) - 1))
+    rewards[0] = rng.choice((0.0, 1.0, -2.5))
+    return {"rewards": rewards}
 
 
 def advantages_variant(
@@ -220,6 +236,14 @@ def _(rng):
     )
 
 
+@policy_loss.random_inputs
+def _(rng):
+    batch, tokens = rng.size(4), rng.size(5)
+    lengths = [rng.size(tokens) for _ in range(batch)]
+    replies = replies_of(rng, batch, tokens, lengths, apart=rng.choice((0.0, 0.3, 2.0)))
+    return replies | {"clip": rng.number(0.05, 0.5)}
+
+
 def policy_loss_variant(
     log_probs, old_log_probs, advantages, mask, clip=0.2, *, ratio=lambda new, old: (new - old).exp(),
     least=torch.minimum, bounds=lambda c: (1 - c, 1 + c), clipped=True, sign=-1, dim=1,
@@ -301,6 +325,12 @@ def _(rng):
     )
 
 
+@kl_k3.random_inputs
+def _(rng):
+    log_probs, apart = -2 * rng.randn(rng.size(4), rng.size()).abs(), rng.choice((0.0, 0.1, 2.0))
+    return {"log_probs": log_probs, "reference_log_probs": log_probs + apart * rng.randn(*log_probs.shape)}
+
+
 for cause, function in (
     ("it is k1, the difference of the log-probabilities: unbiased, but often negative", lambda new, ref: new - ref),
     ("it is k2, half of the squared difference", lambda new, ref: (new - ref).square() / 2),
@@ -374,6 +404,17 @@ def _(rng):
         },
     )
     yield "a word that begins with the answer", {"replies": ["bigger.", "big.", "very big."], "answer": "big"}
+
+
+@judge_replies.random_inputs
+def _(rng):
+    answer = rng.choice(("red", "on the left", "3"))
+    words = (answer, answer.upper(), answer.title(), answer[:-1], f"{answer} {answer}", "")
+    before, after = ("", "", " ", "  ", "a ", ".", "-"), ("", ".", " .", "..", ". ", " ", "!", ". .", " not", "s")
+    return {
+        "replies": [rng.choice(before) + rng.choice(words) + rng.choice(after) for _ in range(12)],
+        "answer": answer,
+    }
 
 
 def cleaned(reply):

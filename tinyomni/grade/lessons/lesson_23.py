@@ -46,6 +46,11 @@ def _(rng):
     yield "no rows", {"transcripts": [], "every": 2}
 
 
+@split_by_words.random_inputs
+def _(rng):
+    return {"transcripts": rng.chosen(("no", "yes", "up", "stop", "go", "on", "a"), 12), "every": rng.size(4)}
+
+
 def split_variant(
     transcripts,
     every,
@@ -135,7 +140,19 @@ def _(rng):
     yield "an equal pair", given(5, 3, (1, 1), (1, 2), (2, 2, 1))
     yield "one is too long to be emitted", given(3, 4, (1, 2), (1, 1, 2, 3), (3,))
     yield "a single candidate", given(4, 3, (2, 1))
+    unlikely = torch.full((5, 4), -60.0)
+    unlikely[:, 0] = 0.0
+    few = [torch.tensor([1, 2]), torch.tensor([3, 3])]
+    yield "losses above 100: exp(−loss) is 0 in float32", {"log_probs": unlikely, "candidates": few}
     yield "a long recording", given(30, 6, (1, 5), (5, 1, 4, 4, 2), (2, 3, 4), (4,))
+
+
+@candidate_probabilities.random_inputs
+def _(rng):
+    tokens, characters = rng.size(24, 5), rng.size(5, 2)
+    log_probs = (rng.choice((1.0, 3.0, 40.0)) * rng.randn(tokens, characters)).log_softmax(-1)
+    candidates = [rng.randint(characters, rng.size(6), low=1) for _ in range(rng.size(4))]
+    return {"log_probs": log_probs, "candidates": [torch.tensor([1]), *candidates]}
 
 
 def candidate_variant(
@@ -194,6 +211,8 @@ for cause, fault in (
     ("scores are divided by their sum, without `exp`", {"final": lambda scores: scores / scores.sum()}),
     ("the candidates are in descending order of their probability: each has to stay at its place",
      {"final": lambda scores: scores.softmax(dim=0).sort(descending=True).values}),
+    ("exp(−loss) is computed before it is divided by the sum: it underflows to 0, and 0/0 is NaN",
+     {"final": lambda scores: scores.exp() / scores.exp().sum()}),
     ("only the best candidate gets a probability, 1", {"final": lambda scores: (scores == scores.max()).float()}),
     ("only the best path of each candidate counts: all must be summed", {"score": best_path}),
     ("the order of the characters is ignored", {"score": without_order}),
@@ -220,7 +239,7 @@ def _(log_probs, candidates):
 
 @candidate_probabilities.alternative
 def _(log_probs, candidates):
-    p = log_probs.exp()
+    p = log_probs.double().exp()
     found = []
     for ids in candidates:
         symbols = torch.zeros(2 * len(ids) + 1, dtype=torch.long)
@@ -231,7 +250,7 @@ def _(log_probs, candidates):
         for row in p[1:]:
             alpha = (alpha + F.pad(alpha[:-1], (1, 0)) + F.pad(alpha[:-2], (2, 0)) * free) * row[symbols]
         found.append(alpha[-2:].sum())
-    return torch.stack(found) / torch.stack(found).sum()
+    return (torch.stack(found) / torch.stack(found).sum()).to(log_probs)
 
 
 # ---- freezing -------------------------------------------------------------------------------------------------------
@@ -264,6 +283,13 @@ def _(rng):
     yield "twelve blocks, from the third one", {"names": parameter_names(12), "first_block": 2}
     yield "twelve blocks, the last two", {"names": parameter_names(12), "first_block": 10}
     yield "another order", {"names": parameter_names(4)[::-1], "first_block": 1}
+
+
+@trainable_names.random_inputs
+def _(rng):
+    blocks = rng.size(13)
+    names = parameter_names(blocks)
+    return {"names": rng.choice((names, names[::-1], names[5:] + names[:5])), "first_block": rng.size(blocks, 0)}
 
 
 def trainable_variant(
@@ -351,6 +377,14 @@ def _(rng):
     yield "bands alone", given((2, 3, 6), [[1, 1], [0, 0]], [[2, 5], [0, 3]])
     yield "nothing is masked", given((2, 3, 4), [[2, 2], [0, 0]], [[1, 1], [4, 4]])
     yield "everything is masked", given((1, 3, 2), [[0, 3]], [[0, 2]])
+
+
+@mask_spectrogram.random_inputs
+def _(rng):
+    batch, frames, bands = rng.size(3), rng.size(6), rng.size(5)
+    stretches = [rng.randint(size + 1, batch, 2).sort(dim=1).values for size in (frames, bands)]
+    mel = rng.choice((1.0, 20.0)) * rng.randn(batch, frames, bands) - 4
+    return {"mel": mel, "frames": stretches[0], "bands": stretches[1]}
 
 
 def mask_variant(
@@ -458,6 +492,16 @@ def _(rng):
     equal = given(8, 50)
     yield "all transcripts of one length", equal | {"characters": torch.full((8,), 4.0)}
     yield "no errors", given(4, 20) | {"errors": torch.zeros(4)}
+
+
+@bootstrap_interval.random_inputs
+def _(rng):
+    recordings, characters = rng.size(8), rng.choice((3, 60))
+    return {
+        "errors": rng.randint(characters, recordings).float(),
+        "characters": rng.randint(characters, recordings, low=1).float(),
+        "rows": rng.randint(recordings, rng.size(60), recordings),
+    }
 
 
 def interval_variant(
