@@ -117,6 +117,31 @@ def _(words, counts):
     return best_pair_variant({"": run}, {"": 1}, key=bpe_order)
 
 
+@best_pair.mutant("every occurrence counts its position in the word: pairs at the end count for more", BPE)
+def _(words, counts):
+    pairs: Counter[tuple[str, str]] = Counter()
+    for word, symbols in words.items():
+        for at, pair in enumerate(pairwise(symbols), 1):
+            pairs[pair] += at * counts[word]
+    return min(pairs, key=lambda pair: bpe_order(pairs[pair], "".join(pair)))
+
+
+@best_pair.mutant("the first pair of each word is left out", BPE)
+def _(words, counts):
+    shorter = {word: symbols[1:] for word, symbols in words.items()}
+    return best_pair_variant(shorter, counts, key=bpe_order) if any(map(len, shorter.values())) else ("", "")
+
+
+@best_pair.mutant("the two symbols are joined: the pair is a tuple of two", BPE)
+def _(words, counts):
+    return "".join(best_pair_variant(words, counts, key=bpe_order))
+
+
+@best_pair.mutant("ties go by the alphabet of the last letters", BPE)
+def _(words, counts):
+    return best_pair_variant(words, counts, key=lambda count, text: (-count, 2, text[::-1]))
+
+
 @best_pair.alternative
 def _(words, counts):
     pairs: Counter[tuple[str, str]] = Counter()
@@ -399,6 +424,26 @@ def _(lengths, tokens):
 @padding_mask.mutant("the axes are (tokens, batch): the batch axis comes first", PADDING)
 def _(lengths, tokens):
     return torch.arange(tokens)[:, None] < lengths
+
+
+@padding_mask.mutant("every row has the mask of the longest text", PADDING)
+def _(lengths, tokens):
+    return (torch.arange(tokens) < lengths.max()).expand(len(lengths), -1)
+
+
+@padding_mask.mutant("the mask is as wide as the longest text instead of `tokens`", PADDING)
+def _(lengths, tokens):
+    return torch.arange(int(lengths.max())) < lengths[:, None]
+
+
+@padding_mask.mutant("an empty row counts as a text of one token", PADDING)
+def _(lengths, tokens):
+    return torch.arange(tokens) < lengths.clamp(min=1)[:, None]
+
+
+@padding_mask.mutant("only the last token of each text is True", PADDING)
+def _(lengths, tokens):
+    return torch.arange(tokens) == lengths[:, None] - 1
 
 
 @padding_mask.alternative

@@ -269,6 +269,36 @@ def _(x):
     return torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1)
 
 
+@interleaved_to_halves.mutant("the even *pairs* come first instead of the first numbers of all pairs", BUGS)
+def _(x):
+    pairs = x.unflatten(-1, (-1, 2))
+    return torch.cat([pairs[..., ::2, :], pairs[..., 1::2, :]], dim=-2).flatten(-2)
+
+
+@interleaved_to_halves.mutant(
+    "the numbers of the last pair stay behind: the loop over the pairs ends one too early", BUGS
+)
+def _(x):
+    half = x.shape[-1] // 2
+    out = x.clone()
+    for p in range(half - 1):
+        out[..., p], out[..., p + half] = x[..., 2 * p], x[..., 2 * p + 1]
+    return out
+
+
+@interleaved_to_halves.mutant("numbers are moved while they are still read: the result overwrites its own input", BUGS)
+def _(x):
+    out, half = x.clone(), x.shape[-1] // 2
+    for p in range(half):
+        out[..., p], out[..., p + half] = out[..., 2 * p].clone(), out[..., 2 * p + 1].clone()
+    return out
+
+
+@interleaved_to_halves.mutant("the result is detached: no gradient reaches the weights", BUGS)
+def _(x):
+    return x.detach().unflatten(-1, (-1, 2)).mT.flatten(-2)
+
+
 @interleaved_to_halves.alternative
 def _(x):
     return x.unflatten(-1, (-1, 2)).mT.flatten(-2)

@@ -271,6 +271,31 @@ def _(queries, keys):
     return torch.ones(queries, keys).tril(keys - queries)
 
 
+@causal_mask.mutant("queries and keys are exchanged in the shape", CAUSAL)
+def _(queries, keys):
+    return torch.ones(keys, queries, dtype=torch.bool).tril()
+
+
+@causal_mask.mutant("the cached keys are masked: the new tokens attend to each other alone", CAUSAL)
+def _(queries, keys):
+    mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+    return mask & (torch.arange(keys) >= keys - queries)
+
+
+@causal_mask.mutant("a query attends to its own position only", CAUSAL)
+def _(queries, keys):
+    return torch.arange(keys)[None] == torch.arange(keys - queries, keys)[:, None]
+
+
+@causal_mask.mutant(
+    "only the newest token is hidden from the older ones: those in between see what follows them", CAUSAL
+)
+def _(queries, keys):
+    mask = torch.ones(queries, keys, dtype=torch.bool)
+    mask[:-1, -1] = False
+    return mask
+
+
 @causal_mask.alternative
 def _(queries, keys):
     return torch.arange(keys)[None] <= torch.arange(keys - queries, keys)[:, None]
@@ -336,6 +361,26 @@ def _(x, heads):
     return x.unflatten(-1, (-1, heads)).transpose(1, 2)
 
 
+@split_heads.mutant("the result is detached: no gradient comes back to the projections", HEADS)
+def _(x, heads):
+    return x.detach().unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+@split_heads.mutant("every head gets the first slice", HEADS)
+def _(x, heads):
+    return x[..., : x.shape[-1] // heads][:, None].expand(-1, heads, -1, -1)
+
+
+@split_heads.mutant("heads and batch are exchanged", HEADS)
+def _(x, heads):
+    return x.unflatten(-1, (heads, -1)).permute(2, 0, 1, 3)
+
+
+@split_heads.mutant("the order of the tokens is reversed in each head", HEADS)
+def _(x, heads):
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2).flip(2)
+
+
 @split_heads.alternative
 def _(x, heads):
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -391,6 +436,26 @@ def _(x):
 @merge_heads.mutant("the heads are in reverse order", HEADS)
 def _(x):
     return x.flip(1).transpose(1, 2).flatten(2)
+
+
+@merge_heads.mutant("the heads are averaged instead of concatenated", HEADS)
+def _(x):
+    return x.mean(dim=1)
+
+
+@merge_heads.mutant("the batch is merged with the tokens: there is one long text", HEADS)
+def _(x):
+    return x.transpose(1, 2).flatten(2).flatten(0, 1)[None]
+
+
+@merge_heads.mutant("the result is detached: no gradient reaches the heads", HEADS)
+def _(x):
+    return x.detach().transpose(1, 2).flatten(2)
+
+
+@merge_heads.mutant("the first head is repeated instead of the others", HEADS)
+def _(x):
+    return x[:, 0].repeat(1, 1, x.shape[1])
 
 
 @merge_heads.alternative
@@ -456,6 +521,32 @@ def _(k, heads):
 @repeat_kv.mutant("a reshape after the repetition mixes keys and heads", THINKER)
 def _(k, heads):
     return k.repeat_interleave(heads // k.shape[1], dim=2).reshape(k.shape[0], heads, *k.shape[2:])
+
+
+@repeat_kv.mutant("the key heads that are missing are filled with zeros", THINKER)
+def _(k, heads):
+    return torch.cat([k, k.new_zeros(len(k), heads - k.shape[1], *k.shape[2:])], dim=1)
+
+
+@repeat_kv.mutant("the last key head is repeated until there are enough", THINKER)
+def _(k, heads):
+    return torch.cat([k, k[:, -1:].expand(-1, heads - k.shape[1], -1, -1)], dim=1)
+
+
+@repeat_kv.mutant("each head of a group is its key head divided by the size of the group", THINKER)
+def _(k, heads):
+    group = heads // k.shape[1]
+    return k.repeat_interleave(group, dim=1) / group
+
+
+@repeat_kv.mutant("the result is detached: no gradient reaches the keys", THINKER)
+def _(k, heads):
+    return k.detach().repeat_interleave(heads // k.shape[1], dim=1)
+
+
+@repeat_kv.mutant("the groups are in reverse order", THINKER)
+def _(k, heads):
+    return k.repeat_interleave(heads // k.shape[1], dim=1).flip(1)
 
 
 @repeat_kv.alternative

@@ -372,6 +372,31 @@ def _(x):
     return rearrange(x, "batch channels audio_tokens bands -> batch bands (channels audio_tokens)")
 
 
+@flatten_bands.mutant("the channels are averaged instead of concatenated", RESHAPE)
+def _(x):
+    return x.mean(dim=1)
+
+
+@flatten_bands.mutant("only the first channel is used", RESHAPE)
+def _(x):
+    return x[:, 0].repeat(1, 1, x.shape[1])
+
+
+@flatten_bands.mutant("the channels are in reverse order: the numbers meet the wrong weights", RESHAPE)
+def _(x):
+    return x.flip(1).transpose(1, 2).flatten(2)
+
+
+@flatten_bands.mutant("the result is detached: the convolutions learn nothing", RESHAPE)
+def _(x):
+    return x.detach().transpose(1, 2).flatten(2)
+
+
+@flatten_bands.mutant("recordings are merged with time: the batch is one long recording", RESHAPE)
+def _(x):
+    return x.transpose(1, 2).flatten(2).flatten(0, 1)[None]
+
+
 @flatten_bands.alternative
 def _(x):
     return x.transpose(1, 2).flatten(2)

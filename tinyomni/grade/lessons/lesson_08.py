@@ -81,6 +81,26 @@ def _(x, weight, bias):
     return (weight @ x).mT + bias
 
 
+@project.mutant("something is detached: the projector, or what is before it, is never trained", PROJECTOR)
+def _(x, weight, bias):
+    return x @ weight.detach().T + bias.detach()
+
+
+@project.mutant("the bias is subtracted", PROJECTOR)
+def _(x, weight, bias):
+    return x @ weight.T - bias
+
+
+@project.mutant("only the first token is projected", PROJECTOR)
+def _(x, weight, bias):
+    return x[:, :1] @ weight.T + bias
+
+
+@project.mutant("one bias, the first, is added to all numbers", PROJECTOR)
+def _(x, weight, bias):
+    return x @ weight.T + bias[:1]
+
+
 @project.alternative
 def _(x, weight, bias):
     return torch.einsum("bti,oi->bto", x, weight) + bias

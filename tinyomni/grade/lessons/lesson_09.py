@@ -233,6 +233,30 @@ def _(codes, codebooks):
     return codebooks[0][codes.sum(dim=-1) % codebooks.shape[1]]
 
 
+@rvq_decode.mutant("the last codebook is left out: the loop ends one too early", RVQ)
+def _(codes, codebooks):
+    return look_up(codes, codebooks)[:-1].sum(dim=0)
+
+
+@rvq_decode.mutant("the entries are detached: the codebooks get no gradient", RVQ)
+def _(codes, codebooks):
+    return look_up(codes, codebooks).detach().sum(dim=0)
+
+
+@rvq_decode.mutant("the entries are multiplied instead of added", RVQ)
+def _(codes, codebooks):
+    return look_up(codes, codebooks).prod(dim=0)
+
+
+@rvq_decode.mutant("equal codes of a frame are looked up once", RVQ)
+def _(codes, codebooks):
+    found = look_up(codes, codebooks)
+    first = [[i == 0 or codes[..., i].ne(codes[..., j]) for j in range(i)] for i in range(len(codebooks))]
+    kept = [torch.stack(each).all(dim=0) if i else torch.ones_like(codes[..., 0], dtype=torch.bool)
+            for i, each in enumerate(first)]  # fmt: skip
+    return (found * torch.stack(kept)[..., None]).sum(dim=0)
+
+
 @rvq_decode.alternative
 def _(codes, codebooks):
     return look_up(codes, codebooks).sum(dim=0)

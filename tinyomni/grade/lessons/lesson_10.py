@@ -286,6 +286,22 @@ for cause, fault in (
     talker_loss.mutant(cause, SHIFT if "shifted" in cause else LOSS)(fault)
 
 
+@talker_loss.mutant("no gradient comes back: a head is detached, or the loss is computed under `no_grad`", LOSS)
+def _(base_logit, res_logit, codes):
+    with torch.no_grad():
+        return cross_entropy(base_logit, codes[..., 0]) + cross_entropy(res_logit, codes[..., 1])
+
+
+@talker_loss.mutant("only the last frame counts", LOSS)
+def _(base_logit, res_logit, codes):
+    return cross_entropy(base_logit[:, -1:], codes[:, -1:, 0]) + cross_entropy(res_logit[:, -1:], codes[:, -1:, 1])
+
+
+@talker_loss.mutant("the result is a Python number: nothing can be trained with it", LOSS)
+def _(base_logit, res_logit, codes):
+    return float(cross_entropy(base_logit, codes[..., 0]) + cross_entropy(res_logit, codes[..., 1]))
+
+
 @talker_loss.alternative
 def _(base_logit, res_logit, codes):
     return cross_entropy(base_logit, codes[..., 0]) + cross_entropy(res_logit, codes[..., 1])

@@ -176,6 +176,26 @@ for cause, fault in (
     recall_at_k.mutant(cause, EVALUATION)(functools.partial(recall_at_k_variant, **fault))
 
 
+@recall_at_k.mutant("percent are returned", EVALUATION)
+def _(logits, targets, k=1):
+    return 100 * recall_at_k_variant(logits, targets, k)
+
+
+@recall_at_k.mutant("one too few counts: the k − 1 best", EVALUATION)
+def _(logits, targets, k=1):
+    return ((logits > logits.gather(1, targets[:, None])).sum(dim=1) < k - 1).float().mean().item()
+
+
+@recall_at_k.mutant("a tensor is returned instead of a float", EVALUATION)
+def _(logits, targets, k=1):
+    return ((logits > logits.gather(1, targets[:, None])).sum(dim=1) < k).float().mean()
+
+
+@recall_at_k.mutant("hits are divided by the number of captions", EVALUATION)
+def _(logits, targets, k=1):
+    return float(((logits > logits.gather(1, targets[:, None])).sum(dim=1) < k).sum()) / logits.shape[1]
+
+
 recall_at_k.alternative(recall_at_k_variant)
 
 

@@ -67,6 +67,31 @@ for cause, fault in (
     min_ctc_length.mutant(cause, TASK)(lambda text, fault=fault: int(fault(text)))
 
 
+@min_ctc_length.mutant("one too few: the last character is forgotten", TASK)
+def _(text):
+    return max(0, len(text) - 1 + int((text[1:] == text[:-1]).sum()))
+
+
+@min_ctc_length.mutant("a run of equal characters needs one blank, however long it is", TASK)
+def _(text):
+    return len(text) + int((text.unique_consecutive(return_counts=True)[1] > 1).sum())
+
+
+@min_ctc_length.mutant("the first and the last character are compared too, as if the text were a ring", TASK)
+def _(text):
+    return len(text) + int((text == text.roll(1)).sum())
+
+
+@min_ctc_length.mutant("characters that are next but one are compared", TASK)
+def _(text):
+    return len(text) + int((text[2:] == text[:-2]).sum())
+
+
+@min_ctc_length.mutant("a tensor is returned instead of an integer", TASK)
+def _(text):
+    return len(text) + (text[1:] == text[:-1]).sum()
+
+
 @min_ctc_length.alternative
 def _(text):
     return len(text) + sum(previous == two for previous, two in pairwise(text.tolist()))

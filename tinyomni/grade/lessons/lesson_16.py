@@ -161,6 +161,26 @@ for cause, fault in (
     speech_masks.mutant(cause, LOSSES)(functools.partial(speech_masks_variant, **fault))
 
 
+@speech_masks.mutant("the masks hold 0 and 1 instead of False and True", LOSSES)
+def _(frames, length):
+    return tuple(mask.long() for mask in speech_masks_variant(frames, length))
+
+
+@speech_masks.mutant("a recording that fills its row gets its end at the last position", LOSSES)
+def _(frames, length):
+    return speech_masks_variant(frames, length, ends=lambda t, n: t == n.clamp(max=length - 1))
+
+
+@speech_masks.mutant("a recording without speech has no end", LOSSES)
+def _(frames, length):
+    return speech_masks_variant(frames, length, ends=lambda t, n: (t == n) & (n > 0))
+
+
+@speech_masks.mutant("the end is part of the speech mask alone: nothing is left for the second one", LOSSES)
+def _(frames, length):
+    return speech_masks_variant(frames, length, speech=lambda t, n: t <= n, ends=lambda t, n: t < 0 * n)
+
+
 speech_masks.alternative(speech_masks_variant)
 
 

@@ -253,6 +253,31 @@ def freeze_part(model, part):
     frozen.train = lambda mode=True: frozen
 
 
+@freeze.mutant("only the weights of the part itself are frozen, not those of its submodules", FROZEN)
+def _(model, part):
+    freeze_part(model, part)
+    for child in getattr(model, part).children():
+        child.requires_grad_(True)
+    return model
+
+
+@freeze.mutant("biases are left to train: only names that end in `weight` are frozen", FROZEN)
+def _(model, part):
+    freeze_part(model, part)
+    for name, each in getattr(model, part).named_parameters():
+        each.requires_grad_(not name.endswith("weight"))
+    return model
+
+
+@freeze.mutant("every submodule of that name is frozen, also inside other parts", FROZEN)
+def _(model, part):
+    for name, each in model.named_modules():
+        if part in name.split("."):
+            each.requires_grad_(False).eval()
+            each.train = lambda mode=True, each=each: each
+    return model
+
+
 @freeze.alternative
 def _(model, part):
     freeze_part(model, part)
