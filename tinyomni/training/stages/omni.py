@@ -76,7 +76,7 @@ PRESETS = {
         validation_items=128, style="wide", makers=other_makers.INSTALLED, **MUON,
     ),
 }  # fmt: skip
-WARMUP_STEPS = 300  # with nothing but retrieval, but no more than a quarter of all steps
+WARMUP_STEPS = 300  # from scratch, with nothing but retrieval, but no more than a quarter of all steps
 MAX_VALIDATION_ROWS = 128  # of custom data
 IGNORE = -100  # a label that cross-entropy leaves out
 
@@ -250,7 +250,7 @@ def build(run_dir: RunDir, settings: OmniSettings) -> Job:
         Scenes("train", settings.spoken, cache=cache, voices=voices, easy=EASY, style=settings.style),
         Speech("train", settings.spoken, cache=cache, voices=voices, style=settings.style),
         featurize,
-        min(WARMUP_STEPS, settings.steps // 4) * settings.batch_size,
+        0 if settings.init_from else min(WARMUP_STEPS, settings.steps // 4) * settings.batch_size,
         settings.seed,
         settings.style,
         separators,
