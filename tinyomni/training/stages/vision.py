@@ -73,7 +73,7 @@ PRESETS = {
         style="wide", **MUON,
     ),
 }  # fmt: skip
-RAMP = 0.2  # of the first cycle of the wide style, over which images vary more and more
+RAMP = 0.2  # of the first cycle of the wide style, over which images vary more and more, from scratch
 P_UNCLEAR = 0.25  # of its images have no description
 MASKED_PATCHES = 48  # that are encoded of most images where the masks of the things are known
 WHOLE = {"plain": 4, "wide": 32}  # one of so many images is encoded with all patches
@@ -391,13 +391,14 @@ def build(run_dir: RunDir, settings: VisionSettings) -> Job:
     wide = settings.style == "wide" and run_dir.data is None
     if wide:
         size = settings.steps * settings.batch_size
+        first = min(settings.cycle or settings.steps, settings.steps) * settings.batch_size
         train = ScenesWithSwaps(
             Scenes(
                 size=size,
                 speech=False,
                 easy=EASY,
                 style="wide",
-                ramp=int(RAMP * min(settings.cycle or settings.steps, settings.steps) * settings.batch_size),
+                ramp=0 if settings.init_from else int(RAMP * first),
                 seed=settings.seed,
             )
         )
