@@ -251,10 +251,9 @@ def _(codes, codebooks):
 @rvq_decode.mutant("equal codes of a frame are looked up once", RVQ)
 def _(codes, codebooks):
     found = look_up(codes, codebooks)
-    first = [[i == 0 or codes[..., i].ne(codes[..., j]) for j in range(i)] for i in range(len(codebooks))]
-    kept = [torch.stack(each).all(dim=0) if i else torch.ones_like(codes[..., 0], dtype=torch.bool)
-            for i, each in enumerate(first)]  # fmt: skip
-    return (found * torch.stack(kept)[..., None]).sum(dim=0)
+    for i in range(1, len(found)):
+        found[i] *= (codes[..., :i] != codes[..., i : i + 1]).all(dim=-1, keepdim=True)
+    return found.sum(dim=0)
 
 
 @rvq_decode.alternative

@@ -643,7 +643,8 @@ ask.alternative(asked)
 def _(omni, ids, img=None, wav=None, new_tokens=8):
     image = [] if img is None else [omni.proj_v(omni.vision(img))]
     audio = [] if wav is None else [omni.proj_a(omni.audio(omni.mel(wav)))]
-    cache, generated = omni.thinker.new_cache(1), []
+    cache = omni.thinker.new_cache(1)
+    generated: list[int] = []
     logits = omni.thinker(embeddings=torch.cat([*image, *audio, omni.thinker.tok_emb(ids)], dim=1), cache=cache)
     while len(generated) < new_tokens and (new := int(logits[0, -1].argmax())) != 2:
         generated.append(new)
