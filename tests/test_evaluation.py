@@ -194,6 +194,7 @@ def test_the_independent_asr_reads_a_recording_and_not_another_text() -> None:
     wave = utter(text, rate=150)
     assert asr_judge.wer([wave], [text]).rate <= 0.2
     assert asr_judge.wer([wave], ["How many hearts are there? Three."]).rate > 0.7
+    assert asr_judge.transcribe(utter("Blue star."), "(red | blue | pink) (ring | star | heart)") == ["blue", "star"]
 
 
 def test_without_pocketsphinx_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

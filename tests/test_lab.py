@@ -153,17 +153,19 @@ def test_a_lesson_without_outputs_runs_from_top_to_bottom(page: Any, path: Path)
     assert page.locator(OUTPUT).count() == 0
     run_all(page)
     stored = code(path)
+    # a cell whose source is hidden shows no number
+    shown = [each for each, cell in enumerate(stored, 1) if not cell.metadata.get("jupyter", {}).get("source_hidden")]
     done = f"[...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')].map(each => each.textContent.trim())\
-        .join() === {','.join(f'[{number}]:' for number in range(1, len(stored) + 1))!r}"
+        .join() === {','.join(f'[{number}]:' for number in shown)!r}"
     page.wait_for_function(done)
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-    for cell, shown in zip(stored, page.locator(".jp-CodeCell").all(), strict=True):
+    for cell, there in zip(stored, page.locator(".jp-CodeCell").all(), strict=True):
         outputs = [output for output in cell.outputs if output.output_type != "stream"]
         pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-        assert shown.locator(f"{OUTPUT} img").count() == len(pictures)
-        assert shown.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+        assert there.locator(f"{OUTPUT} img").count() == len(pictures)
+        assert there.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
         if "nbval-ignore-output" not in cell.metadata.get("tags", []):
-            printed = "".join(shown.locator("[data-mime-type='application/vnd.jupyter.stdout']").all_text_contents())
+            printed = "".join(there.locator("[data-mime-type='application/vnd.jupyter.stdout']").all_text_contents())
             assert printed == "".join(each.text for each in cell.outputs if each.output_type == "stream")
     assert page.locator(ASKING).all_text_contents() == []
     if "SCREENSHOT" in os.environ:

@@ -56,20 +56,21 @@ def answers() -> tuple[str, ...]:
 
 @functools.cache
 def decoder(grammar: str) -> Any:
-    """A recogniser of `lines`, a finite-state grammar in which each word may follow its predecessor in some line; or of
-    `answers`, a list of all answers. It has to choose one, so words that are nearly right pass more easily.
+    """A recogniser of `lines`, a finite-state grammar in which each word may follow its predecessor in some line; of
+    `answers`, a list of all answers; or of any rule in JSGF, such as `(red | blue) (star | ring)`. It has to choose
+    one of a list, so words that are nearly right pass more easily.
     """
     if not available():
         raise InputError('The independent ASR judge needs pocketsphinx: pip install "tinyomni[test]"')
     import pocketsphinx
 
     found = pocketsphinx.Decoder(samprate=SAMPLE_RATE, lm=None, loglevel="FATAL", bestpath=False)
-    if grammar == "answers":
-        rule = f"public <answer> = {' | '.join(answers())};"
-        found.add_jsgf_string("answers", f"#JSGF V1.0;\ngrammar answers;\n{rule}\n")
-    else:
+    if grammar == "lines":
         add_word_pairs(found)
-    found.activate_search(grammar)
+    else:
+        rule = " | ".join(answers()) if grammar == "answers" else grammar
+        found.add_jsgf_string("rule", f"#JSGF V1.0;\ngrammar rule;\npublic <rule> = {rule};\n")
+    found.activate_search("lines" if grammar == "lines" else "rule")
     return found
 
 

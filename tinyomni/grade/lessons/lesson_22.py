@@ -16,7 +16,7 @@ NOTEBOOK, TITLE = "22_learning_from_a_judge", "Learning from a judge"
 SAMPLES = "2. Samples, and how likely they were"
 ADVANTAGES = "3. Better than the rest of the group: advantages"
 POLICY = "4. The policy gradient, clipped"
-LEASH = "5. A leash: the KL divergence to the start"
+LEASH = "5. A leash: the KL divergence from the reference"
 HACKS = "7. A reward with a hole"
 
 fault: Any  # what a mutant changes
