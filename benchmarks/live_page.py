@@ -21,8 +21,11 @@ QUESTIONS = ("What colour is the circle?", "How many things are there?", "Is the
 READY = "document.getElementById('status').textContent.startsWith('Ready')"
 TIMES = """() => {
   const page = window.tinyomni.timing = { first: null };
-  const seen = new MutationObserver(() => { page.first ??= performance.now(); });
-  seen.observe(document.getElementById('parts'), { childList: true });
+  const shown = ["parts", "answer"].map((id) => document.getElementById(id));
+  const seen = new MutationObserver(() => {
+    if (shown.some((each) => each.textContent)) page.first ??= performance.now();  // the question empties them first
+  });
+  shown.forEach((each) => seen.observe(each, { childList: true }));
   page.asked = performance.now();
 }"""
 AFTER = """() => ({ first: window.tinyomni.timing.first - window.tinyomni.timing.asked,
