@@ -227,6 +227,15 @@ def test_of_wide_images_the_patches_of_things_are_encoded_and_every_fourth_capti
     assert all(each.grad is not None for each in stage.parameters())
 
 
+def test_captions_of_foreign_shapes_are_not_asked_for_what_they_do_not_tell() -> None:
+    """Nothing is asked of such a batch of captions: then the loss is 0, not NaN."""
+    scenes = Scenes("train", 60, speech=False, style="wide")
+    foreign = [each for each in map(scenes.unclear, range(60)) if each.unclear == "foreign"][:4]
+    losses = VisionStage(style="wide").train().losses(collate(foreign, ENCODE))
+    assert losses["caption_slots"] == 0 and losses["slots"] > 0 and losses["patches"] > 0
+    assert all(bool(torch.isfinite(loss)) for loss in losses.values())
+
+
 def test_a_wide_run_shows_each_image_once_in_order(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path, "smoke")
     job = prepare("vision", run_dir, {"style": "wide", "steps": "2", "validation_scenes": "4"})

@@ -99,9 +99,8 @@ def image(rng: random.Random, split: str = "train") -> Image.Image:
 
 def unclear_kind(rng: random.Random) -> str:
     """One of UNCLEAR_IMAGES: those most often that are hardest to tell from a scene."""
-    return rng.choices([*UNCLEAR_IMAGES], [3 if kind in ("overlapping", "foreign") else 1 for kind in UNCLEAR_IMAGES])[
-        0
-    ]
+    kinds = [*UNCLEAR_IMAGES]
+    return rng.choices(kinds, [3 if kind in ("overlapping", "foreign") else 1 for kind in kinds])[0]
 
 
 def unclear_image(kind: str, rng: random.Random, split: str = "train", how: Randomization = WIDE) -> Rendered:

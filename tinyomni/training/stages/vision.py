@@ -233,9 +233,11 @@ def by_thing(logits: Float[Tensor, "*tokens slots"]) -> Float[Tensor, "*tokens t
 
 
 def fields_loss(logits: Float[Tensor, "*slots choices"], labels: Int[Tensor, "*slots fields"]) -> Float[Tensor, ""]:
-    """Cross-entropy of colour, shape, size and place, added up; the mean over all slots."""
+    """Cross-entropy of colour, shape, size and place, added up; the mean over all slots, 0 where nothing is asked."""
     parts = zip(logits.split(CHOICES, dim=-1), labels.unbind(-1), strict=True)
-    return torch.stack([F.cross_entropy(each.flatten(0, -2), field.flatten()) for each, field in parts]).sum()
+    asked = (labels[..., 0] != IGNORE).sum().clamp(min=1)
+    found = [F.cross_entropy(each.flatten(0, -2), field.flatten(), reduction="sum") for each, field in parts]
+    return torch.stack(found).sum() / asked
 
 
 def patch_labels(
