@@ -468,3 +468,14 @@ except ShapeError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("apply_rope: expected `cos`") and "must be 3 as in `x`, got 5" in done.stdout
+
+
+def test_tensors_of_a_subclass_are_followed_from_call_to_call() -> None:
+    class Marked(torch.Tensor):
+        pass
+
+    model, x = nn.Sequential(nn.ReLU(), nn.Linear(2, 2)), torch.ones(1, 2).as_subclass(Marked)
+    with trace("marked") as t:
+        model(x)
+    assert [step.call for step in t.steps][1:] == ["ReLU.forward", "Linear.forward"]
+    assert t.steps[2].sources == (t.steps[1].id,)
