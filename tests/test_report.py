@@ -54,7 +54,7 @@ def test_a_threshold_is_met_or_missed(id: str, value: float, passed: bool | None
 
 def test_every_metric_states_which_way_is_good() -> None:
     """By the kind of metric, worked out from the names of the field: nothing is guessed from a label's first word."""
-    lower = ("loss", "CER", "WER", "variance", "RTF", "of right answers", "confident claims", "called sure")
+    lower = ("loss", "CER", "WER", "variance", "RTF", "of right answers", "confident claims", "called sure", "(ECE)")
     for metric in METRICS.values():
         assert metric.higher_is_better != any(word in metric.label for word in lower), metric.label
         assert set(metric.thresholds) <= set(PRESETS) and metric.part in PARTS and metric.stage in stages.names()

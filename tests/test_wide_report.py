@@ -1,5 +1,6 @@
 """What people do, measured: looks, wordings and recordings, as parts of the report on a weights file."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from tinyomni.config import SAMPLE_RATE
 from tinyomni.data import other_makers, wordings
 from tinyomni.data.tts import utter
 from tinyomni.evaluation import dialogue, export, independent_renderer, looks, recordings, report
+from tinyomni.evaluation.calibration import BINS, accuracy_by_confidence, calibration_error
 from tinyomni.evaluation.recordings import CONDITIONS
 from tinyomni.evaluation.registry import METRICS, PARTS, WHOLE_MODEL, WIDE
 from tinyomni.metrics import Rate, accuracy
@@ -25,7 +27,8 @@ def test_every_look_wording_and_recording_is_a_metric(
 ) -> None:
     monkeypatch.setattr(looks, "captions_and_answers", lambda *_: (accuracy([True, False]), []))
     monkeypatch.setattr(looks, "confident_and_wrong", lambda *_: accuracy([False]))
-    monkeypatch.setattr(looks, "worded", lambda *_, **__: (accuracy([True]), accuracy([False])))
+    every_bin = [looks.Worded(True, math.log(confidence), False) for confidence in (0.3, 0.7, 0.9, 0.97, 0.999)]
+    monkeypatch.setattr(looks, "worded", lambda *_, **__: every_bin)
     monkeypatch.setattr(dialogue, "ask", lambda omni, question, image: omni)
     monkeypatch.setattr(looks, "accuracy", lambda found: accuracy(found or [True]))
     monkeypatch.setattr(other_makers, "installed", lambda voices: ())
@@ -47,8 +50,37 @@ def test_captions_and_wordings_are_judged_by_what_the_model_says(omni: Omni, mon
     found = dict(looks.looks(omni, 8))
     assert found["looks.caption"].rate == found["looks.caption_worst"].rate == found["looks.caption_plain"].rate >= 0.5
     assert found["looks.question_plain"].rate >= 0.75 and found["looks.claims_empty"].n == 8
-    right, wrong = looks.worded(omni, wordings.families("train")[0], 6)
-    assert right.n == 6 and 1 <= wrong.n <= 6
+    found_answers = looks.worded(omni, wordings.families("train")[0], 6)
+    assert len(found_answers) == 6 and any(each.right for each in found_answers)
+    assert all(each.certainty <= 0 for each in found_answers) and any(not each.unsure for each in found_answers)
+
+
+def test_calibration_sets_confidence_against_accuracy() -> None:
+    """ECE as Guo et al. (2017) have it, by another way: NumPy's digitize over the same edges."""
+    rng = np.random.default_rng(0)
+    confidence = rng.beta(5, 1, 400)
+    right = rng.random(400) < confidence**2  # too confident
+    judged = [(math.log(each), bool(hit)) for each, hit in zip(confidence, right, strict=True)]
+    edges = [up_to for _, up_to in BINS.values()]
+    number = np.digitize(confidence, edges[:-1], right=True)
+    expected = sum(abs(right[number == each].mean() - confidence[number == each].mean()) * (number == each).mean()
+                   for each in set(number))  # fmt: skip
+    error = calibration_error(judged)
+    assert error.rate == pytest.approx(expected) and error.n == 400 and expected > 0.05
+    rates = accuracy_by_confidence(judged)
+    assert list(rates) == [name for each, name in enumerate(BINS) if each in set(number)]
+    for name, rate in rates.items():
+        chosen = number == list(BINS).index(name)
+        assert rate.rate == pytest.approx(right[chosen].mean()) and rate.n == chosen.sum()
+    assert calibration_error([(math.log(0.25), each == 0) for each in range(4)]).rate == pytest.approx(0)
+
+
+def test_the_reliability_diagram_is_drawn_where_calibration_was_measured(tmp_path: Path) -> None:
+    results = tuple(report.result(f"calibration.{name}", accuracy([True, False]), 2, "laptop") for name in BINS)
+    measured, without = report.Report("laptop", results, {}, ()), report.Report("laptop", (), {}, ())
+    assert measured.plot_reliability(tmp_path / "one.svg") and measured.plot_reliability(tmp_path / "two.svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    assert not without.plot_reliability(tmp_path / "none.svg") and not (tmp_path / "none.svg").exists()
 
 
 def test_the_mean_over_looks_is_that_of_all_samples() -> None:

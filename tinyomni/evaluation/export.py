@@ -27,7 +27,7 @@ from tinyomni.data.datasets import Scenes, Speech
 from tinyomni.errors import InputError
 from tinyomni.evaluation.calibration import MAX_WRONG, UNSURE_QUANTILE, threshold, validation_wording
 from tinyomni.evaluation.dialogue import ask
-from tinyomni.evaluation.model_card import CARD, model_card
+from tinyomni.evaluation.model_card import CARD, RELIABILITY, model_card
 from tinyomni.evaluation.registry import WHOLE_MODEL, WIDE
 from tinyomni.evaluation.report import Report, report
 from tinyomni.io import weights as weights_io
@@ -172,8 +172,10 @@ def export(
         card = Path(folder) / CARD
         card.write_text(model_card(new, found, made, omni.thresholds, 1 - UNSURE_QUANTILE), encoding="utf-8")
         shutil.copymode(card, new)  # safetensors writes files that only their owner reads
-        os.replace(new, out)
-        os.replace(card, out.parent / CARD)
+        figure = Path(folder) / RELIABILITY
+        written = [new, card, figure] if found.plot_reliability(figure) else [new, card]
+        for each in written:
+            os.replace(each, out.parent / each.name)
     return found
 
 

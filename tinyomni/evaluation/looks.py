@@ -8,6 +8,7 @@ how often the model is *confident and wrong*: it says something else than that i
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -15,6 +16,7 @@ from tinyomni.data import wordings, world
 from tinyomni.data.datasets import pixels
 from tinyomni.data.world import Thing
 from tinyomni.evaluation import independent_renderer
+from tinyomni.evaluation.calibration import accuracy_by_confidence, calibration_error
 from tinyomni.evaluation.dialogue import ask
 from tinyomni.evaluation.questions import Answer, generate_parts, generate_replies
 from tinyomni.evaluation.registry import slug
@@ -104,24 +106,39 @@ def joined(rates: list[Rate]) -> Rate:
     return Rate(tuple(part for rate in rates for part in rate.parts), tuple(w for rate in rates for w in rate.wholes))
 
 
-def worded(omni: Omni, family: str, n: int, careless: bool = False) -> tuple[Rate, Rate]:
-    """Typed questions in wordings of a family: the answers that are right, and of those called sure the wrong ones."""
-    right, sure_and_wrong = [], []
+@dataclass(frozen=True)
+class Worded:
+    """An answer to a typed question: whether it is right, how certain it is, and whether it is called unsure."""
+
+    right: bool
+    certainty: float
+    unsure: bool | None
+
+
+def worded(omni: Omni, family: str, n: int, careless: bool = False) -> list[Worded]:
+    """Answers to typed questions in wordings of a family, about scenes of an independent renderer."""
+    found = []
     for index in range(n):
         rng, things = random.Random(f"{family} {index}"), world.draw_scene("test", index, seed=4)
         question = wordings.draw_question(things, rng, family)
         image = independent_renderer.draw(things, "plain", index)
         reply = ask(omni, wordings.careless(question.text, rng) if careless else question.text, image)
-        right.append(reply.answer.lower() == question.answer.lower())
-        if not reply.unsure:
-            sure_and_wrong.append(not right[-1])
-    return accuracy(right), accuracy(sure_and_wrong or [False])
+        right = reply.answer.lower() == question.answer.lower()
+        found.append(Worded(right, reply.certainty, reply.unsure))
+    return found
 
 
 def wordings_of_people(omni: Omni, n: int) -> Iterator[tuple[str, Rate]]:
-    """The metrics of the part `wordings`."""
+    """The metrics of the part `wordings`: each family's, and how well certainty is calibrated over all of them."""
+    answers: list[Worded] = []
     for family in (*wordings.families("train"), *wordings.families("held out")):
-        right, wrong = worded(omni, family, n)
-        yield f"wordings.{family}", right
-        yield f"wordings.{family}_sure_and_wrong", wrong
-    yield "wordings.careless", worded(omni, "what", n, careless=True)[0]
+        answers += (found := worded(omni, family, n))
+        yield f"wordings.{family}", accuracy([each.right for each in found])
+        sure = [not each.right for each in found if not each.unsure]
+        yield f"wordings.{family}_sure_and_wrong", accuracy(sure or [False])
+    answers += (found := worded(omni, "what", n, careless=True))
+    yield "wordings.careless", accuracy([each.right for each in found])
+    judged = [(each.certainty, each.right) for each in answers]
+    for name, rate in accuracy_by_confidence(judged).items():
+        yield f"calibration.{name}", rate
+    yield "calibration.error", calibration_error(judged)

@@ -11,7 +11,7 @@ from tinyomni.io.weights import number_types
 from tinyomni.training import stages
 from tinyomni.training.run import total_costs
 
-CARD = "MODEL_CARD.md"
+CARD, RELIABILITY = "MODEL_CARD.md", "reliability.svg"
 CANNOT = """## What it cannot do
 
 - It knows twelve colours, eight shapes, two sizes, five places, numbers up to three, and about 30 everyday phrases. It
@@ -93,6 +93,7 @@ def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict
         + (", ".join(f"{name} {value:.3f}" for name, value in thresholds.items()) or "none, no answer was right")
         + ".",
         "",
+        *figure_of(report),
         CANNOT.format(
             voices=TINY.talker.voices,
             sure=sure,
@@ -102,6 +103,13 @@ def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict
         ).rstrip(),
     ]
     return "\n".join(lines) + "\n"
+
+
+def figure_of(report: Report) -> list[str]:
+    """The reliability diagram, where calibration was measured."""
+    if not any(each.id == "calibration.error" for each in report.results):
+        return []
+    return [f"![How many typed answers of each confidence are right]({RELIABILITY})", ""]
 
 
 def row(result: MetricResult) -> str:

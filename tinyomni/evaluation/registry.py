@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tinyomni.data import other_makers, wordings
+from tinyomni.evaluation.calibration import BINS
 from tinyomni.evaluation.independent_renderer import LOOKS, UNCLEAR
 from tinyomni.evaluation.recordings import CONDITIONS
 
@@ -159,6 +160,9 @@ METRICS: dict[str, Metric] = {metric.id: metric for metric in (
                LOWER, thresholds=wrong))),
     Metric("wordings.careless", "wordings", "wordings, typed carelessly: accuracy", HIGHER,
            thresholds=laptop_gpu(0.90, 0.95)),
+    *(Metric(f"calibration.{name}", "wordings", f"calibration: right, of confidence {low:.0%} to {high:.0%}", HIGHER)
+      for name, (low, high) in BINS.items()),
+    Metric("calibration.error", "wordings", "calibration: expected calibration error (ECE)", LOWER),
     *(Metric(f"recordings.{slug(kind)}", "recordings", f"spoken questions, {kind}: accuracy", HIGHER,
              thresholds=laptop_gpu(*HEARD[kind]) if kind in HEARD else {}) for kind in RECORDINGS),
 )}  # fmt: skip

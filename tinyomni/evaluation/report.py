@@ -19,6 +19,7 @@ from tinyomni.data import unanswerable, world
 from tinyomni.errors import InputError
 from tinyomni.evaluation import asr_judge, dialogue, looks, questions, speech
 from tinyomni.evaluation import vision as vision_evaluation
+from tinyomni.evaluation.calibration import BINS
 from tinyomni.evaluation.questions import accuracy_by_kind, accuracy_of, most_frequent_answers, typed_answers
 from tinyomni.evaluation.registry import METRICS, PARTS, WHOLE_MODEL, WIDE, Metric, slug
 from tinyomni.metrics import Rate, accuracy
@@ -307,6 +308,30 @@ class Report:
         axes.set_xlabel("● value, ○ if the threshold is missed; | threshold; × baseline (at most 1); line: 95% CI")
         axes.grid(axis="x", alpha=0.3)
         figure.savefig(path, dpi=130)
+
+    def plot_reliability(self, path: Path) -> bool:
+        """A reliability diagram: how many answers of each bin of confidence are right. False, and no file, where the
+        report has not measured it.
+        """
+        found = {each.id.removeprefix("calibration."): each for each in self.results}
+        if not (bins := [(*BINS[name], found[name]) for name in BINS if name in found]):
+            return False
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        for place, (low, high, each) in enumerate(bins):
+            axes.bar(place, high - low, bottom=low, width=0.7, color="0.85")
+            axes.plot([place] * 2, [each.low, each.high], color="#0072b2", linewidth=2)
+            axes.plot(place, each.value, "o", color="#0072b2")
+            axes.annotate(f"{each.value:.0%}", (place, each.value), (7, 0), textcoords="offset points", va="center")
+        axes.set_xticks(range(len(bins)), [f"{low:.0%} to {high:.0%}\nn {each.n}" for low, high, each in bins])
+        axes.set(ylim=(0, 1.04), xlabel="confidence: probability of the answer's least likely token",
+                 ylabel="right (line: 95% CI; grey: of a calibrated model)")  # fmt: skip
+        with rc_context({"svg.hashsalt": "reliability"}):  # the same results give the same file
+            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        return True
 
 
 def report(
