@@ -59,12 +59,16 @@ const handlers = {
   token(message) { glass.step(message), show(message.parts); },
   answer({ parts, certainty, unsure, ms, ran }) {
     glass.drawTable(ran), show(parts), $("answer").classList.toggle("unsure", unsure);
-    say(`${unsure ? "Not sure" : "Sure"}: mean log-probability ${certainty.toFixed(3)} a token. ${ms.toFixed(0)} ms.`);
+    const which = about.style === "wide" ? "least" : "mean";
+    say(`${unsure ? "Not sure" : "Sure"}: ${which} log-probability of a token ${certainty.toFixed(3)}. ${ms.toFixed(0)} ms.`);
     window.tinyomni.answer = parts;
   },
   frame({ codes }) { roll.add(codes); },
   audio({ audio, ms }) {
-    if (ms !== undefined && !spokenAt) (spokenAt = ms), ($("sound-facts").textContent = `first sound after ${ms.toFixed(0)} ms`);
+    if (ms !== undefined && !spokenAt) {
+      spokenAt = ms + 1000 * player.lead;
+      $("sound-facts").textContent = `first sound after ${spokenAt.toFixed(0)} ms`;
+    }
     player.play(audio);
   },
   spoken({ codes, ms, ran }) {

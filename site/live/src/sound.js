@@ -3,6 +3,7 @@
 export class Player {
   constructor(rate) {
     this.rate = rate, this.at = 0, this.sources = new Set(), this.gaps = 0;
+    this.lead = 0.03; // seconds from the first block's arrival to its first sample; more after each gap
   }
 
   // Inside a click: a page may not play sound before.
@@ -17,14 +18,18 @@ export class Player {
     buffer.copyToChannel(samples, 0);
     const source = this.context.createBufferSource();
     source.buffer = buffer, source.connect(this.context.destination);
-    if (this.at && this.at < this.context.currentTime) this.gaps++;
-    this.at = Math.max(this.at, this.context.currentTime + 0.03);
+    const now = this.context.currentTime;
+    if (this.at < now) {
+      if (this.at) this.gaps++, (this.lead = Math.min(2, 2 * this.lead + now - this.at));
+      this.at = now + this.lead;
+    }
     source.start(this.at);
     this.at += buffer.duration;
     this.sources.add(source), (source.onended = () => this.sources.delete(source));
   }
 
   stop() {
+    if (!this.gaps) this.lead = Math.max(0.03, this.lead / 2);
     for (const source of this.sources) source.stop();
     this.sources.clear(), (this.at = 0), (this.gaps = 0);
   }

@@ -4,14 +4,17 @@
 // and with one frame to come; where two blocks meet they are cross-faded.
 
 const CONTEXT = 8, AHEAD = 8, FADE = 320; // mel frames before and behind a block; samples of a cross-fade
-const ROUNDS = 20; // of Griffin-Lim for each block
+// Rounds of Griffin-Lim for a block: as many as fit into this share of the time that the block plays, so that a slow
+// machine speaks a little rougher rather than with gaps.
+const SHARE = 0.3, FEWEST = 4, MOST = 20;
 
 export class SpeechStream {
   constructor(model, { block = 4 } = {}) {
     const { codec, audio } = model.about.config;
     this.model = model, this.block = block;
-    this.perFrame = codec.hop / audio.hop, this.hop = audio.hop;
-    this.look = 3; // frames to come that the codec's decoder looks at
+    this.perFrame = codec.hop / audio.hop, this.hop = audio.hop, this.rate = audio.sample_rate;
+    model.rounds ??= MOST; // the next answer begins with what this one has learned about the machine
+    this.look = 3; // frames to each side that the codec's decoder looks at
     this.codes = [], this.done = 0, this.kept = null;
     this.gain = 1.8; // speech comes out with peaks near 0.5
   }
@@ -29,15 +32,19 @@ export class SpeechStream {
 
   async emit(to) {
     const { model, perFrame, hop } = this, { vocoder } = model, { n_mels } = vocoder;
-    const mel = await model.mel(this.codes);
     const first = Math.max(0, this.done * perFrame - CONTEXT);
+    const from = Math.max(0, Math.floor(first / perFrame) - this.look), skip = from * perFrame;
+    const mel = await model.mel(this.codes.slice(from));
     const last = Math.min(this.codes.length, to) * perFrame + (to < this.codes.length ? AHEAD : 0);
     const frames = last - first;
     const phase = this.kept && this.phases(first, frames);
-    const wav = vocoder.audio(mel.subarray(first * n_mels, last * n_mels), frames, phase, ROUNDS);
-    const start = this.done * perFrame * hop, end = to * perFrame * hop, from = start - first * hop;
+    const began = performance.now();
+    const wav = vocoder.audio(mel.subarray((first - skip) * n_mels, (last - skip) * n_mels), frames, phase, model.rounds);
+    const share = ((performance.now() - began) / 1000) * (this.rate / ((to - this.done) * perFrame * hop));
+    model.rounds = Math.max(FEWEST, Math.min(MOST, Math.round((model.rounds * SHARE) / share)));
+    const start = this.done * perFrame * hop, end = to * perFrame * hop, offset = start - first * hop;
     const out = new Float32Array(end - start);
-    for (let i = 0; i < out.length; i++) out[i] = wav[from + i];
+    for (let i = 0; i < out.length; i++) out[i] = wav[offset + i];
     if (this.kept) {
       for (let i = 0; i < Math.min(FADE, out.length); i++) {
         const old = this.kept.wav[start + i - this.kept.start] ?? out[i], share = i / FADE;
