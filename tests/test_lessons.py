@@ -2,12 +2,14 @@
 
 import base64
 import io
+import wave
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -17,7 +19,7 @@ from tinyomni.lessons import pages, show
 from tinyomni.lessons.map import HERE, PARTS, draw_map
 from tinyomni.lessons.progress import draw_progress
 from tinyomni.lessons.small_world import small_world
-from tinyomni.palette import LOOKS
+from tinyomni.palette import LOOKS, label_ends
 
 
 def test_looks_differ_in_colour_marker_and_hatch() -> None:
@@ -87,6 +89,58 @@ def test_moving_a_slider_draws_again_in_the_same_place(monkeypatch: pytest.Monke
     slider.value = 3
     menu.value = "low"
     assert updates == ["tall 3", "low 3"]
+
+
+def test_a_reader_writes_a_text_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", lambda *data, **more: shown.append(data[0]["text/plain"]))
+    lessons.explore(drawing, height=(2, 1, 4, 1), word="wide")
+    handle = SimpleNamespace(update=lambda data, **_: shown.append(data["text/plain"]))
+    field = show._controls(drawing, handle, {"height": (2, 1, 4, 1), "word": "wide"}).children[1]
+    field.value = "of my own"
+    assert shown == ["wide 2", "of my own 2"]
+
+
+def singing(pitch: int) -> tuple[Figure, str, dict[str, torch.Tensor]]:
+    tone = torch.sin(torch.arange(800) * 2 * torch.pi * pitch / 16_000)
+    return Figure(figsize=(2, 1)), f"{pitch} Hz", {f"<{pitch}> Hz": tone, "half as loud": tone / 2}
+
+
+def test_a_stored_lesson_has_players_for_the_sounds_of_the_first_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", lambda *data, **more: shown.append(data[0]))
+    lessons.explore(singing, pitch=[440, 880])
+    figure, players = shown
+    assert "image/png" in figure and players["text/html"].count("<audio controls src") == 2
+    source = players["text/html"].split('src="data:audio/wav;base64,')[1].split('"')[0]
+    with wave.open(io.BytesIO(base64.b64decode(source))) as stored:
+        assert (stored.getframerate(), stored.getnframes()) == (16_000, 800)
+    assert "&lt;440&gt; Hz" in players["text/html"]
+
+
+def test_what_is_chosen_is_heard_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "is_live", lambda: True)
+    updates: list[str] = []
+    handle = SimpleNamespace(update=lambda data, **_: updates.append(data["text/html"]))
+    show._controls(singing, handle, {"pitch": [440, 880]}).children[0].value = 880
+    (html,) = updates
+    assert html.startswith("<img alt=") and "&lt;880&gt; Hz" in html
+    assert html.count("<audio") == 2 and html.count("autoplay") == 1
+
+
+def test_labels_of_curves_lie_at_their_ends_and_apart() -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    for last, name in ((1.0, "high"), (0.5, "middle"), (0.49, "beside it")):
+        axes.semilogy([1, 2], [0.1, last], label=name)
+    axes.plot([1, 2], [0.1, 0.2])
+    label_ends(axes)
+    height = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    assert list(height) == ["beside it", "middle", "high"]
+    assert height["middle"] - height["beside it"] == pytest.approx(0.08) and height["high"] > height["middle"] + 0.08
+    figure.draw_without_rendering()
+    end = axes.transAxes.inverted().transform(axes.transData.transform((2, 0.49)))
+    assert axes.texts[0].xy == pytest.approx(tuple(end)) and axes.texts[0].get_position()[0] > end[0]
 
 
 def test_a_live_figure_has_its_description_where_jupyterlab_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:

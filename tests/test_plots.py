@@ -10,6 +10,7 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
+from tinyomni.palette import IMAGE
 from tinyomni.training.log import Log, read_log
 from tinyomni.training.plots import live, plot_runs, running_mean, save_plot
 
@@ -53,6 +54,12 @@ def test_runs_can_be_told_apart_without_colour(runs: list[Path]) -> None:
     looks = [(line.get_linestyle(), line.get_marker()) for line in labelled]
     assert len(set(looks)) == len(looks)
     assert below.lines[0].get_linestyle() != below.lines[1].get_linestyle()
+
+
+def test_one_run_has_the_colour_of_its_modality_and_labels_at_its_curves(runs: list[Path], tmp_path: Path) -> None:
+    above = plot_runs([runs[0].rename(tmp_path / "vision")]).axes[0]
+    assert above.get_legend() is None and {text.get_text() for text in above.texts} == {"training", "validation"}
+    assert {line.get_color() for line in above.lines} == {IMAGE.colour}
 
 
 def test_a_picture_is_written(runs: list[Path], tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """One look for each modality: a colour that colour-blind readers can tell apart, and a marker and a hatch for print.
 
-Figures, diagrams and pages take it from here. The colours are Okabe & Ito's (https://jfly.uni-koeln.de/color/), the
-same as in the tracer's tables and flow diagrams.
+Curves are labelled at their ends, where the eye is, and not in a box. Figures, diagrams and pages take all this from
+here. The colours are Okabe & Ito's (https://jfly.uni-koeln.de/color/), the same as in the tracer's tables and flow
+diagrams.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinyomni.tracing import looks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,23 @@ SPEECH = Look("speech", looks.SPEECH.colour, "D", "xx")
 MODEL = Look("model", "#4d4d4d", "P", "--")
 LOOKS = {look.name: look for look in (TEXT, IMAGE, AUDIO, SPEECH, MODEL)}
 PAPER, INK, FAINT = "#fdfcf8", "#222222", "#8a8a8a"
+
+
+def label_ends(axes: "Axes", apart: float = 0.08, **text: Any) -> None:
+    """Write the label of each curve right of its last point, in its colour, and no two of them over each other.
+
+    `apart` is the least distance of two labels, as a share of the axes' height.
+    """
+    axes.figure.draw_without_rendering()  # only a figure that is laid out knows where its points are
+    to_axes, ends = axes.transAxes.inverted(), []
+    for line in axes.lines:
+        if not str(line.get_label()).startswith("_"):
+            x, y = to_axes.transform(line.get_transform().transform(line.get_xydata()[-1]))
+            ends.append((float(y), float(x), line))
+    lowest = -1.0
+    for y, x, line in sorted(ends, key=lambda end: end[0]):
+        lowest = max(min(y, 1), lowest + apart)
+        axes.annotate(
+            str(line.get_label()), (x, y), (x + 0.015, lowest), "axes fraction", "axes fraction",
+            color=line.get_color(), va="center", annotation_clip=False, **text,
+        )  # fmt: skip

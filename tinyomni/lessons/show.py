@@ -1,4 +1,4 @@
-"""Figures as the lessons show them: in the course's style, sharp, with a description, and with sliders.
+"""Figures as the lessons show them: in the course's style, sharp, with a description, with sliders and with sounds.
 
 A stored lesson holds the figure alone, so that it reads on any page; in a running notebook sliders appear below it.
 """
@@ -17,8 +17,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tinyomni.config import SAMPLE_RATE
+
 STYLE = Path(__file__).with_name("course.mplstyle")
 SHARPNESS = 1.6  # pixels for each pixel of the page
+Drawing = tuple[Figure, str] | tuple[Figure, str, dict[str, torch.Tensor]]  # with its description, and with sounds
 
 
 def apply_style() -> None:
@@ -74,29 +77,48 @@ def is_live() -> bool:
     return shell is not None and ("JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in shell.user_ns)
 
 
-def drawn(draw: Callable[..., tuple[Figure, str]], values: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    """What Jupyter displays for these values."""
-    figure, alt = draw(**values)
-    shown = bundle(figure, alt)
+def players(sounds: dict[str, torch.Tensor], play: bool = False) -> str:
+    """A line with a player for each sound, by its label; with `play`, the first one starts by itself."""
+    from IPython.display import Audio
+
+    lines = []
+    for label, wave in sounds.items():
+        source = Audio(wave.detach().numpy(), rate=SAMPLE_RATE).src_attr()
+        start = " autoplay" if play and not lines else ""
+        lines.append(f'<div>{html.escape(label)}<br><audio controls{start} src="{source}"></audio></div>')
+    return "".join(lines)
+
+
+def drawn(
+    draw: Callable[..., Drawing], values: dict[str, Any], play: bool = False
+) -> tuple[dict[str, str], dict[str, Any], str]:
+    """What Jupyter displays for these values: the figure with its metadata, and the players below it."""
+    figure, alt, *sounds = draw(**values)
+    data, metadata = bundle(figure, alt)
     close(figure)
-    return shown
+    return data, metadata, players(sounds[0], play) if sounds else ""
 
 
-def explore(draw: Callable[..., tuple[Figure, str]], **choices: Any) -> None:
+def explore(draw: Callable[..., Drawing], **choices: Any) -> None:
     """Show what `draw` draws for the first choices; in a live notebook, with a slider or a menu for each.
 
         explore(draw, angle=(0.5, 0, 3.2, 0.1), layer=[1, 2, 3, 4])
 
-    A tuple is (start, least, most, step), a list has the choices of a menu. `draw` returns the figure and its
-    description. The picture for the first values is what a stored lesson shows.
+    A tuple is (start, least, most, step), a list has the choices of a menu, a text is what a field holds at first, in
+    which the reader writes another. `draw` returns the figure and its
+    description, and may return sounds as well, by their labels; the first one plays when something is chosen. What is
+    shown for the first values is what a stored lesson shows.
     """
     from IPython.display import display
 
-    first = {name: choice[0] for name, choice in choices.items()}
-    data, metadata = drawn(draw, first)
+    first = {name: choice if isinstance(choice, str) else choice[0] for name, choice in choices.items()}
+    data, metadata, below = drawn(draw, first)
     if not is_live():
         display(data, raw=True, metadata=metadata)
+        if below:
+            display({"text/html": below, "text/plain": "players of these sounds"}, raw=True)
         return
+    data["text/html"] += below
     handle = display(data, raw=True, metadata=metadata, display_id=True)
     display(_controls(draw, handle, choices))
 
@@ -118,7 +140,7 @@ def with_own_globals(draw: Callable[..., Any]) -> Callable[..., Any]:
     return copied(draw)
 
 
-def _controls(draw: Callable[..., tuple[Figure, str]], handle: Any, choices: dict[str, Any]) -> Any:
+def _controls(draw: Callable[..., Drawing], handle: Any, choices: dict[str, Any]) -> Any:
     """A box with a control for each choice. Moving one draws the figure again, in its place; errors appear below."""
     import ipywidgets
 
@@ -129,7 +151,10 @@ def _controls(draw: Callable[..., tuple[Figure, str]], handle: Any, choices: dic
     def redraw(_: Any) -> None:
         errors.clear_output()
         with errors:
-            data, metadata = drawn(draw, {name: _value(control) for name, control in controls.items()})
+            values = {name: _value(control) for name, control in controls.items()}
+            data, metadata, below = drawn(draw, values, play=True)
+            if below:
+                data["text/html"] = data.get("text/html", "") + below
             handle.update(data, raw=True, metadata=metadata)
 
     for control in controls.values():
@@ -143,11 +168,13 @@ def _value(control: Any) -> Any:
 
 
 def _control(name: str, choice: Any) -> Any:
-    """A menu for a list, a slider for a tuple."""
+    """A menu for a list, a slider for a tuple, a field for a text."""
     import ipywidgets
 
     label = {"description": name.replace("_", " "), "style": {"description_width": "120px"}}
     wide = ipywidgets.Layout(width="520px")
+    if isinstance(choice, str):
+        return ipywidgets.Text(value=choice, continuous_update=False, layout=wide, **label)
     if isinstance(choice, list):
         if len(choice) > 1 and all(isinstance(each, int) for each in choice):
             return ipywidgets.SelectionSlider(options=choice, value=choice[0], layout=wide, **label)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinyomni.errors import InputError
-from tinyomni.palette import AUDIO, IMAGE, MODEL, SPEECH, TEXT
+from tinyomni.palette import AUDIO, IMAGE, MODEL, SPEECH, TEXT, label_ends
 from tinyomni.training.log import read_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLES, RUNS = ("-", "--", ":", "-."), (MODEL, IMAGE, TEXT, AUDIO, SPEECH)
+MODALITY = {"thinker": TEXT, "vision": IMAGE, "audio": AUDIO, "codec": SPEECH, "talker": SPEECH}
 
 
 def save_plot(runs: Sequence[Path], out: Path) -> None:
@@ -28,22 +29,26 @@ def plot_runs(runs: Sequence[Path]) -> "Figure":
     """Loss and learning rate over the steps.
 
     Lines are running means of the training loss, over a fiftieth of the run; the pale lines are the single batches, the
-    marks are validations, a cross at the top is a skipped batch. Runs differ in line and mark, not in colour alone.
+    marks are validations, a cross at the top is a skipped batch. Runs differ in line and mark, not in colour alone; a
+    single run has the colour of its modality, and its curves are labelled where they end.
     """
     from matplotlib.figure import Figure  # slow to load, and only needed here
 
     figure = Figure(figsize=(8, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    alone = len(runs) == 1
     for number, run in enumerate(map(Path, runs)):
         entries = read_log(run / "log.jsonl")
         steps = [entry for entry in entries if entry.get("loss") is not None]
         if not steps:
             raise InputError(f"Curves: {run / 'log.jsonl'} is missing or holds no step. Is {run} a run's folder?")
         style, look = STYLES[number % len(STYLES)], RUNS[number % len(RUNS)]
-        colour = look.colour
+        if alone:
+            look = MODALITY.get(run.name, MODEL)
+        colour, of = look.colour, "" if alone else f"{run.name}: "
         at, losses = [entry["step"] for entry in steps], np.array([entry["loss"] for entry in steps])
         above.plot(at, losses, color=colour, alpha=0.2, linewidth=0.6)
-        above.plot(at, running_mean(losses, max(1, len(at) // 50)), style, color=colour, label=f"{run.name}: training")
+        above.plot(at, running_mean(losses, max(1, len(at) // 50)), style, color=colour, label=f"{of}training")
         checks = [e for e in entries if (e.get("validation") or {}).get("loss") is not None]
         if checks:
             above.plot(
@@ -53,15 +58,18 @@ def plot_runs(runs: Sequence[Path]) -> "Figure":
                 color=colour,
                 markerfacecolor="white",
                 linewidth=0.8,
-                label=f"{run.name}: validation",
+                label=f"{of}validation",
             )
         skipped = [entry["step"] for entry in entries if "skipped" in entry]
         if skipped:
             top = above.get_xaxis_transform()  # x in steps, y from 0 to 1
-            above.plot(skipped, [0.98] * len(skipped), "x", color=colour, transform=top, label=f"{run.name}: skipped")
+            above.plot(skipped, [0.98] * len(skipped), "x", color=colour, transform=top, label=f"{of}skipped")
         below.plot(at, [entry["lr"] for entry in steps], style, color=colour)
     above.set_ylabel("loss")
-    above.legend(loc="upper right", bbox_to_anchor=(1, 0.93))  # below the crosses
+    if alone:
+        label_ends(above)
+    else:
+        above.legend(loc="upper right", bbox_to_anchor=(1, 0.93))  # below the crosses
     below.set(ylabel="learning rate", xlabel="step", ylim=(0, None))
     for axes in (above, below):
         axes.grid(alpha=0.3)
