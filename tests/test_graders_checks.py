@@ -1,6 +1,7 @@
 """What a check watches beside the values: gradients, forbidden functions, time; and how it shows its verdict."""
 
 import contextlib
+import dataclasses
 import threading
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from tinyomni.grade import check
 from tinyomni.grade.checker import Checker
 from tinyomni.grade.comparison import format_value
 from tinyomni.grade.exercise import GRADIENTS, exercise
-from tinyomni.grade.grading import FAILED, PASSED, grade_answer
+from tinyomni.grade.grading import FAILED, PASSED, find_fault, grade_answer
 from tinyomni.grade.registry import exercises, find_exercise
 
 
@@ -133,3 +134,13 @@ def test_what_the_task_forbids_is_no_wrong_type() -> None:
     assert verdict.summary.startswith("not what the task asks for (case")
     assert dict(verdict.lines)["difference"] == "expected a layer, an nn.Module; got a Tensor"
     assert "got" not in dict(verdict.lines)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_expected_gradients_are_right_where_a_warning_is_no_error() -> None:
+    """As in a notebook: an oracle that converts a tensor to a number only warns there that it stops the gradient."""
+    for one in exercises().values():
+        for case in one.all_cases if one.gradients else ():
+            if case.name == GRADIENTS:
+                case = dataclasses.replace(case, expected=one.expected_gradients(case.inputs))
+                assert not find_fault(one, case, one.run(one.alternatives[0], case.inputs)), one.name

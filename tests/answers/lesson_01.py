@@ -70,6 +70,15 @@ def _(words, counts):
     return min(pairs, key=lambda p: (-pairs[p], len("".join(p)), p))
 
 
+@wrong("best_pair", "ties by the length of the first symbol")
+def _(words, counts):
+    pairs = Counter()
+    for word, s in words.items():
+        for p in pairwise(s):
+            pairs[p] += counts[word]
+    return min(pairs, key=lambda p: (-pairs[p], len(p[0]), "".join(p)))
+
+
 @wrong("best_pair", "length counted in symbols")
 def _(words, counts):
     pairs = Counter()

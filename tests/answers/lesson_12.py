@@ -47,6 +47,9 @@ def finite(nan=torch.isnan, inf=torch.isinf, count=lambda m: int(m.sum()), error
     return answer
 
 
+wrong("check_finite", "a sum that overflows")(
+    lambda where, values: finite(when=lambda n, i: not math.isfinite(float(values.sum())))(where, values)
+)
 wrong("check_finite", "+inf only")(finite(inf=torch.isposinf))
 wrong("check_finite", "isfinite inverted for Inf")(finite(inf=lambda v: ~torch.isfinite(v)))
 wrong("check_finite", "ValueError")(finite(error=ValueError))

@@ -42,6 +42,9 @@ def _(rng):
     yield "tie: the shorter pair", {
         "words": {"aab": ["aa", "b"], "yz": ["y", "z"]}, "counts": {"aab": 2, "yz": 2}
     }  # fmt: skip
+    yield "tie: the length of both symbols counts", {
+        "words": {"abcd": ["a", "bcd"], "efg": ["ef", "g"]}, "counts": {"abcd": 2, "efg": 2}
+    }  # fmt: skip
     yield "tie of equal lengths: alphabetical order", {
         "words": {"zy": list("zy"), "ba": list("ba"), "ab": list("ab")}, "counts": {"zy": 3, "ba": 3, "ab": 3}
     }  # fmt: skip

@@ -175,7 +175,7 @@ def swiglu(
     out = torch.zeros_like(x)
     for b, t, h in torch.cartesian_prod(*map(torch.arange, (*x.shape[:2], len(gate)))).tolist():
         gated = gate[h] @ x[b, t]
-        out[b, t] += gated / (1 + math.exp(-gated)) * (up[h] @ x[b, t]) * down[:, h]
+        out[b, t] += gated / (1 + torch.exp(-gated)) * (up[h] @ x[b, t]) * down[:, h]
     return out
 
 

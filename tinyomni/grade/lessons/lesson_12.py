@@ -75,6 +75,7 @@ def _(rng):
     )
     yield "all finite", {"where": "Talker", "values": rng.randn(2, 3, 2)}
     yield "large, but finite", {"where": "ViT", "values": 1e30 * rng.randn(1, 2, 3)}
+    yield "finite, though the sum overflows", {"where": "ViT", "values": torch.full((1, 2, 3), 3e38)}
     yield "NaN only", {"where": "audio encoder", "values": with_values(rng.randn(1, 2, 3), nan=[3])}
     yield "infinity only", {"where": "Thinker", "values": with_values(rng.randn(2, 2, 2), inf=[3, 4])}
     yield "minus infinity only", {"where": "Talker", "values": with_values(rng.randn(1, 1, 4), minus=[2])}
