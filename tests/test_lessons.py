@@ -35,12 +35,13 @@ def simulate(colour: str, matrix: list[list[float]]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "matrix",  # Machado, Oliveira & Fernandes (2009), severity 1: deuteranopia, protanopia
+    "matrix",  # Machado, Oliveira & Fernandes (2009), severity 1: deuteranopia, protanopia, tritanopia
     [
         [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
         [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
     ],
-    ids=["deutan", "protan"],
+    ids=["deutan", "protan", "tritan"],
 )
 def test_colours_of_modalities_stay_apart_for_colour_blind_readers(matrix: list[list[float]]) -> None:
     seen = {name: simulate(look.colour, matrix) for name, look in LOOKS.items()}
