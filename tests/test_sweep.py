@@ -68,6 +68,13 @@ def convolved(n: int, kernel: int, **options: int) -> Tensor:
     return functional.conv1d(torch.zeros(1, 1, n), torch.zeros(1, 1, kernel), **options)
 
 
+def looked_up(n: int) -> int:
+    try:
+        return {3001: 1}[n]
+    except (KeyError, TypeError):  # a symbol has no hash
+        return 0
+
+
 FALSE: dict[str, tuple[Callable[[int], Any], str, int]] = {
     # the result is right for most lengths, and the first wrong one is known
     "interpolation by a float": (lambda n: scaled(n, 0.7), "7 * n // 10", 90),
@@ -93,6 +100,10 @@ FALSE: dict[str, tuple[Callable[[int], Any], str, int]] = {
     "a square": (lambda n: n * n, "n", 2),
     "a square root from one length on": (lambda n: int(n**0.5) ** 2 if n > 10**6 else n, "n", 1_000_003),
     "a table": (lambda n: {3000: 0}.get(n, n), "n", 3000),
+    "a lookup that fails for a symbol": (lambda n: n // 2 + looked_up(n), "n // 2", 3001),
+    "digits": (lambda n: n // 2 + str(n).endswith("123"), "n // 2", 123),
+    "a question that only a number answers": (
+        lambda n: 0 if isinstance(n, int) and n == 2500 else n // 2, "n // 2", 2500),
     "data": (lambda n: torch.arange(n).float().ge(n // 2).nonzero(), "n // 2", 1),
 }  # fmt: skip
 

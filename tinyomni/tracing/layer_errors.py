@@ -39,6 +39,12 @@ def _shape_trouble(
         case nn.Embedding() if value.dtype not in (torch.int64, torch.int32):
             return f"{label} is an Embedding and looks up int64; {got}. `ids.long()`, or is this the wrong input?"
         case nn.Embedding() if value.device == module.weight.device:
+            if shape and shape[-1] > module.num_embeddings:
+                return (
+                    f"{label} is an Embedding of {module.num_embeddings} rows; {got}. "
+                    f"If these are positions, there are more of them, {shape[-1]}, than the table has: "
+                    "a longer table, or a shorter input?"
+                )
             return (
                 f"{label} is an Embedding of {module.num_embeddings} rows; {got}, "
                 f"and an id in it is outside 0 … {module.num_embeddings - 1}. Was another tokenizer used, "
@@ -48,9 +54,9 @@ def _shape_trouble(
             text = f"{label} is a Linear and takes {module.in_features} features on the last axis; {got}"
             return f"{text}: the last axis is {shape[-1]}. {linear_fix(shape, module.in_features, context, path)}"
         case nn.ConvTranspose1d() | nn.ConvTranspose2d() | nn.ConvTranspose3d():
-            return _convolution(module, shape, label, got)
+            return _convolution(module, shape, label, got, context)
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
-            return _convolution(module, shape, label, got) or _kernel(module, shape, label, got)
+            return _convolution(module, shape, label, got, context) or _kernel(module, shape, label, got)
         case nn.LayerNorm() | nn.RMSNorm():
             expected = tuple(module.normalized_shape)
             if shape[len(shape) - len(expected) :] != expected:
@@ -66,6 +72,10 @@ def _shape_trouble(
             return _recurrent(module, shape, label, got, values)
         case nn.MultiheadAttention():
             return _attention(module, label, values)
+        case nn.TransformerEncoder() | nn.TransformerEncoderLayer():
+            return _padding(module, label, values)
+        case nn.Transformer():
+            return _source_and_target(module, label, values)
         case nn.MaxPool1d() | nn.MaxPool2d() | nn.AvgPool1d() | nn.AvgPool2d():
             return f"{label} pools windows of {module.kernel_size}; {got}: nothing is left. {FEWER}"
         case nn.Bilinear():
@@ -115,6 +125,8 @@ def norm_fix(shape: tuple[int, ...], expected: tuple[int, ...], context: Context
 
 def linear_fix(shape: tuple[int, ...], expected: int, context: Context, path: str = "") -> str:
     """Transposed, not flattened, flattened too far, not pooled, the batch axis dropped, or not projected."""
+    if wrong := _joined_wrong(shape, len(shape) - 1, expected, context):
+        return wrong
     ones = next((start for start in range(1, len(shape) - 1) if math.prod(shape[start + 1 :]) == 1), 0)
     if ones and shape[ones] == expected:
         return f"The last axes are 1: `x.flatten({ones})` before it?"
@@ -134,14 +146,27 @@ def linear_fix(shape: tuple[int, ...], expected: int, context: Context, path: st
             if grid and value.shape[1] == expected and math.prod(map(int, grid)) == shape[-1] // expected:
                 size = " × ".join(map(str, grid))
                 return f"{shape[-1]} = {expected} × {size}: was the pooling of the {size} left out before `flatten`?"
-    if wrong := _joined_wrong(shape, expected, context):
+    if wrong := _grown(shape, expected, context):
         return wrong
     return context.layer(shape[-1], expected, path) or (
         f"Either the layer before it should give {expected}, or this one should be Linear({shape[-1]}, …)."
     )
 
 
-def _joined_wrong(shape: tuple[int, ...], expected: int, context: Context) -> str:
+def _joined_wrong(shape: tuple[int, ...], axis: int, expected: int, context: Context) -> str:
+    """`cat` along another axis than that of the features, or `stack`, as it is written in the source."""
+    made = context.joined
+    if made is None or shape[axis] * made.count != expected or not -len(shape) <= made.dim < len(shape):
+        return ""
+    at, text = -1 if axis == len(shape) - 1 else axis, f"{expected} = {made.count} × {shape[axis]}"
+    if made.how == "stack":
+        return f"{text}: `stack` makes a new axis. `torch.cat(…, dim={at})`?"
+    if made.dim % len(shape) == axis:
+        return ""
+    return f"{text}: joined along the wrong axis? `torch.cat(…, dim={at})`, not {made.dim}."
+
+
+def _grown(shape: tuple[int, ...], expected: int, context: Context) -> str:
     """`cat` along another axis than the features: k times as long there as what was seen, and k times too narrow."""
     times, rest = divmod(expected, shape[-1])
     for value in (each for record in reversed(context.steps) for each in (*record.outputs, *record.inputs)):
@@ -167,13 +192,15 @@ def _moved(shape: tuple[int, ...], to: int, size: int) -> str:
     return f" Are the channels last? `x.permute({', '.join(map(str, order))})`"
 
 
-def _convolution(module: Any, shape: tuple[int, ...], label: str, got: str) -> str:
+def _convolution(module: Any, shape: tuple[int, ...], label: str, got: str, context: Context) -> str:
     dims, channels = len(module.kernel_size) + 2, module.in_channels
     text = f"{label} is a {type(module).__name__} and takes (batch, {channels} channels, …), {dims} dims; {got}."
     if len(shape) not in (dims, dims - 1):
         return f"{text} {'`x.unsqueeze(1)`?' if len(shape) == dims - 2 else ''}".rstrip()
     axis = len(shape) - dims + 1
     if shape[axis] != channels:
+        if wrong := _joined_wrong(shape, axis, channels, context):
+            return f"{text} {wrong}"
         return f"{text}{_moved(shape, axis, channels) or f' The channel axis has {shape[axis]}.'}"
     return ""
 
@@ -223,6 +250,43 @@ def _recurrent(module: Any, shape: tuple[int, ...], label: str, got: str, values
     return ""
 
 
+def _order(batch_first: bool) -> str:
+    return (
+        "(batch, tokens, features)" if batch_first else "(tokens, batch, features)"
+    ) + f", batch_first={batch_first}"
+
+
+def _padding(module: Any, label: str, values: Mapping[str, Any]) -> str:
+    """A padding mask that an encoder reads itself, before its attention does."""
+    x, mask = values.get("src"), values.get("src_key_padding_mask")
+    layer = module.layers[0] if isinstance(module, nn.TransformerEncoder) else module
+    batch_first = layer.self_attn.batch_first
+    if not isinstance(x, Tensor) or not isinstance(mask, Tensor) or (x.ndim, mask.ndim) != (3, 2):
+        return ""
+    expected, got = tuple(x.shape[:2] if batch_first else x.shape[1::-1]), tuple(mask.shape)
+    if got == expected:
+        return ""
+    fix = " `src_key_padding_mask.T`?" if got == expected[::-1] else ""
+    takes = f"{label} is a {type(module).__name__} and takes {_order(batch_first)}"
+    return f"{takes}; src_key_padding_mask must be (batch, tokens) {expected}, got {got}.{fix}"
+
+
+def _source_and_target(module: nn.Transformer, label: str, values: Mapping[str, Any]) -> str:
+    """Source and target of two batch sizes, most often because batch_first is off by default, or of another width."""
+    found = [tuple(value.shape) for name in ("src", "tgt") if isinstance(value := values.get(name), Tensor)]
+    if len(found) < 2 or {len(each) for each in found} != {3}:
+        return ""
+    (source, target), axis = found, 0 if module.batch_first else 1
+    text = f"{label} is a Transformer and takes {_order(module.batch_first)}"
+    got = f"got src {source} and tgt {target}"
+    if source[axis] != target[axis]:
+        fix = " Are they (batch, tokens, features)? Then batch_first=True." if source[0] == target[0] else ""
+        return f"{text}; {got}: their batches are {source[axis]} and {target[axis]}.{fix}"
+    if {source[-1], target[-1]} != {module.d_model}:
+        return f"{text}, with {module.d_model} features; {got}."
+    return ""
+
+
 def _attention(module: nn.MultiheadAttention, label: str, values: Mapping[str, Any]) -> str:
     """What nn.MultiheadAttention takes: batch_first is off by default, and that is what most get wrong."""
     found = {name: tuple(value.shape) for name, value in values.items() if isinstance(value, Tensor)}
@@ -231,8 +295,7 @@ def _attention(module: nn.MultiheadAttention, label: str, values: Mapping[str, A
         query, key = (each[1::-1] + each[2:] for each in (query, key))
     if len(query) not in (2, 3) or len(key) != len(query):
         return ""
-    order = "(batch, tokens, features)" if module.batch_first else "(tokens, batch, features)"
-    text = f"{label} is a MultiheadAttention and takes {order}, batch_first={module.batch_first}"
+    text = f"{label} is a MultiheadAttention and takes {_order(module.batch_first)}"
     for name, shape, width in (("query", query, module.embed_dim), ("key", key, module.kdim)):
         if shape[-1] != width:
             where = [axis for axis, size in enumerate(shape[:-1]) if size == width]
@@ -242,6 +305,11 @@ def _attention(module: nn.MultiheadAttention, label: str, values: Mapping[str, A
         return ""
     batch, keys = key[:2] if module.batch_first else key[1::-1]
     queries = query[1] if module.batch_first else query[0]
+    value = found.get("value", key)
+    if module.batch_first and values.get("is_batched"):
+        value = value[1::-1] + value[2:]
+    if len(value) == 3 and value[:2] != key[:2]:
+        return f"{text}, with a value for each key; got key {key} and value {value}."
     padding, mask = found.get("key_padding_mask"), found.get("attn_mask")
     if padding not in (None, (batch, keys)):
         fix = "`key_padding_mask.T`?" if padding == (keys, batch) else ""

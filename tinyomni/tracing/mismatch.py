@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -33,6 +33,7 @@ class Context:
     glossary: Mapping[str, str] = dataclasses.field(default_factory=dict)
     steps: Sequence[Record] = ()
     maker: Callable[[Tensor], Record | None] = lambda tensor: None  # the call that made a tensor
+    joined: "Joined | None" = None  # how what a failing call was given had been put together
 
     def axis(self, name: str) -> str:
         """`d_model (width of each token)`."""
@@ -56,6 +57,14 @@ class Context:
 
 
 NOTHING = Context()
+
+
+class Joined(NamedTuple):
+    """`torch.cat([a, b], dim=1)` as it is written."""
+
+    how: str  # cat or stack
+    count: int
+    dim: int
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,21 @@ def pair(statement: Statement) -> tuple[tuple[str, Tensor], tuple[str, Tensor]] 
     return (found[0], found[1]) if len(found) == 2 else None
 
 
+def clash(statement: Statement) -> tuple[tuple[str, Tensor], tuple[str, Tensor]] | None:
+    """The two operands; of more than two, the one that fits the fewest others, and one that it does not fit."""
+    found = statement.operands()
+    if len(found) == 2:
+        return found[0], found[1]
+
+    def fits(one: Tensor, other: Tensor) -> bool:
+        pairs = zip(reversed(one.shape), reversed(other.shape), strict=False)
+        return all(a == b or 1 in (a, b) for a, b in pairs)
+
+    against = [[other for other in found if not fits(each[1], other[1])] for each in found]
+    place = max(range(len(found)), key=lambda at: len(against[at]), default=0)
+    return (found[place], against[place][0]) if found and against[place] else None
+
+
 # ---- joining and splitting ------------------------------------------------------------------------------------------
 
 
@@ -73,7 +88,11 @@ def cat(found: re.Match[str], statement: Statement) -> str:
     told = ", ".join(f"{name} {each}" for (name, _), each in itertools.islice(zip(operands, shapes, strict=True), 4))
     if len(differ) == 1:
         return f"cat joins along dim {dim}, but {told} differ on axis {differ[0]}: `dim={differ[0]}`?"
-    return f"cat joins along dim {dim}, but {told} differ on the axes {differ}: all but one have to be equal."
+    text = f"cat joins along dim {dim}, but {told} differ on the axes {differ}: all but one have to be equal"
+    if dim == 1 and min(differ) > 1 and len(shapes) == 2:  # the grids of two images
+        (a, _), (b, _) = sorted(operands, key=lambda each: math.prod(each[1].shape[2:]))
+        return f"{text}. An odd size loses one on its way down: `F.interpolate({a}, size={b}.shape[2:])`?"
+    return f"{text}."
 
 
 @when(r"Tensors must have same number of dimensions: got (\d+) and (\d+)")
@@ -110,6 +129,62 @@ def view(found: re.Match[str], statement: Statement) -> str:
     return f"The tensor has {have} numbers, but {asked} = {known}.{last}"
 
 
+@when(r"number of dimensions in the tensor input does not match the length of the desired ordering")
+def permute(found: re.Match[str], statement: Statement) -> str:
+    """`permute` with a dim too few or too many."""
+    for name, value in statement.operands()[:1]:
+        dims = ", ".join(map(str, range(value.ndim)))
+        return f"permute takes each dim once; {name} {shape(value)} has {value.ndim}: {dims} in some order."
+    return ""
+
+
+@when(
+    r"(?:split_with_sizes|split) expects split_sizes to sum exactly to (\d+) .*dimension (-?\d+)\), but got .*=\[(.*)\]"
+)
+def split_sizes(found: re.Match[str], statement: Statement) -> str:
+    """Parts that do not add up."""
+    total = sum(map(int, found[3].split(",")))
+    return f"The parts {found[3].replace(', ', ' + ')} = {total}, but axis {found[2]} has {found[1]}."
+
+
+@when(
+    r"expanded size of the tensor \((\d+)\) must match the existing size \((\d+)\) at non-singleton dimension (\d+)\."
+    r"\s+Target sizes: \[(.*?)\]\.\s+Tensor sizes: \[(.*?)\]"
+)
+def expand(found: re.Match[str], statement: Statement) -> str:
+    """A tensor that does not spread to a shape: `x.expand(…)`, or what is assigned to a part of another one."""
+    wanted, have = (tuple(map(int, filter(None, each.split(",")))) for each in (found[4], found[5]))
+    text = f"{have} does not spread to {wanted}: only an axis of 1 can, and axes are matched from the right"
+    for axis in range(len(have), 0, -1):
+        ones = (1,) * (len(wanted) - len(have))
+        if ones and _broadcasts((*have[:axis], *ones, *have[axis:]), wanted):
+            return f"{text}: `{f'.unsqueeze({axis})' * len(ones)}`?"
+    moved = [_swapped(have, *pair) for pair in itertools.combinations(range(len(have)), 2)]
+    turned = next((pair for pair, each in zip(itertools.combinations(range(len(have)), 2), moved, strict=True)
+                   if _broadcasts(each, wanted)), None)  # fmt: skip
+    return f"{text}: `.transpose{turned}`?" if turned else f"{text}. It has {found[2]} where {found[1]} is wanted."
+
+
+@when(r"expand\(.*\{\[(.*?)\]\}, size=\[(.*?)\]\).*the number of sizes provided")
+def too_many_dims(found: re.Match[str], statement: Statement) -> str:
+    """What is assigned has more dims than its place."""
+    have, wanted = (tuple(map(int, filter(None, each.split(",")))) for each in found.groups())
+    ones = [axis for axis, size in enumerate(have) if size == 1 and _broadcasts(have[:axis] + have[axis + 1 :], wanted)]
+    fix = f" `.squeeze({ones[0]})`?" if ones else ""
+    return f"{have} has {len(have)} dims, and where it has to go there are {len(wanted)}, {wanted}.{fix}"
+
+
+@when(r"output with shape \[(.*?)\] doesn't match the broadcast shape \[(.*?)\]")
+def in_place(found: re.Match[str], statement: Statement) -> str:
+    """`x += y` where x would have to grow."""
+    name = next((f"{name} " for name, _ in statement.operands()[:1]), "")
+    fix = ""
+    if isinstance(statement.part, ast.BinOp) and name:
+        sign = ast.unparse(statement.part).removeprefix(name).partition(" ")[0]
+        fix = f" `{name}= {name}{sign} …` makes a new one."
+    return f"An operation in place cannot make {name}({found[1]}) larger, and the result is ({found[2]}).{fix}"
+
+
 @when(r"view size is not compatible with input tensor's size and stride")
 def stride(found: re.Match[str], statement: Statement) -> str:
     """A view of a transposed tensor."""
@@ -144,6 +219,9 @@ def _parts(asked: ast.expr | None, wanted: int, statement: Statement) -> str:
     value, kind = statement.value(inner), asked.func.attr
     if not isinstance(value, Tensor) or kind not in ("split", "chunk", "unbind"):
         return ""
+    parts = statement.value(arguments[0]) if arguments and kind == "chunk" else wanted
+    if parts != wanted:
+        return f"`{kind}({parts})` gives {parts} parts, and {wanted} names stand on the left."
     size = statement.value(arguments[0]) if arguments and kind == "split" else None
     at = arguments[1:2] if kind != "unbind" else arguments[:1]
     dim = statement.value(named.get("dim", at[0] if at else ast.Constant(0)))
@@ -164,9 +242,22 @@ def _parts(asked: ast.expr | None, wanted: int, statement: Statement) -> str:
 # ---- products and broadcasts ----------------------------------------------------------------------------------------
 
 
+@when(r"batch[12] must be a 3D tensor")
+def bmm(found: re.Match[str], statement: Statement) -> str:
+    """`bmm` of matrices, or of heads."""
+    if (both := pair(statement)) is None:
+        return "bmm takes two tensors of 3 dims, (batch, n, m) and (batch, m, k). `a @ b` takes any number of dims."
+    (a, left), (b, right) = both
+    return (
+        f"bmm takes two tensors of 3 dims, got {a} {shape(left)} and {b} {shape(right)}: `{a} @ {b}` takes any number."
+    )
+
+
 @when(r"mat1 and mat2 shapes cannot be multiplied|Expected size for first two dimensions of batch2 tensor")
 def matmul(found: re.Match[str], statement: Statement) -> str:
     """The last axis of the left is not the last but one of the right."""
+    if "scaled_dot_product_attention" in statement.text:
+        return attention_shapes(found, statement)
     operands = statement.operands()
     if "addmm(" in statement.text:
         operands = operands[1:]
@@ -176,6 +267,8 @@ def matmul(found: re.Match[str], statement: Statement) -> str:
     if "linear(" in statement.text:
         fix = f" `{b}.T`?" if left.shape[-1] == right.shape[0] else ""
         return f"linear takes {a} (…, in) and a weight (out, in); got {shape(left)} and {b} {shape(right)}.{fix}"
+    if left.shape[-1] == right.shape[-2]:
+        return f"`{a} @ {b}`: the matrices fit, but the axes before them do not, {shape(left)} and {shape(right)}."
     text = f"`{a} @ {b}` needs the last axis of {a} {shape(left)} to be axis -2 of {b} {shape(right)}"
     if left.shape[-1] == right.shape[-1]:
         return f"{text}: `{b}.transpose(-2, -1)`?"
@@ -194,16 +287,18 @@ def broadcast(found: re.Match[str], statement: Statement) -> str:
     """Two shapes that do not broadcast: sliced, transposed, not repeated, one too many, or an axis missing."""
     if "scaled_dot_product_attention" in statement.text:
         return attention_shapes(found, statement) or attention_mask(statement)
-    if (both := pair(statement)) is None:
+    if (both := clash(statement)) is None:
         if isinstance(statement.part, ast.BinOp):
             left_, right_ = ast.unparse(statement.part.left), ast.unparse(statement.part.right)
             return f"They do not broadcast: axis {found[3]} of `{left_}` is {found[1]}, that of `{right_}` {found[2]}."
         return ""
+    if "target" in statement.given:
+        return loss_shape(found, statement)
     (a, left), (b, right) = both
     text = f"{a} {shape(left)} and {b} {shape(right)} do not broadcast"
     if _is_product(statement):
         return f"{text} on axis {found[3]}{_heads(both, int(found[3]))}"
-    fixes = (_axes_missing, _transposed, _one_differs, _coarser)
+    fixes = (_axes_missing, _transposed, _one_differs, _coarser, _not_padded)
     pairs = (both, both[::-1])
     told = next((fix for find in fixes for one, other in pairs if (fix := find(*one, *other))), "")
     return f"{text}: {told}" if told else f"{text}."
@@ -288,6 +383,16 @@ def _coarser(name: str, fine: Tensor, other: str, coarse: Tensor) -> str:
     return f"{name} is {int(factor)} × as fine{channels}: was the layer with the stride left out on its way?"
 
 
+def _not_padded(name: str, large: Tensor, other: str, small: Tensor) -> str:
+    """A shortcut around a convolution that takes something off each side."""
+    if large.ndim != small.ndim or large.ndim < 4 or large.shape[:2] != small.shape[:2]:
+        return ""
+    less = {a - b for a, b in zip(large.shape[2:], small.shape[2:], strict=True)}
+    if len(less) != 1 or (lost := less.pop()) <= 0 or lost % 2:
+        return ""
+    return f"{other} has lost {lost} on each axis: a convolution without `padding={lost // 2}`?"
+
+
 @when(r"Given normalized_shape=\[(\d+)\], expected input with shape")
 def layer_norm(found: re.Match[str], statement: Statement) -> str:
     """Features that are not on the last axis, in `F.layer_norm`."""
@@ -314,11 +419,17 @@ def attention_shapes(found: re.Match[str], statement: Statement) -> str:
         return key[:3] == value[:3] and query[3] == key[3] and query[1] % key[1] == 0
 
     if agree(query, key, value):
-        return ""
+        times, name = query[1] // key[1], operands[1][0]
+        few = (
+            f"{text}: for fewer heads of keys and values, `enable_gqa=True`, or `{name}.repeat_interleave({times}, 1)`."
+        )
+        return few if times > 1 and "enable_gqa" not in statement.text and "size of tensor a" in found[0] else ""
     for place, (name, _) in enumerate(operands):
         moved = [_swapped(each, 1, 2) if at == place else each for at, each in enumerate((query, key, value))]
         if agree(*moved):
             return f"{text}: `{name}.transpose(1, 2)`?"
+    if query[3] != key[3]:
+        return f"{text}: head_dim is {query[3]} and {key[3]}."
     return f"{text}."
 
 
@@ -358,6 +469,14 @@ def einsum(found: re.Match[str], statement: Statement) -> str:
         fix = f" Its axis {where[-1]} has {found[4]}: are its letters in this order?" if where else ""
         return f"In einsum, {text}, {name} {shape(value)}.{fix}"
     return f"In einsum, {text}."
+
+
+@when(r"number of subscripts in the equation \((\d+)\).*number of dimensions \((\d+)\) for operand (\d+)")
+def einsum_letters(found: re.Match[str], statement: Statement) -> str:
+    """More or fewer letters than dims."""
+    operands = statement.operands()[int(found[3]) :]
+    told = next((f"{name} {shape(value)}" for name, value in operands), f"operand {found[3]}")
+    return f"In einsum, {told} has {found[2]} dims and {found[1]} letters. `...` stands for any number of dims."
 
 
 # ---- losses ---------------------------------------------------------------------------------------------------------
@@ -417,7 +536,30 @@ def one_label(found: re.Match[str], statement: Statement) -> str:
     return "cross_entropy takes one class number a row, (batch,)."
 
 
-@when(r"expected scalar type Long but found (\w+)|(expected floating point type for target)")
+@when(r"Target (-?\d+) is out of bounds")
+def class_range(found: re.Match[str], statement: Statement) -> str:
+    """A class number that the scores do not have."""
+    for name, value in statement.operands()[:1]:
+        classes = value.shape[1 if value.ndim > 1 else 0]
+        return (
+            f"A label is {found[1]}, and {name} {shape(value)} has the classes 0 … {classes - 1}. Do the labels begin "
+            "at 1, or is it a padding? Then `ignore_index=`."
+        )
+    return ""
+
+
+@when(r"[Ee]xpected floating point type for target with class probabilities")
+def one_hot(found: re.Match[str], statement: Statement) -> str:
+    """Labels of one-hot integers."""
+    for name, value in statement.operands()[1:2]:
+        return (
+            f"Labels of the shape of the scores are probabilities, floats; got {name} {tensors.show(value)}. "
+            f"`{name}.argmax(1)`, or `{name}.float()`?"
+        )
+    return ""
+
+
+@when(r"expected scalar type Long but found (\w+)")
 def label_dtype(found: re.Match[str], statement: Statement) -> str:
     """Class numbers that are floats."""
     for name, value in statement.operands()[1:2]:
@@ -434,7 +576,7 @@ def loss_dtype(found: re.Match[str], statement: Statement) -> str:
     return ""
 
 
-@when(r"Target size \(torch.Size\((.*?)\)\) must be the same as input size \(torch.Size\((.*?)\)\)")
+@when(r"Target size .* must be the same as input size|Using a target size .* that is different to the input size")
 def loss_shape(found: re.Match[str], statement: Statement) -> str:
     """Predictions with an axis of one, labels without."""
     if (both := pair(statement)) is None:
@@ -449,6 +591,14 @@ def loss_shape(found: re.Match[str], statement: Statement) -> str:
 
 
 # ---- dtypes and devices ---------------------------------------------------------------------------------------------
+
+
+@when(r"could not infer output dtype.* Got: (\w+)|not implemented for '(\w+)'")
+def no_such_dtype(found: re.Match[str], statement: Statement) -> str:
+    """A mean or softmax of integers, half precision on a CPU."""
+    kind = found[1] or found[2]
+    fix = "a GPU, or `.float()`" if kind == "Half" else "`.float()` before it"
+    return f"This operation is not there for {kind}: {fix}?"
 
 
 @when(r"must have the same dtype|to have the same dtype|should be the same|expected scalar type|same dtype")
@@ -491,6 +641,16 @@ def dim_range(found: re.Match[str], statement: Statement) -> str:
 def bounds(found: re.Match[str], statement: Statement) -> str:
     """An index beyond the end."""
     return f"Axis {found[2]} has {found[3]} entries, 0 … {int(found[3]) - 1}; index {found[1]} is beyond the end."
+
+
+@when(r"too many indices for tensor of dimension (\d+)")
+def indices(found: re.Match[str], statement: Statement) -> str:
+    """`x[:, :, 0]` of a tensor with two dims."""
+    for name, value in statement.operands()[:1]:
+        part = statement.part.slice if isinstance(statement.part, ast.Subscript) else None
+        asked = f", and {len(part.elts)} are indexed" if isinstance(part, ast.Tuple) else ""
+        return f"{name} {shape(value)} has {found[1]} dims{asked}. Was an axis dropped before?"
+    return ""
 
 
 @when(r"tuple index out of range")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tinyomni.tracing.functions import file_of
 from tinyomni.tracing.lines import targets
-from tinyomni.tracing.mismatch import Context
+from tinyomni.tracing.mismatch import Context, Joined
 from tinyomni.tracing.records import Record
 from tinyomni.tracing.statements import Statement, parsed, statement_of
 
@@ -114,15 +114,8 @@ def _assigned(frame: types.FrameType, name: str, line: int) -> list[str]:
     """`model.py:12: `x = self.conv(x)``: the assignments above a line that can have counted, the last one first."""
     code = frame.f_code
     lines = tuple(linecache.getlines(code.co_filename, frame.f_globals))
-    tree = parsed(code.co_filename, lines)
-    if tree is None:
-        return []
-    body, kinds = tree.body, (ast.FunctionDef, ast.AsyncFunctionDef)
-    inner = [node for node in ast.walk(tree) if isinstance(node, kinds) and node.lineno <= line <= _end(node)]
-    if inner:
-        body = max(inner, key=lambda node: node.lineno).body
     told = []
-    for node, sure in _assignments(body, name, line):
+    for node, sure in _assignments(_body(frame, line), name, line):
         text = " ".join((ast.get_source_segment("".join(lines), node) or "").split())
         text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
         told.append(f"{file_of(code, frame.f_globals)}:{node.lineno}{'' if sure else ', if that ran'}: `{text}`")
@@ -131,6 +124,33 @@ def _assigned(frame: types.FrameType, name: str, line: int) -> list[str]:
         if (sure and name not in read and not isinstance(node, ast.AugAssign)) or len(told) == MOST_STEPS:
             break
     return told
+
+
+def _body(frame: types.FrameType, line: int) -> Sequence[ast.stmt]:
+    """The statements of the function that a line is in."""
+    code = frame.f_code
+    tree = parsed(code.co_filename, tuple(linecache.getlines(code.co_filename, frame.f_globals)))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = ast.walk(tree) if tree is not None else ()
+    inner = [node for node in nodes if isinstance(node, kinds) and node.lineno <= line <= _end(node)]
+    return max(inner, key=lambda node: node.lineno).body if inner else tree.body if tree is not None else ()
+
+
+def joined(place: Place, statement: Statement) -> Joined | None:
+    """How the argument of the failing call was put together: in the call, or in the line that assigned it."""
+    part, line = statement.part, place[1]
+    node: ast.expr | None = part.args[0] if isinstance(part, ast.Call) and part.args else None
+    if isinstance(node, ast.Name):
+        last = next(_assignments(_body(place[0], line), node.id, line), (None, False))[0]
+        node = last.value if isinstance(last, (ast.Assign, ast.AnnAssign)) else None
+    if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], (ast.List, ast.Tuple)):
+        return None
+    how = ast.unparse(node.func).removeprefix("torch.")
+    given = [each.value for each in node.keywords if each.arg in ("dim", "axis")] or node.args[1:2]
+    dim = statement.value(given[0]) if given else 0
+    if how not in ("cat", "concat", "concatenate", "stack") or type(dim) is not int:
+        return None
+    return Joined(how, len(node.args[0].elts), dim)
 
 
 def _end(node: ast.stmt) -> int:

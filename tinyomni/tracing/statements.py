@@ -33,6 +33,7 @@ class Statement:
     node: ast.stmt | None = None
     frame: types.FrameType | None = None
     line: int = 0
+    given: dict[str, Tensor] = field(default_factory=dict)  # what torch's own function was given, by its parameters
 
     def __str__(self) -> str:
         told = [f"{name} {show(value)}" for name, value in itertools.islice(self.names.items(), MOST_NAMES)]
@@ -48,6 +49,10 @@ class Statement:
                 return value
             case ast.UnaryOp(ast.USub(), ast.Constant(int(value))):
                 return -value
+            case ast.Compare(left, [_], [right]) | ast.BinOp(left, _, right):
+                return self._elementwise(node, left, right)
+            case ast.UnaryOp(ast.USub() | ast.Invert(), inner) if isinstance(found := self.value(inner), Tensor):
+                return _empty(found)
             case ast.Attribute(inner, "T" | "mT" as name) if isinstance(found := self.value(inner), Tensor):
                 return getattr(_empty(found), name)
             case ast.Subscript(ast.Attribute(inner, "shape"), ast.expr() as index) | ast.Call(
@@ -65,6 +70,19 @@ class Statement:
                     return None
         return None
 
+    def _elementwise(self, node: ast.expr, left: ast.expr, right: ast.expr) -> Tensor | None:
+        """The shape of `mask == 0`, `x + y`; numbers alone are left to the source."""
+        values = [self.value(each) for each in (left, right)]
+        known = [each for each in values if isinstance(each, Tensor)]
+        product = isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
+        if product or not known or any(each is None for each in values):
+            return None
+        dtype = torch.bool if isinstance(node, ast.Compare) else known[0].dtype
+        try:
+            return torch.empty(torch.broadcast_shapes(*(each.shape for each in known)), dtype=dtype, device="meta")
+        except RuntimeError:  # this very operation is what failed
+            return None
+
     def _view(
         self, inner: ast.expr, name: str, arguments: list[ast.expr], keywords: list[ast.keyword]
     ) -> Tensor | None:
@@ -79,8 +97,15 @@ class Statement:
             return None
 
     def operands(self) -> list[tuple[str, Tensor]]:
-        """The tensors that the failing expression takes, by their text; those that only a computation would show are
-        left out."""
+        """The tensors that the failing expression takes, by their text. Those that only a computation would show have
+        the names of torch's parameters, or are left out where torch's own function is not in Python."""
+        written = self._written()
+        if len(written) >= len(self.given):
+            return written
+        texts = {id(tensor): text for text, tensor in reversed(written)}
+        return [(texts.get(id(tensor), name), tensor) for name, tensor in self.given.items()]
+
+    def _written(self) -> list[tuple[str, Tensor]]:
         match self.part:
             case ast.BinOp(left, _, right):
                 nodes = [left, right]
@@ -96,9 +121,11 @@ class Statement:
         for node in nodes:
             items = node.elts if isinstance(node, (ast.List, ast.Tuple)) else [node]
             for item in items:
+                item = item.value if isinstance(item, ast.Starred) else item
                 value = self.value(item)
                 if isinstance(value, Tensor):
-                    found.append((ast.unparse(item), value))
+                    text, bare = ast.unparse(item), isinstance(item, (ast.Compare, ast.BinOp, ast.UnaryOp))
+                    found.append((f"({text})" if bare else text, value))
                 elif isinstance(value, (list, tuple)):
                     found += [(f"{ast.unparse(item)}[{place}]", each) for place, each in enumerate(value)]
         return found
@@ -139,7 +166,8 @@ def statement_of(frame: types.FrameType, line: int, instruction: int) -> Stateme
     code = frame.f_code
     place = f"{file_of(code, frame.f_globals)}:{line}, in {code.co_qualname}"
     lines = tuple(linecache.getlines(code.co_filename, frame.f_globals))
-    node = _smallest(parsed(code.co_filename, lines), line)
+    position = _position(code, instruction)
+    node = _smallest(parsed(code.co_filename, lines), line, position)
     if node is None:  # no source that can be read
         return Statement(place, lines[line - 1].strip() if line <= len(lines) else "", None)
     whole = node
@@ -152,7 +180,7 @@ def statement_of(frame: types.FrameType, line: int, instruction: int) -> Stateme
     else:
         text = ast.unparse(node)
     text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
-    found = Statement(place, text, _part(node, code, instruction), node=whole, frame=frame, line=line)
+    found = Statement(place, text, _part(node, position), node=whole, frame=frame, line=line)
     if found.part is None and isinstance(node, ast.AugAssign):  # x += y
         target = ast.parse(ast.unparse(node.target), mode="eval").body
         found.part = ast.BinOp(target, node.op, node.value)
@@ -188,29 +216,41 @@ def parsed(file: str, lines: tuple[str, ...]) -> ast.Module | None:
         return None
 
 
-def _smallest(tree: ast.Module | None, line: int) -> ast.stmt | None:
-    """The innermost statement that contains a line."""
+Position = tuple[int | None, int | None, int | None, int | None]
+"""Of an instruction in the source: line, last line, column, last column."""
+
+
+def _position(code: types.CodeType, instruction: int) -> Position | None:
+    return next(itertools.islice(code.co_positions(), instruction // 2, None), None) if instruction >= 0 else None
+
+
+def _smallest(tree: ast.Module | None, line: int, position: Position | None) -> ast.stmt | None:
+    """The innermost statement that contains a line, and the instruction, where several statements are on that line."""
     found: ast.stmt | None = None
     for node in ast.walk(tree) if tree is not None else ():
         inside = isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
-        if inside and (found is None or _length(node) <= _length(found)):  # type: ignore[arg-type]
+        if inside and (found is None or _rank(node, position) <= _rank(found, position)):  # type: ignore[arg-type]
             found = node  # type: ignore[assignment]
     return found if not isinstance(found, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)) else None
 
 
-def _length(node: ast.stmt) -> tuple[int, int]:
-    end = (node.end_lineno or node.lineno, node.end_col_offset or 0)
-    return end[0] - node.lineno, end[1] - node.col_offset if end[0] == node.lineno else 0
+def _rank(node: ast.stmt, position: Position | None) -> tuple[bool, int, int]:
+    """Least for the statement that is meant: it contains the instruction, and it is the shortest that does."""
+    begin, end = (node.lineno, node.col_offset), (node.end_lineno or node.lineno, node.end_col_offset or 0)
+    outside = False
+    if position is not None and None not in position:
+        first, last, column, last_column = position
+        outside = not (begin <= (first, column) and (last, last_column) <= end)  # type: ignore[operator]
+    return outside, end[0] - begin[0], end[1] - begin[1] if end[0] == begin[0] else 0
 
 
-def _part(statement: ast.stmt, code: types.CodeType, instruction: int) -> ast.expr | None:
+def _part(statement: ast.stmt, position: Position | None) -> ast.expr | None:
     """The expression that an instruction belongs to."""
-    place = next(itertools.islice(code.co_positions(), instruction // 2, None), None) if instruction >= 0 else None
-    for node in ast.walk(statement):
-        if isinstance(node, ast.expr):
-            where = (node.lineno, node.end_lineno, node.col_offset, node.end_col_offset)
-            if where == place:
-                return node
+    for node in ast.walk(statement) if position is not None else ():
+        if isinstance(node, ast.expr) and position == (
+            node.lineno, node.end_lineno, node.col_offset, node.end_col_offset
+        ):  # fmt: skip
+            return node
     return None
 
 

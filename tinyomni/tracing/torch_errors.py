@@ -5,7 +5,8 @@ Only sizes, dtypes and devices are read, never values.
 
 import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from tinyomni.tracing.functions import is_library
 from tinyomni.tracing.layer_errors import layer_trouble
 from tinyomni.tracing.mismatch import Context
 from tinyomni.tracing.operation_errors import operation_trouble
-from tinyomni.tracing.origins import Place, origins, uncalled
+from tinyomni.tracing.origins import Place, joined, origins, uncalled
 from tinyomni.tracing.statements import Statement, raised_by_hand, statement_of
 
 OURS = __name__.rpartition(".")[0]
@@ -34,7 +35,8 @@ def explain(error: BaseException, context: Context) -> str:
     innermost = outside_torch[-1]
     statement = statement_of(*frames[innermost])
     statement.result = functools.partial(_result, context)
-    told = ""
+    statement.given = _given(frames[innermost + 1 :])
+    context, told = replace(context, joined=joined(frames[innermost], statement)), ""
     if not (innermost == len(frames) - 1 and raised_by_hand(frames[-1][0].f_code, frames[-1][2])):
         told = _in_a_layer(frames[innermost:], context) or operation_trouble(error, statement, context)
     if not told and not any(word in str(error) for word in WORDS):
@@ -46,8 +48,14 @@ def explain(error: BaseException, context: Context) -> str:
         where = f"{outer}\n  inside {where}"
         more += _more(frames, outside_torch, users[-1], outer, context)
     hint = uncalled(*frames[innermost][:2], context)
-    said = " ".join(filter(None, [told or f"torch says: {str(error).splitlines()[0]}", hint]))
+    said = " ".join(filter(None, [told or f"torch says: {_first_lines(error)}", hint]))
     return "\n  ".join([f"{where}\n{said}", *dict.fromkeys(more)])
+
+
+def _first_lines(error: BaseException) -> str:
+    """The first line; where that only announces a list, the next ones, too."""
+    lines = str(error).splitlines()
+    return " ".join(line.strip() for line in lines[: 4 if lines[0].endswith(":") else 1])
 
 
 def _more(frames: list[Place], outside_torch: list[int], at: int, statement: Statement, context: Context) -> list[str]:
@@ -71,7 +79,17 @@ def _is_torch(frame: types.FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "torch"
 
 
-def _frames(error: BaseException) -> Iterator[tuple[types.FrameType, int, int]]:
+def _given(frames: Sequence[Place]) -> dict[str, Tensor]:
+    """The tensors that a function of torch.nn.functional was given, by its parameters."""
+    for frame, _, _ in frames:
+        code = frame.f_code
+        if frame.f_globals.get("__name__") == "torch.nn.functional":
+            values = {name: frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount]}
+            return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    return {}
+
+
+def _frames(error: BaseException) -> Iterator[Place]:
     """The frames that the error went through, from the outermost, as (frame, line, instruction)."""
     traceback = error.__traceback__
     while traceback is not None:
@@ -81,7 +99,7 @@ def _frames(error: BaseException) -> Iterator[tuple[types.FrameType, int, int]]:
         traceback = traceback.tb_next
 
 
-def _in_a_layer(frames: list[tuple[types.FrameType, int, int]], context: Context) -> str:
+def _in_a_layer(frames: Sequence[Place], context: Context) -> str:
     """What is wrong with the input of a layer of torch.nn that these frames run, the innermost first."""
     for frame, _, _ in reversed(frames):
         module = frame.f_locals.get("self")
