@@ -471,6 +471,13 @@ def test_a_passed_exercise_stays_passed_and_the_next_is_named(home: Path, capsys
     assert "All exercises passed." in progress.format_progress()
 
 
+def test_what_a_killed_program_left_half_written_is_removed(home: Path) -> None:
+    home.mkdir()
+    (home / "progress.99999").write_text("{")
+    check.causal_mask(find_exercise("causal_mask").alternatives[0])
+    assert [path.name for path in home.iterdir()] == ["progress.json"]
+
+
 def test_a_damaged_progress_file_is_named_and_left_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home.mkdir()
     for damage in ("{", "[]", '{"a": 1}'):

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from tinyomni.errors import InputError
 from tinyomni.grade.grading import NOT_ATTEMPTED, PASSED, Verdict
@@ -45,6 +46,16 @@ def load() -> dict[str, str]:
     return states
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file in one operation, and remove what programs that were killed have left half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    for stale in path.parent.glob(f"{path.stem}.[0-9]*"):
+        stale.unlink(missing_ok=True)
+
+
 def record(verdict: Verdict) -> Verdict:
     """Save it: what has passed once stays passed. Where it cannot be saved, the verdict's note says so."""
     if verdict.status == NOT_ATTEMPTED or os.environ.get("NBGRADER_EXECUTION") == "autograde":  # somebody else's answer
@@ -53,10 +64,7 @@ def record(verdict: Verdict) -> Verdict:
         states = load()
         state = PASSED if PASSED in (states.get(verdict.exercise), verdict.status) else verdict.status
         if states.get(verdict.exercise) != state:
-            data_dir().mkdir(parents=True, exist_ok=True)
-            temporary = data_dir() / f"progress.{os.getpid()}"
-            temporary.write_text(json.dumps(states | {verdict.exercise: state}, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(data_dir() / "progress.json")
+            write_json(data_dir() / "progress.json", states | {verdict.exercise: state})
     except (OSError, InputError) as error:
         return dataclasses.replace(verdict, note=f"Your progress was not saved: {error}")
     return verdict

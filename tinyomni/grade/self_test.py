@@ -6,7 +6,6 @@ The questions are in assets/quiz.toml; when each is asked again is in a file on 
 import datetime
 import hashlib
 import json
-import os
 import random
 import tomllib
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyomni.errors import InputError
-from tinyomni.grade.progress import data_dir
+from tinyomni.grade.progress import data_dir, write_json
 
 QUESTIONS = Path(__file__).resolve().parents[1] / "assets" / "quiz.toml"
 DAYS = (1, 3, 7, 21, 60)  # until the next time, after 0, 1, 2, … right answers in a row
@@ -63,10 +62,7 @@ def load_schedule() -> Schedule:
 
 def save_schedule(schedule: Schedule) -> None:
     """In one operation."""
-    schedule_file().parent.mkdir(parents=True, exist_ok=True)
-    temporary = schedule_file().with_name(f"quiz.{os.getpid()}")
-    temporary.write_text(json.dumps(schedule, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(schedule_file())
+    write_json(schedule_file(), schedule)
 
 
 def choose_questions(schedule: Schedule, today: datetime.date, lesson: str = "", count: int = 10) -> list[Question]:
