@@ -156,9 +156,9 @@ def linear_fix(shape: tuple[int, ...], expected: int, context: Context, path: st
 def _joined_wrong(shape: tuple[int, ...], axis: int, expected: int, context: Context) -> str:
     """`cat` along another axis than that of the features, or `stack`, as it is written in the source."""
     made = context.joined
-    if made is None or shape[axis] * made.count != expected or not -len(shape) <= made.dim < len(shape):
+    if made is None or shape[axis] * made.parts != expected or not -len(shape) <= made.dim < len(shape):
         return ""
-    at, text = -1 if axis == len(shape) - 1 else axis, f"{expected} = {made.count} × {shape[axis]}"
+    at, text = -1 if axis == len(shape) - 1 else axis, f"{expected} = {made.parts} × {shape[axis]}"
     if made.how == "stack":
         return f"{text}: `stack` makes a new axis. `torch.cat(…, dim={at})`?"
     if made.dim % len(shape) == axis:

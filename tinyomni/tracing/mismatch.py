@@ -63,7 +63,7 @@ class Joined(NamedTuple):
     """`torch.cat([a, b], dim=1)` as it is written."""
 
     how: str  # cat or stack
-    count: int
+    parts: int
     dim: int
 
 

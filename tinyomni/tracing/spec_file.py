@@ -35,9 +35,13 @@ def _shape_formulas(value: str | list[str]) -> list[str | int]:
 
 
 TEXT = Kind("a text in quotes", _texts)
+CALL = Kind("a call as the trace prints it, in quotes", lambda value: isinstance(value, str) and value.strip() != "")
 NAME = Kind("the name of an axis in quotes", lambda value: isinstance(value, str) and value.isidentifier())
 NUMBER = Kind("a text in quotes or an integer", lambda value: isinstance(value, str) or _integer(value))
 INTEGER = Kind("an integer", _integer)
+TIMES = Kind(
+    "an integer, 0 or more, or a formula in quotes", lambda v: (_integer(v) and v >= 0) or _texts(v), lambda v: [v]
+)
 COUNT = Kind("an integer, 1 or more", lambda value: _integer(value) and value > 0)
 YES = Kind("true or false", lambda value: isinstance(value, bool))
 FORMULA = Kind(
@@ -59,11 +63,11 @@ SIZES = Kind(
 )
 TABLES = Kind("a list of tables", lambda value: isinstance(value, list) and all(isinstance(v, dict) for v in value))
 
-INSIDE = {"call": TEXT, "module": TEXT, "in": IN, "out": OUT, "times": FORMULA}
+INSIDE = {"call": CALL, "module": TEXT, "in": IN, "out": OUT, "times": TIMES}
 TABLE_KEYS: dict[str, dict[str, Kind]] = {
     "step": {**INSIDE, "number": NUMBER, "title": TEXT, "tokens": FORMULA, "inside": TABLES},
     "quantity": {"name": TEXT, "formula": FORMULA, "equals": INTEGER},
-    "rule": {"call": TEXT, "over": NAME, "want": FORMULA, "axis": INTEGER, "upto": COUNT, "sizes": SIZES},
+    "rule": {"call": CALL, "over": NAME, "want": FORMULA, "axis": INTEGER, "upto": COUNT, "sizes": SIZES},
 }
 NEEDED = {"step": ("call",), "quantity": ("name", "formula", "equals"), "rule": ("call", "over", "want")}
 TOP = {"title": TEXT, "complete": YES}
