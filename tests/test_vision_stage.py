@@ -247,6 +247,21 @@ def test_a_wide_run_shows_each_image_once_in_order(tmp_path: Path) -> None:
         "smoke": "plain", "laptop": "wide", "quick": "plain", "gpu": "wide"}  # fmt: skip
 
 
+def test_the_last_steps_of_a_wide_run_encode_all_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = prepare("vision", RunDir(tmp_path, "smoke"), {"style": "wide", "steps": "3", "unmasked": "1"})
+    encoded: list[bool] = []
+    encode_image = VisionStage.encode_image
+    monkeypatch.setattr(
+        VisionStage, "encode_image", lambda self, img, *few: encoded.append(bool(few)) or encode_image(self, img, *few)
+    )
+    for step in range(3):
+        batch = job.collate([job.train[index] for index in range(4 * step, 4 * step + 4)])
+        encoded.clear()
+        with torch.no_grad():
+            job.stage.train().losses(batch)
+        assert batch.unmasked is (step == 2) and encoded == ([False] if step == 2 else [False, True])
+
+
 def test_every_patch_is_asked_about_its_own_image() -> None:
     """One image after the other, patch by patch, beside what the batch in its two parts gives."""
     stage, batch = VisionStage().train(), some(3)

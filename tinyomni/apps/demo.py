@@ -125,7 +125,7 @@ def split_scratchpad(result: Reply | Transcript) -> tuple[str, str]:
 
 
 def certainty_line(result: Reply | Transcript) -> str:
-    """How certain the model was, in words and as the mean log-probability; also where it was as certain as usual."""
+    """How certain the model was, in words and as a log-probability; also where it was as certain as usual."""
     if result.unsure is None:
         return f"{result.certainty:.3f} (0 is certain; no threshold was measured for these weights)"
     if result.unsure:

@@ -53,6 +53,7 @@ class VisionSettings(Settings):
     scenes: int = 100_000
     validation_scenes: int = 256
     style: str = "plain"  # "wide": images as people and programs draw them (data/randomization.py), each seen once
+    unmasked: int = 0  # so many last steps of the wide style encode all patches of every image
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,15 +63,15 @@ class VisionSettings(Settings):
 PRESETS = {
     "smoke": VisionSettings(steps=4, batch_size=4, warmup=2, eval_every=4, scenes=64, validation_scenes=8, **MUON),
     "laptop": VisionSettings(
-        steps=15_500, cycle=11_000, batch_size=24, lr=1.5e-3, warmup=60, eval_every=500, checkpoint_freq=250,
-        style="wide", **MUON,
+        steps=15_500, cycle=11_000, unmasked=900, batch_size=24, lr=1.5e-3, warmup=60, eval_every=500,
+        checkpoint_freq=250, style="wide", **MUON,
     ),
     "quick": VisionSettings(
         steps=500, batch_size=16, lr=1.5e-3, warmup=40, eval_every=250, scenes=16_000, validation_scenes=64, **MUON
     ),
     "gpu": VisionSettings(
-        steps=8000, batch_size=128, lr=1e-3, warmup=200, eval_every=500, num_workers=12, validation_scenes=1024,
-        style="wide", **MUON,
+        steps=8000, unmasked=600, batch_size=128, lr=1e-3, warmup=200, eval_every=500, num_workers=12,
+        validation_scenes=1024, style="wide", **MUON,
     ),
 }  # fmt: skip
 RAMP = 0.2  # of the first cycle of the wide style, over which images vary more and more, from scratch
@@ -153,10 +154,15 @@ class ImageBatch:
     slots: Int[Tensor, "batch things fields"] | None = None
     shown: Int[Tensor, "batch n_patches"] | None = None
     kinds: Int[Tensor, "batch"] | None = None  # 0 for a scene, else 1 + the index in UNCLEAR_SENTENCES
+    unmasked: bool = False  # whether all patches of every image are encoded
 
 
-def collate(samples: Sequence[Sample | Item | list[Sample]], encode: Encode) -> ImageBatch:
-    """Samples of the closed world, with or without their swaps, or rows of custom data, as one batch."""
+def collate(
+    samples: Sequence[Sample | Item | list[Sample]], encode: Encode, unmasked_from: int | None = None
+) -> ImageBatch:
+    """Samples of the closed world, with or without their swaps, or rows of custom data, as one batch. Batches of samples
+    from the index `unmasked_from` on are encoded with all patches.
+    """
     flat = [each for sample in samples for each in (sample if isinstance(sample, list) else [sample])]
     drawn = [each for each in flat if isinstance(each, Sample)]
     ids, lengths = encode_all(encode, [caption_of(each) for each in flat])
@@ -164,7 +170,8 @@ def collate(samples: Sequence[Sample | Item | list[Sample]], encode: Encode) -> 
     if not drawn:
         return ImageBatch(images, ids, lengths)
     slots, shown, kinds = zip(*map(labels_of, drawn), strict=True)
-    return ImageBatch(images, ids, lengths, torch.stack(slots), torch.stack(shown), torch.tensor(kinds))
+    unmasked = unmasked_from is not None and all(each.index >= unmasked_from for each in drawn)
+    return ImageBatch(images, ids, lengths, torch.stack(slots), torch.stack(shown), torch.tensor(kinds), unmasked)
 
 
 def caption_of(sample: Sample | Item) -> str:
@@ -325,9 +332,11 @@ class VisionStage(Stage):
 
         In training a quarter of the images are encoded with all patches, so that the background is known too, the
         others with a third of them, which takes a third of the time. Of the wide style, whose masks are known, one of
-        32 is enough.
+        32 is enough; but what is asked later is asked of whole images, so its last steps have all patches, as FLIP's
+        have (Li et al., 2023, "Scaling Language-Image Pre-training via Masking", section 3, "Unmasking").
         """
-        whole = -(-len(batch.pixels) // WHOLE[self.style]) if self.training else len(batch.pixels)
+        masked = self.training and not batch.unmasked
+        whole = -(-len(batch.pixels) // WHOLE[self.style]) if masked else len(batch.pixels)
         parts = [(slice(whole), *self.encode_image(batch.pixels[:whole]))]
         if whole < len(batch.pixels):
             masks = batch.shown[whole:] if self.style == "wide" and batch.shown is not None else None
@@ -390,9 +399,10 @@ def build(run_dir: RunDir, settings: VisionSettings) -> Job:
     encode = run_dir.tokenizer().encode
     train: Dataset[Any]
     held_out: Dataset[Any]
-    wide = settings.style == "wide" and run_dir.data is None
+    wide, unmasked_from = settings.style == "wide" and run_dir.data is None, None
     if wide:
         size = settings.steps * settings.batch_size
+        unmasked_from = (settings.steps - settings.unmasked) * settings.batch_size
         first = min(settings.cycle or settings.steps, settings.steps) * settings.batch_size
         train = ScenesWithSwaps(
             Scenes(
@@ -411,7 +421,7 @@ def build(run_dir: RunDir, settings: VisionSettings) -> Job:
     else:
         train, held_out = train_validation_split(run_dir.custom_data("caption", "question"))
     stage = VisionStage(validation=partial(in_batches, held_out, encode), style="wide" if wide else "plain")
-    return Job(stage, train, partial(collate, encode=encode), settings, in_order=wide)
+    return Job(stage, train, partial(collate, encode=encode, unmasked_from=unmasked_from), settings, in_order=wide)
 
 
 SPEC = register(StageSpec("vision", PRESETS, build, requires=("tokenizer",), untrained=VisionStage))
