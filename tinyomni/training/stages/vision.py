@@ -160,8 +160,8 @@ class ImageBatch:
 def collate(
     samples: Sequence[Sample | Item | list[Sample]], encode: Encode, unmasked_from: int | None = None
 ) -> ImageBatch:
-    """Samples of the closed world, with or without their swaps, or rows of custom data, as one batch. Batches of samples
-    from the index `unmasked_from` on are encoded with all patches.
+    """Samples of the closed world, with or without their swaps, or rows of custom data, as one batch. Those from the
+    index `unmasked_from` on are encoded with all patches.
     """
     flat = [each for sample in samples for each in (sample if isinstance(sample, list) else [sample])]
     drawn = [each for each in flat if isinstance(each, Sample)]
