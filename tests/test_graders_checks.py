@@ -129,6 +129,20 @@ def test_values_are_told_in_one_line_without_addresses() -> None:
         "Linear", "SGD", "object"]  # fmt: skip
 
 
+def test_a_message_is_diagnosed_only_if_it_is_the_same() -> None:
+    def answer(parts: dict[str, Tensor], ctx_len: int, message: str) -> Tensor:
+        if (total := sum(part.shape[1] for part in parts.values())) > ctx_len:
+            terms = " + ".join(f"{name} {len(part)}" for name, part in parts.items())
+            raise ValueError(message.format(terms, sum(map(len, parts.values())), total, ctx_len))
+        return torch.cat(list(parts.values()), dim=1)
+
+    verdict = grade_answer(find_exercise("fuse"), lambda parts, n: answer(parts, n, "{0} = {1} tokens > {3}"))
+    assert "counts with `len`" in verdict.diagnosis
+    verdict = grade_answer(find_exercise("fuse"), lambda parts, n: answer(parts, n, "{2} tokens > {3}"))
+    assert verdict.status == FAILED and not verdict.diagnosis
+    assert "should spell out the sum" in dict(verdict.lines)["difference"]
+
+
 def test_what_the_task_forbids_is_no_wrong_type() -> None:
     verdict = grade_answer(find_exercise("rms_norm"), lambda width, eps: torch.zeros(width))
     assert verdict.summary.startswith("not what the task asks for (case")

@@ -84,14 +84,15 @@ def watch(
     report(f"Watching {path}: save it to have it checked, press Ctrl-C to stop.")
     while True:
         content = path.read_bytes() if path.is_file() else before  # an editor may replace it just now
-        if content != before:
+        if content and content != before:  # an editor may have emptied it just now
             before = content
             try:
+                cells = read_cells(path)  # now: it may be saved once more while it is graded
                 result = grade_notebook(path, limits)
                 for each in result["exercises"]:
                     if each["status"] in (PASSED, FAILED):
                         progress.record(Verdict(each["exercise"], each["status"], each["summary"]))
-                report(f"\n{coach.comment(result, read_cells(path))}")
+                report(f"\n{coach.comment(result, cells)}")
             except InputError as error:
                 report(f"\n{error}")
         wait()
