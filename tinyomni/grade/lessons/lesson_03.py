@@ -195,6 +195,14 @@ def _(scores, mask=None):
     return shares / shares.sum(dim=-1, keepdim=True).clamp(min=1e-30)
 
 
+@attention_weights.mutant(
+    "the exponential overflows, and `nan_to_num` makes zeros of it: subtract the maximum of each row first", ONE_LINE
+)
+def _(scores, mask=None):
+    shares = scores.exp() if mask is None else scores.exp() * mask[:, None]
+    return (shares / shares.sum(dim=-1, keepdim=True)).nan_to_num(0.0)
+
+
 @attention_weights.mutant("the scores are divided by their sum: the exponential is missing", ONE_LINE)
 def _(scores, mask=None):
     shares = scores if mask is None else scores * mask[:, None]
