@@ -132,12 +132,12 @@ def test_what_is_chosen_is_heard_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_labels_of_curves_lie_at_their_ends_and_apart() -> None:
     figure = Figure()
     axes = figure.subplots()
-    for last, name in ((1.0, "high"), (0.5, "middle"), (0.49, "beside it")):
-        axes.semilogy([1, 2], [0.1, last], label=name)
+    for first, last, name in ((0.1, 1.0, "high"), (0.1, 0.5, "middle"), (0.1, 0.49, "beside it"), (0.09, 0.49, "low")):
+        axes.semilogy([1, 2], [first, last], label=name)
     axes.plot([1, 2], [0.1, 0.2])
     label_ends(axes)
     height = {text.get_text(): text.get_position()[1] for text in axes.texts}
-    assert list(height) == ["beside it", "middle", "high"]
+    assert list(height) == ["low", "beside it", "middle", "high"]
     assert height["middle"] - height["beside it"] == pytest.approx(0.08) and height["high"] > height["middle"] + 0.08
     figure.draw_without_rendering()
     end = axes.transAxes.inverted().transform(axes.transData.transform((2, 0.49)))

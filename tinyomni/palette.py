@@ -66,14 +66,16 @@ def label_ends(axes: "Axes", apart: float = 0.08, **text: Any) -> None:
 
     `apart` is the least distance of two labels, as a share of the axes' height.
     """
-    axes.figure.draw_without_rendering()  # only a figure that is laid out knows where its points are
-    to_axes, ends = axes.transAxes.inverted(), []
+    figure: Any = axes.figure
+    figure.draw_without_rendering()  # only a figure that is laid out knows where its points are
+    to_axes = axes.transAxes.inverted()
+    ends = []
     for line in axes.lines:
         if not str(line.get_label()).startswith("_"):
-            x, y = to_axes.transform(line.get_transform().transform(line.get_xydata()[-1]))
-            ends.append((float(y), float(x), line))
+            points = to_axes.transform(line.get_transform().transform(line.get_xydata()))
+            ends.append((float(points[-1, 0]), float(points[-1, 1]), float(points[:, 1].mean()), line))
     lowest = -1.0
-    for y, x, line in sorted(ends, key=lambda end: end[0]):
+    for x, y, _, line in sorted(ends, key=lambda end: (round(end[1], 3), end[2])):  # by the mean where the ends agree
         lowest = max(min(y, 1), lowest + apart)
         axes.annotate(
             str(line.get_label()), (x, y), (x + 0.015, lowest), "axes fraction", "axes fraction",

@@ -81,7 +81,7 @@ def players(sounds: dict[str, torch.Tensor], play: bool = False) -> str:
     """A line with a player for each sound, by its label; with `play`, the first one starts by itself."""
     from IPython.display import Audio
 
-    lines = []
+    lines: list[str] = []
     for label, wave in sounds.items():
         source = Audio(wave.detach().numpy(), rate=SAMPLE_RATE).src_attr()
         start = " autoplay" if play and not lines else ""
