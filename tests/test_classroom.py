@@ -205,7 +205,7 @@ def test_help_unfolds_with_each_failure(tmp_path: Path) -> None:
     path, said = tmp_path / "03_attention.py", list[str]()
     hints = "# <details><summary>Hint 1: draw it</summary>\n#\n# Two queries, five keys.\n#\n# </details>\n# %%\n"
     text = PERCENT.replace("\n# %%\nimport", f"{hints}import")
-    versions = [text, text + "\n", text.replace(".tril()", ".tril(0)"), text.replace(".tril()", ".tril(-0)"),
+    versions = [text, "", text + "\n", text.replace(".tril()", ".tril(0)"), text.replace(".tril()", ".tril(-0)"),
                 text.replace(".tril()", ".tril(keys - queries)")]  # fmt: skip
     path.write_text(versions.pop(0))
 
@@ -308,6 +308,61 @@ def test_nbgrader_grades_from_assignment_to_feedback(name: str, tmp_path: Path) 
             student: gradebook.find_submission(name, student).score for student in ("untouched", "one_wrong", "right")
         }
     assert scores == {"untouched": 0, "one_wrong": number - 1, "right": number}
+
+
+@pytest.mark.parametrize("solution", SOLUTIONS, ids=lambda path: path.stem)
+def test_otter_gets_a_question_for_each_exercise(solution: Path) -> None:
+    notebook = nbformat.reads(handout.for_otter(solution), as_version=4)
+    nbformat.validate(notebook)
+    names = [each.name for lesson in lessons() if lesson.notebook == solution.stem for each in lesson.exercises]
+    marks = [cell.source.split("\n")[0] for cell in notebook.cells if cell.cell_type == "raw"]
+    each = [f"# {edge} {kind}" for kind in ("SOLUTION", "TESTS") for edge in ("BEGIN", "END")]
+    assert marks == ["# ASSIGNMENT CONFIG", *["# BEGIN QUESTION", *each, "# END QUESTION"] * len(names)]
+    assert [cell.source.split("\n")[1] for cell in notebook.cells if "BEGIN QUESTION" in cell.source] == [
+        f"name: {name}" for name in names]  # fmt: skip
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            compile(cell.source, solution.name, "exec")
+            assert "### " not in cell.source
+            twice = "swap(" in cell.source or "milestone(" in cell.source or cell.source.startswith("check.")
+            assert twice == (cell.metadata.get("tags") == ["otter_ignore"])
+
+
+def test_a_test_of_otter_raises_for_a_wrong_answer(home: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(handout.OTTER_TEST.format(exercise="merge_heads", answer="merge_heads"), names)
+    exec(RIGHT, names)
+    names["test_merge_heads"](names["merge_heads"])
+    for wrong in (lambda x: x.flatten(2), None):  # None: what otter passes on if the name is not defined
+        with pytest.raises(AssertionError):
+            names["test_merge_heads"](wrong)
+    assert not home.exists()  # somebody else's answers are not one's own progress
+
+
+@pytest.mark.filterwarnings("ignore")  # of otter-grader and what it needs
+@pytest.mark.parametrize("name", ["03_attention", "18_unified_dry_run"])
+def test_otter_grades_from_assignment_to_score(name: str, tmp_path: Path, home: Path) -> None:
+    assign = pytest.importorskip("otter.assign", reason="pip install otter-grader to run it")
+    run = pytest.importorskip("otter.run")
+    solution = TOP / "solutions" / f"{name}.ipynb"
+    handout.write_otter([solution], tmp_path)
+    assign.main(str(tmp_path / solution.name), str(tmp_path / "dist"), no_run_tests=True, no_pdfs=True)
+    (archive,) = (tmp_path / "dist" / "autograder").glob("*.zip")
+    released = nbformat.read(tmp_path / "dist" / "student" / solution.name, as_version=4)
+    solved = [cell.source for cell in nbformat.read(solution, as_version=4).cells if "BEGIN SOLUTION" in cell.source]
+    stubs = [cell for cell in released.cells if "otter_answer_cell" in cell.metadata.get("tags", [])]
+    assert [stub.source for stub in stubs] == [build.remove_solutions(source).rstrip() for source in solved]
+    number, scores = len(find_lesson(name).exercises), {}
+    for student in ("untouched", "one_wrong", "right"):
+        if student != "untouched":
+            for stub, source in zip(stubs, solved, strict=True):
+                stub.source = source
+        if student == "one_wrong":
+            stubs[-1].source = "def nothing(): pass"  # no other answer calls the last one
+        nbformat.write(released, tmp_path / f"{student}.ipynb")
+        found = run.main(str(tmp_path / f"{student}.ipynb"), autograder=str(archive), output_dir=None, no_logo=True)
+        scores[student] = found.total
+    assert scores == {"untouched": 0, "one_wrong": number - 1, "right": number} and not home.exists()
 
 
 @pytest.fixture(scope="module")

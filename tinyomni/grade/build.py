@@ -33,15 +33,16 @@ def find_solutions(source: str) -> list[str]:
     return [match["body"] for match in REGION.finditer(source)]
 
 
+def stub_of(match: re.Match[str]) -> str:
+    """What stands in the place of a solution."""
+    if match["stub"] is None:
+        return f"{match['indent']}{STUB}\n"
+    return re.sub(r"^([ \t]*)# ?", r"\1", match["stub"], flags=re.MULTILINE)
+
+
 def remove_solutions(source: str) -> str:
     """A cell with stubs for its solutions. Raises ValueError for an unpaired mark."""
-
-    def stub(match: re.Match[str]) -> str:
-        if match["stub"] is None:
-            return f"{match['indent']}{STUB}\n"
-        return re.sub(r"^([ \t]*)# ?", r"\1", match["stub"], flags=re.MULTILINE)
-
-    stubbed = REGION.sub(stub, source)
+    stubbed = REGION.sub(stub_of, source)
     if "### BEGIN" in stubbed or "### END" in stubbed:
         raise ValueError(f"exercises: unpaired BEGIN or END mark in\n{source}")
     return stubbed if source.endswith("\n") else stubbed.rstrip("\n")

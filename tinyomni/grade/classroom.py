@@ -194,7 +194,7 @@ def common_mistakes(results: Iterable[Result]) -> list[tuple[str, str, str, list
     for one in results:
         for each in one["exercises"]:
             if each["status"] in (FAILED, NO_RESULT):
-                general = re.sub(r" \(case .*| \d+(\.\d+)? s\b.*", "", each["summary"])
+                general = re.sub(r" \(case .*|( of)? \d+(\.\d+)? s\b.*", "", each["summary"])
                 section = f"{each['notebook']}: {each['section']}" if each.get("section") else ""
                 mistake = (each.get("diagnosis") or general).removeprefix("This is what happens when ").rstrip(".")
                 students = groups.setdefault((each["exercise"], mistake, section), [])

@@ -1,4 +1,4 @@
-"""What an instructor hands out: exercises, an nbgrader course, or a checkout without solutions."""
+"""What an instructor hands out: exercises, a course for nbgrader or otter-grader, or a checkout without solutions."""
 
 import argparse
 import json
@@ -12,8 +12,9 @@ from typing import Any
 
 from tinyomni.errors import InputError
 from tinyomni.grade import build
-from tinyomni.grade.build import checksum, make_exercises, remove_solutions
+from tinyomni.grade.build import REGION, checksum, make_exercises, remove_solutions, stub_of
 
+SWAPS = re.compile(r"\b(swap|milestone)\(")
 CHECK = re.compile(r"check\.(?P<exercise>\w+)\((?P<answer>\w+)\)\s*")
 NBGRADER_CHECK = """from tinyomni.grade import check
 
@@ -25,6 +26,24 @@ c.CourseDirectory.course_id = "tinyomni"
 c.ExecutePreprocessor.timeout = 60  # seconds for each cell
 c.ExecutePreprocessor.interrupt_on_timeout = True  # an endless loop costs its own cell
 """
+OTTER_CONFIG = """# ASSIGNMENT CONFIG
+init_cell: false  # students need no otter: `check` is part of the course
+check_all_cell: false
+export_cell: false
+generate: true
+tests:
+  files: true
+  ok_format: false"""
+OTTER_QUESTION = """# BEGIN QUESTION
+name: {exercise}
+points: 1
+check_cell: false"""
+OTTER_TEST = """def test_{exercise}({answer}):
+    from tinyomni.grade.checker import check, grade_in_time
+    from tinyomni.grade.registry import find_exercise
+
+    verdict = grade_in_time(find_exercise("{exercise}"), {answer}, check.seconds)
+    assert verdict, verdict.summary"""
 FOR_INSTRUCTORS = ("solutions", "tests", "benchmarks", ".github", "docs/instructors.md")
 
 
@@ -71,6 +90,71 @@ def nbgrader_metadata(grade_id: str, grade: bool) -> dict[str, Any]:
     return common | ({"points": 1, "solution": False} if grade else {"solution": True})
 
 
+# ---- otter-grader ---------------------------------------------------------------------------------------------------
+
+
+def write_otter(solutions: list[Path], folder: Path) -> int:
+    """A master notebook of otter-grader for each lesson."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for solution in solutions:
+        (folder / solution.name).write_text(for_otter(solution), encoding="utf-8")
+    name = solutions[0].name
+    print(f"In {folder}: otter assign {name} dist")
+    return 0
+
+
+def for_otter(solution: Path) -> str:
+    """The solution with otter's blocks: each answer is a question with one test.
+
+    What runs the answer once more, a check or a swap, is for the student: otter leaves it out when it grades.
+    """
+    notebook = json.loads(solution.read_text(encoding="utf-8"))
+    cells: list[dict[str, Any]] = [raw_cell(OTTER_CONFIG)]
+    for cell, following in zip(notebook["cells"], [*notebook["cells"][1:], {"source": ""}], strict=True):
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code":
+            cells.append(cell)
+            continue
+        cell["outputs"], cell["execution_count"] = [], None
+        if "### BEGIN SOLUTION" in source:
+            found = CHECK.fullmatch("".join(following["source"]))
+            if found is None:
+                raise ValueError(f"exercises: {solution.name} has an answer without a check behind it:\n{source}")
+            answer = cell | {"source": REGION.sub(mark_for_otter, source).rstrip("\n")}
+            cells += [raw_cell(OTTER_QUESTION.format(**found.groupdict())), *block("SOLUTION", answer)]
+        elif found := CHECK.fullmatch(source):
+            test = cell | {"source": OTTER_TEST.format(**found.groupdict())}
+            cells += [ignored(cell), *block("TESTS", test), raw_cell("# END QUESTION")]
+        else:
+            cells.append(ignored(cell) if SWAPS.search(source) else cell)
+    notebook["cells"] = [cell | {"id": f"cell-{number}"} for number, cell in enumerate(cells)]
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def mark_for_otter(match: re.Match[str]) -> str:
+    """A solution, and what students get instead: a string that otter unwraps."""
+    indent, stub = match["indent"], stub_of(match)
+    return (
+        f"{indent}# BEGIN SOLUTION NO PROMPT\n{match['body']}{indent}# END SOLUTION\n"
+        f'{indent}""" # BEGIN PROMPT\n{stub}{indent}""" # END PROMPT\n'
+    )
+
+
+def raw_cell(source: str) -> dict[str, Any]:
+    """A cell that otter reads."""
+    return {"cell_type": "raw", "metadata": {}, "source": source}
+
+
+def block(kind: str, cell: dict[str, Any]) -> list[dict[str, Any]]:
+    """A cell between the marks of a block."""
+    return [raw_cell(f"# BEGIN {kind}"), cell, raw_cell(f"# END {kind}")]
+
+
+def ignored(cell: dict[str, Any]) -> dict[str, Any]:
+    """A cell that students run and otter does not."""
+    return cell | {"metadata": {"tags": ["otter_ignore"]}}
+
+
 # ---- a release ------------------------------------------------------------------------------------------------------
 
 
@@ -106,9 +190,7 @@ def released_exercises(solution: Path, exam: bool) -> str:
         return text
     notebook = json.loads(text)
     notebook["cells"] = [
-        cell
-        for cell in notebook["cells"]
-        if cell["cell_type"] != "code" or not re.search(r"\b(swap|milestone)\(", "".join(cell["source"]))
+        cell for cell in notebook["cells"] if cell["cell_type"] != "code" or not SWAPS.search("".join(cell["source"]))
     ]
     notebook["metadata"]["tinyomni"] = {"checksum": checksum(notebook)}
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
@@ -123,11 +205,14 @@ def run(argv: Sequence[str], top: Path = build.TOP) -> int:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--as-py", action="store_true", help="exercises/*.py with cells, for an editor")
     kind.add_argument("--nbgrader", metavar="DIR", help="source/ and configuration of an nbgrader course in DIR")
+    kind.add_argument("--otter", metavar="DIR", help="master notebooks of otter-grader in DIR, for `otter assign`")
     kind.add_argument("--release", metavar="FILE.zip", help="the checkout for students: without any solution")
     kind.add_argument("--exam", metavar="FILE.zip", help="the same without the graders: nothing tells right from wrong")
     options = parser.parse_args(argv)
     if options.nbgrader:
         return write_nbgrader(build.find_notebooks(top), Path(options.nbgrader))
+    if options.otter:
+        return write_otter(build.find_notebooks(top), Path(options.otter))
     if archive := options.release or options.exam:
         return write_release(top, Path(archive), exam=bool(options.exam))
     return build.main(top, options.as_py)
