@@ -13,7 +13,8 @@
 
     python3 course.py notebooks   run all lessons again and store their outputs
     python3 course.py exercises   make exercises/ from solutions/; with --as-py, as Python files for an editor; with
-                                  --nbgrader or --otter DIR, for these graders; with --release or --exam FILE.zip, what students get
+                                  --nbgrader DIR or --otter DIR, for one of these graders; with --release or --exam
+                                  FILE.zip, what students get
     python3 course.py bench       how fast it is, beside others; bench thinker, --device cuda, --json FILE and so on;
                                   bench speedrun FILE.safetensors: an entry of benchmarks/speedrun.md
     python3 course.py site        lessons, documents, traces and the live page as a static site in site/build/site;
