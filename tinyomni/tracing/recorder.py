@@ -480,12 +480,14 @@ class Recorder:
 
     def _path(self, module: nn.Module) -> str:
         """Where the module is in the outermost one that was met."""
-        if id(module) not in self._modules_met:
+        known = self._modules_met.get(id(module))
+        if known is None:
             for name, child in module.named_modules():
                 self._modules_met.setdefault(id(child), (child, name))
                 if isinstance(child, torch.jit.ScriptModule):
                     self.trace.notes.append(f"{name or type(child).__name__} runs outside Python and could not be seen")
-        return self._modules_met[id(module)][1] if id(module) in self._modules_met else ""
+            known = self._modules_met.get(id(module), (module, ""))
+        return known[1]
 
     def _phase(self, call: OpenCall, values: dict[str, Any], owner: Any, above: OpenCall | None) -> None:
         """Prefill, decode, train or recompute, where that can be told."""
