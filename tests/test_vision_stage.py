@@ -243,6 +243,8 @@ def test_a_wide_run_shows_each_image_once_in_order(tmp_path: Path) -> None:
     assert set(job.run(run_dir).validation) == {"loss", "contrastive", "slots", "patches", "caption_slots", "kind"}
     with pytest.raises(InputError, match="style must be 'plain' or 'wide', got 'x'"):
         prepare("vision", run_dir, {"style": "x"})
+    with pytest.raises(InputError, match="unmasked must be at least 0, got -1"):
+        prepare("vision", run_dir, {"unmasked": "-1"})
     assert {name: spec.style for name, spec in vision.PRESETS.items()} == {
         "smoke": "plain", "laptop": "wide", "quick": "plain", "gpu": "wide"}  # fmt: skip
 

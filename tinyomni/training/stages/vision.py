@@ -58,6 +58,8 @@ class VisionSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_style(self.style)
+        if self.unmasked < 0:
+            raise InputError(f"Settings: unmasked must be at least 0, got {self.unmasked}")
 
 
 PRESETS = {
