@@ -18,6 +18,7 @@ from tqdm import tqdm
 from tinyomni.errors import InputError
 from tinyomni.io import weights
 from tinyomni.training import checkpoint
+from tinyomni.training.average import WeightAverage
 from tinyomni.training.distributed import ProcessGroup
 from tinyomni.training.settings import FREE_ON_RESUME, SHIPPED, Settings
 from tinyomni.training.stage import Stage
@@ -68,6 +69,7 @@ class Run:
     group: ProcessGroup
     samples: int
     data: str | None = None  # a digest of it
+    average: WeightAverage | None = None
     result: Result = field(default_factory=Result)
 
     def must_match(self) -> dict[str, Any]:
@@ -84,9 +86,12 @@ class Run:
             self.result = Result(stage=self.stage.name)
             if self.settings.init_from is not None:
                 self.result.initialized_from = initialize(self.stage, self.settings.init_from)
+            if self.average:
+                self.average.start({})
             return self.result
         tensors, metadata = found
-        now, then = self.must_match(), metadata["must_match"]
+        defaults = {each.name: each.default for each in dataclasses.fields(self.settings)}  # of settings that are newer
+        now, then = self.must_match(), {**defaults, **metadata["must_match"]}
         if metadata["result"]["steps"] >= then["steps"] and now["steps"] > then["steps"]:
             self.notify(f"{self.stage.name}: a finished run of {then['steps']} steps is lengthened to {now['steps']}")
             # drawn data are as long as the run: there are more of them now, and those before are the same
@@ -101,6 +106,8 @@ class Run:
             )
         checkpoint.restore_model(self.stage, tensors)
         checkpoint.restore_optimizer(self.stage, self.optimizer, tensors)
+        if self.average:
+            self.average.start(tensors)
         if metadata["scaler"]:
             self.scaler.load_state_dict(metadata["scaler"])
         if self.group.rank < len(metadata["random"]):
@@ -141,7 +148,7 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "random": states,
         }
-        tensors = checkpoint.pack(self.stage, self.optimizer)
+        tensors = checkpoint.pack(self.stage, self.optimizer, self.average)
         path = checkpoint.save(self.folder, self.result.steps, tensors, metadata)
         if best:
             checkpoint.set_pointer(self.folder, "best", path)
