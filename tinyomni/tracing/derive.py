@@ -76,6 +76,8 @@ class Derivation:
         refusal = "" if error is None else self.refusal(n)
         if error is not None and not refusal:
             raise Undecided(f"the symbolic run failed: {_short(error)}")
+        if refusal:  # a message may have the length in it
+            seen = [what for what in seen if what != "the text"]
         if seen:
             raise Undecided(f"the function asks for {' and '.join(dict.fromkeys(seen))} of {self.over}")
         try:
