@@ -93,7 +93,7 @@ function busy(yes) {
 async function ask({ wav = null } = {}) {
   const text = $("question").value.trim();
   if (!wav && !text) throw new Error("Type a question first, or speak one.");
-  await player.unlock();
+  const unlocked = player.unlock(); // takes a while the first time: the model begins meanwhile
   player.stop(), roll.clear(), (spokenAt = 0), ($("replay").disabled = $("restore").disabled = true), ($("sound-facts").textContent = "");
   $("answer").textContent = "", $("answer").classList.remove("unsure"), show({ answer: "" }), busy(true);
   worker.postMessage({ type: "resume" });
@@ -101,6 +101,7 @@ async function ask({ wav = null } = {}) {
     type: "ask", image: imageless ? null : easel.pixels(), wav, text: wav ? "" : text, temperature: Number($("temperature").value),
     aloud: $("aloud").checked, voice: Number($("voice").value), seed: Date.now() % 100000,
   });
+  await unlocked;
 }
 
 async function vocode() {

@@ -33,8 +33,21 @@ async function load({ pack }) {
   let done = 0;
   model = await Model.load(ort, about, bytes, (name) => post("progress", { done: ++done / Object.keys(bytes).length, name }));
   normalizer = new Normalizer(about.normalization);
+  await warmUp();
   delete about.inverse, delete about.tokenizer, delete about.normalization;
   post("ready", { about });
+}
+
+// The first call of a graph takes several times as long as the next ones: it is made here, not in the first answer.
+async function warmUp() {
+  const { vision, audio } = model.about.config, image = new Float32Array(3 * vision.image_size ** 2).fill(0.5);
+  const embedded = await model.embed({ image, wav: new Float32Array(audio.sample_rate), text: "Hello." });
+  const steps = model.think(embedded, { maxNewTokens: 24 });
+  while (!(await steps.next()).done);
+  const stream = new SpeechStream(model);
+  for await (const codes of model.talk("There is a small red star.")) if (await stream.push(codes)) break;
+  model.ran = {};
+  delete model.rounds; // measured while the code was still being compiled
 }
 
 async function ask({ image, wav, text, temperature, aloud, voice, seed = 0 }) {
