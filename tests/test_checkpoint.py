@@ -245,6 +245,18 @@ def test_other_settings_another_model_and_other_data_are_refused(tmp_path: Path)
     assert result.steps == 12
 
 
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path: Path) -> None:
+    run(tmp_path)
+    tensors, metadata = load(path_of(tmp_path, 12))
+    for name in ("step", "bytes", "sha256", "metadata_sha256"):
+        del metadata[name]
+    del metadata["must_match"]["min_lr_ratio"]
+    save(tmp_path, 12, tensors, metadata)
+    assert run(tmp_path)[0].steps == 12
+    with pytest.raises(InputError, match=r"other settings: min_lr_ratio was 0.05, got 0.1"):
+        run(tmp_path, min_lr_ratio=0.1)
+
+
 def test_changed_data_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for name in ("a.txt", "b.txt", "c.png", "._a.txt"):

@@ -21,7 +21,6 @@ from torch.utils.data import Dataset, TensorDataset
 
 from tinyomni import stability
 from tinyomni.config import ThinkerConfig
-from tinyomni.errors import InputError
 from tinyomni.layers import DecoderBlock
 from tinyomni.thinker import ThinkerLM
 from tinyomni.training import checkpoint, distributed, loop, optim, precision
@@ -434,36 +433,6 @@ def test_validation_is_in_eval_mode_without_gradients_and_changes_nothing(tmp_pa
     ]
     assert len(checks) == 6 and result.best == min(checks) and result.validation["loss"] == checks[-1]
     assert torch.equal(stage.frozen[0].weight, Toy().frozen[0].weight)
-
-
-def test_the_average_of_the_weights_is_validated_and_loaded_and_resumes_bit_for_bit(tmp_path: Path) -> None:
-    """The average is that of the weights after each step of a run without one, of which every checkpoint is kept."""
-    plain, mean = Toy(), weights(Toy())
-    fit(plain, Rows(), short(checkpoint_freq=1, keep_last=20), tmp_path / "plain", collate=stack)
-    for step in range(1, 13):
-        checkpoint.restore_model(plain, checkpoint.load(checkpoint.path_of(tmp_path / "plain", step))[0])
-        mean = mean.lerp(weights(plain), 1 - min(0.8, (1 + step) / (10 + step)))
-    more = {"ema": 0.8, "checkpoint_freq": 6, "keep_last": 5, "eval_every": 6}
-    for name in ("whole", "halves"):
-        result = fit(Toy(), Rows(), short(**more), tmp_path / name, collate=stack)
-    shutil.rmtree(checkpoint.path_of(tmp_path / "halves", 12))
-    last = Toy()
-    assert fit(last, Rows(), short(**more), tmp_path / "halves", collate=stack).validation == result.validation
-    assert torch.equal(weights(last), weights(plain)) and losses(tmp_path / "halves") == losses(tmp_path / "plain")
-    for name in ("whole", "halves"):
-        stage = Toy()
-        checkpoint.load_weights(stage, tmp_path / name, "last")
-        assert torch.allclose(weights(stage), mean, atol=1e-6)
-        assert not torch.allclose(weights(stage), weights(last), atol=1e-4)
-    stage.eval()
-    with torch.no_grad():
-        assert result.validation["loss"] == pytest.approx(stage.validate()["loss"])
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
-def test_a_decay_outside_of_0_to_1_is_refused(decay: float) -> None:
-    with pytest.raises(InputError, match="ema must be at least 0 and below 1"):
-        short(ema=decay)
 
 
 def test_it_stops_early_and_the_best_weights_are_kept(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from safetensors.torch import save as bytes_from_tensors
 from torch import Tensor, nn
 
 from tinyomni.errors import InputError, MissingFileError
-from tinyomni.training.average import PREFIX, WeightAverage
 
 Tensors = dict[str, Shaped[Tensor, "..."]]
 TENSORS, METADATA, CORRUPT = "tensors.safetensors", "checkpoint.json", ".corrupt"
@@ -201,25 +200,23 @@ def read_pointer(folder: Path, name: str) -> Path | None:
 def load_weights(stage: nn.Module, folder: Path, which: str = "best") -> dict[str, Any]:
     """Put the weights of a run's `best` (or `last`) checkpoint into the stage; returns the checkpoint's metadata.
 
-    Where the run has averaged its weights, these are the average. A run without validation has no `best`: then it is
-    the last. Raises MissingFileError, CorruptCheckpoint, and InputError where the weights are another model's.
+    A run without validation has no `best`: then it is the last. Raises MissingFileError, CorruptCheckpoint, and
+    InputError where the weights are another model's.
     """
     path = read_pointer(Path(folder), which) or read_pointer(Path(folder), "last")
     if path is None:
         raise MissingFileError(f"Checkpoint: none found in {folder}. Was this stage trained?")
     tensors, metadata = load(path)
-    average = {f"model.{name.removeprefix(PREFIX)}": each for name, each in tensors.items() if name.startswith(PREFIX)}
-    restore_model(stage, tensors | average)
+    restore_model(stage, tensors)
     return metadata
 
 
 # ---- its content ----------------------------------------------------------------------------------------------------
 
 
-def pack(stage: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None) -> Tensors:
-    """Weights as `model.NAME`, the optimizer's state of each as `optimizer.NAME KEY`, the average as `average.NAME`."""
+def pack(stage: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
+    """Weights as `model.NAME`, the optimizer's state of each as `optimizer.NAME KEY`."""
     tensors = {f"model.{name}": tensor for name, tensor in stage.state_dict().items()}
-    tensors |= average.tensors() if average else {}
     for name, parameter in stage.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name} {key}"] = torch.as_tensor(value)

@@ -14,7 +14,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from tinyomni.errors import InputError
 from tinyomni.stability import check_gradient_explosion, clip_gradients, finite_checks, validate_loss
 from tinyomni.tracing.checks import Finder
 from tinyomni.training import checkpoint, distributed, guard, precision
-from tinyomni.training.average import WeightAverage
 from tinyomni.training.distributed import Batches, MicroBatchSampler, ProcessGroup, to_device
 from tinyomni.training.log import Log
 from tinyomni.training.optim import build_optimizer, learning_rate
@@ -193,8 +191,7 @@ def _fit(
     optimizer, scaler = build_optimizer(stage, settings, policy), policy.scaler()
     seed_everything(settings.seed + group.rank)  # every process drops out other units
     samples = len(train)  # type: ignore[arg-type]
-    average = None if settings.ema is None else WeightAverage(stage, settings.ema)
-    run = Run(folder, stage, optimizer, scaler, settings, group, samples, data, average)
+    run = Run(folder, stage, optimizer, scaler, settings, group, samples, data)
     result = run.resume()
     result.device, result.precision, result.processes = str(group.device), policy.precision, group.size
     batches = Batches(run.samples, settings.batch_size, settings.seed, lengths, in_order)
@@ -226,8 +223,6 @@ def _fit(
                 count(skip, result)
                 entry = {"skipped": str(skip), "batch": batches[result.steps]}
             result.steps += 1
-            if average and "skipped" not in entry:
-                average.update(result.steps)
             result.samples += settings.batch_size
             result.tokens += entry.get("tokens", 0)
             passed = time.perf_counter() - clock
@@ -244,8 +239,7 @@ def _fit(
                 )
             improved = False
             if result.steps % settings.eval_every == 0 or result.steps == settings.steps:
-                with average.applied() if average else nullcontext():
-                    result.validation = validate(stage, policy, group)
+                result.validation = validate(stage, policy, group)
                 log.write(step=result.steps, validation=result.validation)
                 improved = update_best(result)
             stopped = interrupts.received and not done(result, settings)

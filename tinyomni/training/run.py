@@ -18,7 +18,6 @@ from tqdm import tqdm
 from tinyomni.errors import InputError
 from tinyomni.io import weights
 from tinyomni.training import checkpoint
-from tinyomni.training.average import WeightAverage
 from tinyomni.training.distributed import ProcessGroup
 from tinyomni.training.settings import FREE_ON_RESUME, SHIPPED, Settings
 from tinyomni.training.stage import Stage
@@ -69,7 +68,6 @@ class Run:
     group: ProcessGroup
     samples: int
     data: str | None = None  # a digest of it
-    average: WeightAverage | None = None
     result: Result = field(default_factory=Result)
 
     def must_match(self) -> dict[str, Any]:
@@ -86,8 +84,6 @@ class Run:
             self.result = Result(stage=self.stage.name)
             if self.settings.init_from is not None:
                 self.result.initialized_from = initialize(self.stage, self.settings.init_from)
-            if self.average:
-                self.average.start({})
             return self.result
         tensors, metadata = found
         defaults = {each.name: each.default for each in dataclasses.fields(self.settings)}  # of settings that are newer
@@ -106,8 +102,6 @@ class Run:
             )
         checkpoint.restore_model(self.stage, tensors)
         checkpoint.restore_optimizer(self.stage, self.optimizer, tensors)
-        if self.average:
-            self.average.start(tensors)
         if metadata["scaler"]:
             self.scaler.load_state_dict(metadata["scaler"])
         if self.group.rank < len(metadata["random"]):
@@ -148,7 +142,7 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "random": states,
         }
-        tensors = checkpoint.pack(self.stage, self.optimizer, self.average)
+        tensors = checkpoint.pack(self.stage, self.optimizer)
         path = checkpoint.save(self.folder, self.result.steps, tensors, metadata)
         if best:
             checkpoint.set_pointer(self.folder, "best", path)

@@ -63,7 +63,6 @@ class Settings(Overridable):
     cycle: int | None = None  # steps after which the cosine starts again; the last may be shorter. None: one for all
     warmup: int = 50
     weight_decay: float = 0.1  # on matrices only
-    ema: float | None = None  # decay of a moving average of the weights: that is what is validated, and loaded later
     optimizer: str = "adamw"  # muon: for the matrices inside the blocks
     max_grad_norm: float = 1.0  # longer gradients are clipped to it
     skip_grad_norm: float = 100.0  # a batch with a longer gradient is skipped
@@ -90,8 +89,6 @@ class Settings(Overridable):
         for name in ("lr", "max_grad_norm", "skip_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"Settings: {name} must be above 0 and finite, got {getattr(self, name)}")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise InputError(f"Settings: ema must be at least 0 and below 1, got {self.ema}")
         if self.min_lr_ratio > 1:
             raise InputError(f"Settings: min_lr_ratio must be at most 1, got {self.min_lr_ratio}")
         if self.optimizer not in OPTIMIZERS:
