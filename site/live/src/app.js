@@ -46,6 +46,8 @@ const handlers = {
     about = message.about;
     easel = new Easel($("canvas"), about.world), glass = new Glass(about, $("glass"));
     roll = new Roll($("roll"), about.config.codec.codebook_size), player = new Player(about.config.audio.sample_rate);
+    // opening the sound device takes a while: at the first touch or key, before there is a question
+    for (const each of ["pointerdown", "keydown"]) addEventListener(each, () => player.unlock(), { once: true });
     glass.onheads = (thinker, talker) => { worker.postMessage({ type: "heads", thinker, talker }), say("Ask again to see what changes."); };
     roll.onedit = () => { $("restore").disabled = !roll.edited, vocode(); };
     tools(), easel.random();
