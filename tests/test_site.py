@@ -6,6 +6,7 @@ Of the lessons only one is built here; `python3 course.py site` builds and check
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,3 +84,8 @@ def test_search_finds_a_page_and_asks_no_other_host(site: pages.Site, tmp_path: 
         assert "patches" in page.inner_text("body").lower()
         chromium.close()
     assert asked and not [each for each in asked if not each.startswith(("file:", "data:"))]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_live_pages_fft_blocks_of_speech_and_gaps() -> None:
+    subprocess.run(["node", str(TOP / "site" / "live" / "test" / "sound.mjs")], check=True, timeout=120)

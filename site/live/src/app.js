@@ -176,10 +176,10 @@ function listen() {
   on("canvas", "drop", later((event) => (event.preventDefault(), event.dataTransfer.files[0] && easel.file(event.dataTransfer.files[0]))));
   on("pause", "click", later(() => {
     const pausing = $("pause").textContent === "Pause";
-    worker.postMessage({ type: pausing ? "pause" : "resume" });
+    worker.postMessage({ type: pausing ? "pause" : "resume" }), player.hold();
     $("pause").textContent = pausing ? "Go on" : "Pause", ($("step").disabled = !pausing);
   }));
-  on("step", "click", later(() => worker.postMessage({ type: "step" })));
+  on("step", "click", later(() => { worker.postMessage({ type: "step" }), player.hold(); }));
   on("stop", "click", later(() => { worker.postMessage({ type: "stop" }), player.stop(); }));
   on("replay", "click", later(vocode));
   on("restore", "click", later(() => { roll.restore(), ($("restore").disabled = true); }));

@@ -4,6 +4,7 @@ export class Player {
   constructor(rate) {
     this.rate = rate, this.at = 0, this.sources = new Set(), this.gaps = 0;
     this.lead = 0.03; // seconds from the first block's arrival to its first sample; more after each gap
+    this.held = false;
   }
 
   // Inside a click: a page may not play sound before.
@@ -20,13 +21,17 @@ export class Player {
     source.buffer = buffer, source.connect(this.context.destination);
     const now = this.context.currentTime;
     if (this.at < now) {
-      if (this.at) this.gaps++, (this.lead = Math.min(2, 2 * this.lead + now - this.at));
+      if (this.at && !this.held) this.gaps++, (this.lead = Math.min(2, 2 * this.lead + now - this.at));
       this.at = now + this.lead;
     }
+    this.held = false;
     source.start(this.at);
     this.at += buffer.duration;
     this.sources.add(source), (source.onended = () => this.sources.delete(source));
   }
+
+  // The reader has paused the run: what comes late now is no gap.
+  hold() { this.held = true; }
 
   stop() {
     if (!this.gaps) this.lead = Math.max(0.03, this.lead / 2);

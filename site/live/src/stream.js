@@ -4,12 +4,12 @@
 // and with one frame to come; where two blocks meet they are cross-faded.
 
 const CONTEXT = 8, AHEAD = 8, FADE = 320; // mel frames before and behind a block; samples of a cross-fade
-// Rounds of Griffin-Lim for a block: as many as fit into this share of the time that the block plays, so that a slow
+// Rounds of Griffin-Lim for a block: as many as fit into this share of the time that its window lasts, so that a slow
 // machine speaks a little rougher rather than with gaps.
-const SHARE = 0.3, FEWEST = 4, MOST = 20;
+const SHARE = 0.1, FEWEST = 4, MOST = 20;
 
 export class SpeechStream {
-  constructor(model, { block = 4 } = {}) {
+  constructor(model, { block = 1 } = {}) {
     const { codec, audio } = model.about.config;
     this.model = model, this.block = block;
     this.perFrame = codec.hop / audio.hop, this.hop = audio.hop, this.rate = audio.sample_rate;
@@ -40,7 +40,7 @@ export class SpeechStream {
     const phase = this.kept && this.phases(first, frames);
     const began = performance.now();
     const wav = vocoder.audio(mel.subarray((first - skip) * n_mels, (last - skip) * n_mels), frames, phase, model.rounds);
-    const share = ((performance.now() - began) / 1000) * (this.rate / ((to - this.done) * perFrame * hop));
+    const share = ((performance.now() - began) / 1000) * (this.rate / (frames * hop));
     model.rounds = Math.max(FEWEST, Math.min(MOST, Math.round((model.rounds * SHARE) / share)));
     const start = this.done * perFrame * hop, end = to * perFrame * hop, offset = start - first * hop;
     const out = new Float32Array(end - start);
