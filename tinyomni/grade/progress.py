@@ -8,6 +8,8 @@ import dataclasses
 import json
 import os
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +49,17 @@ def load() -> dict[str, str]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a file in one operation, and remove what programs that were killed have left half written."""
+    """Replace a file in one operation, and remove what programs that were killed have left half written: what others
+    write now is younger than a minute.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.stem}.{os.getpid()}")
     temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
-    for stale in path.parent.glob(f"{path.stem}.[0-9]*"):
-        stale.unlink(missing_ok=True)
+    for other in path.parent.glob(f"{path.stem}.[0-9]*"):
+        with suppress(FileNotFoundError):  # it has just taken its place
+            if time.time() - other.stat().st_mtime > 60:
+                other.unlink()
 
 
 def record(verdict: Verdict) -> Verdict:
