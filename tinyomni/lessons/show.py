@@ -105,9 +105,9 @@ def explore(draw: Callable[..., Drawing], **choices: Any) -> None:
         explore(draw, angle=(0.5, 0, 3.2, 0.1), layer=[1, 2, 3, 4])
 
     A tuple is (start, least, most, step), a list has the choices of a menu, a text is what a field holds at first, in
-    which the reader writes another. `draw` returns the figure and its
-    description, and may return sounds as well, by their labels; the first one plays when something is chosen. What is
-    shown for the first values is what a stored lesson shows.
+    which the reader writes another. `draw` returns the figure and its description, and may return sounds as well, by
+    their labels; the first one plays when something is chosen. What is shown for the first values is what a stored
+    lesson shows.
     """
     from IPython.display import display
 
