@@ -295,6 +295,19 @@ def test_a_run_lengthened_by_a_cycle_is_the_one_that_was_never_finished(tmp_path
         run(tmp_path / "run", Random(), steps=20, cycle=10)  # the finished one was longer
     _, lengthened = run(tmp_path / "run", Random(), steps=20, cycle=12)
     assert torch.equal(weights(whole), weights(lengthened))
+    with pytest.raises(InputError, match="restarts was 1, got 2"):
+        run(tmp_path / "run", Random(), steps=28, cycle=12, restarts=2)  # what was averaged is not known any more
+
+
+@pytest.mark.parametrize("cycle", [None, 12])
+def test_a_run_lengthened_by_restarts_averages_them(tmp_path: Path, cycle: int | None) -> None:
+    means = [Random(), Random()]
+    run(tmp_path / "whole", Random(), steps=20, cycle=12, restarts=2)
+    run(tmp_path / "run", Random(), steps=12, cycle=cycle)
+    run(tmp_path / "run", Random(), steps=20, cycle=12, restarts=2)
+    for mean, name in zip(means, ("whole", "run"), strict=True):
+        checkpoint.load_weights(mean, tmp_path / name, "last")
+    assert torch.equal(weights(means[0]), weights(means[1]))
 
 
 def test_drawn_data_grow_with_a_run_that_is_lengthened_and_never_shrink(tmp_path: Path) -> None:

@@ -246,14 +246,16 @@ def test_the_learning_rate_rises_then_falls_to_its_minimum(steps: int, warmup: i
         assert learning_rate(steps + 1000, settings) == pytest.approx(0.5 * low)
 
 
-@given(st.integers(1, 50), st.integers(1, 150), st.integers(0, 10))
-def test_every_cycle_is_the_cosine_of_a_run_of_its_length(cycle: int, steps: int, warmup: int) -> None:
-    whole = Settings(steps=steps, cycle=cycle, warmup=min(warmup, cycle))
-    for start in range(0, steps, cycle):
-        length = min(cycle, steps - start)
-        alone = Settings(steps=length, warmup=0 if start else whole.warmup)
-        for step in range(length):
-            assert learning_rate(start + step, whole) == learning_rate(step, alone)
+@given(st.integers(1, 50), st.integers(1, 5), st.integers(0, 100), st.integers(0, 10))
+def test_every_restart_is_the_cosine_of_a_run_of_its_length(cycle: int, restarts: int, rest: int, warmup: int) -> None:
+    whole = Settings(steps=cycle + rest, cycle=cycle, restarts=restarts, warmup=min(warmup, cycle))
+    ends = [cycle, *(cycle + rest * number // restarts for number in range(1, restarts + 1))]
+    assert max(lengths := [b - a for a, b in pairwise(ends)]) - min(lengths) <= 1
+    for start, end in pairwise([0, *ends]):
+        if end > start:
+            alone = Settings(steps=end - start, warmup=0 if start else whole.warmup)
+            for step in range(end - start):
+                assert learning_rate(start + step, whole) == learning_rate(step, alone)
 
 
 def test_the_rate_is_torchs_own_cosine() -> None:
@@ -433,6 +435,38 @@ def test_validation_is_in_eval_mode_without_gradients_and_changes_nothing(tmp_pa
     ]
     assert len(checks) == 6 and result.best == min(checks) and result.validation["loss"] == checks[-1]
     assert torch.equal(stage.frozen[0].weight, Toy().frozen[0].weight)
+
+
+def test_the_weights_at_the_ends_of_restarts_are_averaged_and_the_mean_is_validated_and_loaded(tmp_path: Path) -> None:
+    """A first cosine of 6 steps, then restarts that end after 8, 10 and 12; the run with all checkpoints has one less
+    to be averaged, but the same weights after each step.
+    """
+    more: dict[str, Any] = {"cycle": 6, "restarts": 3, "eval_every": 4, "checkpoint_freq": 1, "keep_last": 20}
+    results = [fit(Toy(), Rows(), short(**more), tmp_path / name, collate=stack) for name in ("whole", "halves")]
+    at_end = {step: checkpoint.load(checkpoint.path_of(tmp_path / "whole", step))[0] for step in range(1, 13)}
+    averaged = [step for step, tensors in at_end.items() if any(name.startswith("average.") for name in tensors)]
+    assert averaged == [8, 9, 10, 11, 12]
+    ends, stage = [], Toy()
+    for step in (8, 10, 12):
+        checkpoint.restore_model(stage, at_end[step])
+        ends.append(weights(stage))
+    checkpoint.load_weights(stage, tmp_path / "whole", "last")
+    assert torch.allclose(weights(stage), torch.stack(ends).mean(0), atol=1e-6)
+    assert not torch.allclose(weights(stage), ends[-1], atol=1e-5)
+    stage.eval()
+    with torch.no_grad():
+        assert results[0].validation["loss"] == pytest.approx(stage.validate()["loss"])
+    for step in (11, 12):  # resumed in the middle of the third
+        shutil.rmtree(checkpoint.path_of(tmp_path / "halves", step))
+    again = Toy()
+    assert fit(again, Rows(), short(**more), tmp_path / "halves", collate=stack).validation == results[0].validation
+    assert torch.equal(weights(again), ends[-1]), "the optimizer goes on with the weights, not with their mean"
+
+
+def test_the_weights_of_a_single_restart_are_not_averaged(tmp_path: Path) -> None:
+    fit(Toy(), Rows(), short(cycle=6), tmp_path, collate=stack)
+    tensors, _ = checkpoint.load(checkpoint.path_of(tmp_path, 12))
+    assert not any(name.startswith("average.") for name in tensors)
 
 
 def test_it_stops_early_and_the_best_weights_are_kept(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from safetensors.torch import save as bytes_from_tensors
 from torch import Tensor, nn
 
 from tinyomni.errors import InputError, MissingFileError
+from tinyomni.training.average import PREFIX, WeightAverage
 
 Tensors = dict[str, Shaped[Tensor, "..."]]
 TENSORS, METADATA, CORRUPT = "tensors.safetensors", "checkpoint.json", ".corrupt"
@@ -200,23 +201,25 @@ def read_pointer(folder: Path, name: str) -> Path | None:
 def load_weights(stage: nn.Module, folder: Path, which: str = "best") -> dict[str, Any]:
     """Put the weights of a run's `best` (or `last`) checkpoint into the stage; returns the checkpoint's metadata.
 
-    A run without validation has no `best`: then it is the last. Raises MissingFileError, CorruptCheckpoint, and
-    InputError where the weights are another model's.
+    Where the run had averaged its weights by then, these are the mean. A run without validation has no `best`: then it
+    is the last. Raises MissingFileError, CorruptCheckpoint, and InputError where the weights are another model's.
     """
     path = read_pointer(Path(folder), which) or read_pointer(Path(folder), "last")
     if path is None:
         raise MissingFileError(f"Checkpoint: none found in {folder}. Was this stage trained?")
     tensors, metadata = load(path)
-    restore_model(stage, tensors)
+    mean = {f"model.{name.removeprefix(PREFIX)}": each for name, each in tensors.items() if name.startswith(PREFIX)}
+    restore_model(stage, tensors | mean)
     return metadata
 
 
 # ---- its content ----------------------------------------------------------------------------------------------------
 
 
-def pack(stage: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
-    """Weights as `model.NAME`, the optimizer's state of each as `optimizer.NAME KEY`."""
+def pack(stage: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None) -> Tensors:
+    """Weights as `model.NAME`, the optimizer's state of each as `optimizer.NAME KEY`, their mean as `average.NAME`."""
     tensors = {f"model.{name}": tensor for name, tensor in stage.state_dict().items()}
+    tensors |= average.tensors() if average else {}
     for name, parameter in stage.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name} {key}"] = torch.as_tensor(value)

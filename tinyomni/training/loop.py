@@ -29,7 +29,7 @@ from tinyomni.tracing.checks import Finder
 from tinyomni.training import checkpoint, distributed, guard, precision
 from tinyomni.training.distributed import Batches, MicroBatchSampler, ProcessGroup, to_device
 from tinyomni.training.log import Log
-from tinyomni.training.optim import build_optimizer, learning_rate
+from tinyomni.training.optim import averaged_at, build_optimizer, learning_rate
 from tinyomni.training.run import Result, Run
 from tinyomni.training.settings import Settings
 from tinyomni.training.stage import Stage
@@ -206,6 +206,7 @@ def _fit(
             worker_init_fn=guard.leave_signals_to_the_trainer,
         )
     )
+    averaged = averaged_at(settings)
     trainer = Trainer(stage, group.wrap(stage), optimizer, scaler, policy, group, settings)
     clock, earlier_seconds, earlier_tokens = time.perf_counter(), result.seconds, result.tokens
     stage.train()
@@ -223,6 +224,8 @@ def _fit(
                 count(skip, result)
                 entry = {"skipped": str(skip), "batch": batches[result.steps]}
             result.steps += 1
+            if result.steps in averaged:
+                run.average.add(averaged.index(result.steps) + 1)
             result.samples += settings.batch_size
             result.tokens += entry.get("tokens", 0)
             passed = time.perf_counter() - clock
@@ -239,7 +242,8 @@ def _fit(
                 )
             improved = False
             if result.steps % settings.eval_every == 0 or result.steps == settings.steps:
-                result.validation = validate(stage, policy, group)
+                with run.average.applied():
+                    result.validation = validate(stage, policy, group)
                 log.write(step=result.steps, validation=result.validation)
                 improved = update_best(result)
             stopped = interrupts.received and not done(result, settings)

@@ -4,6 +4,7 @@ gradients → optimizer(learning_rate(step)) → weights
 """
 
 import math
+from bisect import bisect_right
 from typing import Any
 
 import torch
@@ -118,15 +119,28 @@ def orthogonalize(
 def learning_rate(step: int, settings: Settings) -> float:
     """Linear warm-up for `warmup` steps, then a cosine down to `lr * min_lr_ratio`. `step` counts from 0.
 
-    After every `cycle` it starts again, without a warm-up: so a finished run can be lengthened (Loshchilov & Hutter,
-    SGDR, 2017, arXiv:1608.03983).
+    After `cycle` steps it starts again, `restarts` times, without a warm-up: so a finished run can be lengthened
+    (Loshchilov & Hutter, SGDR, 2017, arXiv:1608.03983).
     """
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
-    cycle = settings.cycle or settings.steps
-    start = min(step, settings.steps - 1) // cycle * cycle
-    end = min(start + cycle, settings.steps) - 1
-    start = start or settings.warmup
-    progress = min(1.0, (step - start) / max(1, end - start))
+    ends = cosine_ends(settings)
+    number = bisect_right(ends, min(step, settings.steps - 1))
+    start, last = ends[number - 1] if number else settings.warmup, ends[number] - 1
+    progress = min(1.0, (step - start) / max(1, last - start))
     low = settings.min_lr_ratio
     return settings.lr * (low + (1 - low) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def cosine_ends(settings: Settings) -> list[int]:
+    """The step after the last one of each cosine: the first has `cycle` steps, `restarts` others share the rest."""
+    first = min(settings.cycle or settings.steps, settings.steps)
+    rest = settings.steps - first
+    shares = range(1, settings.restarts + 1) if rest else ()
+    return [first, *(first + rest * share // settings.restarts for share in shares)]
+
+
+def averaged_at(settings: Settings) -> list[int]:
+    """The steps after which the weights are averaged: the ends of all cosines but the first, where these are several."""
+    ends = cosine_ends(settings)[1:]
+    return ends if len(ends) > 1 else []

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from tinyomni.errors import InputError
 from tinyomni.io import weights
 from tinyomni.training import checkpoint
+from tinyomni.training.average import WeightAverage
 from tinyomni.training.distributed import ProcessGroup
 from tinyomni.training.settings import FREE_ON_RESUME, SHIPPED, Settings
 from tinyomni.training.stage import Stage
@@ -70,6 +71,9 @@ class Run:
     data: str | None = None  # a digest of it
     result: Result = field(default_factory=Result)
 
+    def __post_init__(self) -> None:
+        self.average = WeightAverage(self.stage)
+
     def must_match(self) -> dict[str, Any]:
         """What decides what is learned: a run cannot resume with another value of one of these."""
         settings = dataclasses.asdict(self.settings)
@@ -92,9 +96,9 @@ class Run:
             self.notify(f"{self.stage.name}: a finished run of {then['steps']} steps is lengthened to {now['steps']}")
             # drawn data are as long as the run: there are more of them now, and those before are the same
             grown = {"samples": now["samples"]} if now["samples"] > then["samples"] else {}
-            # what the run did was a first cycle
-            cycle = {"cycle": now["cycle"]} if then.get("cycle") is None and now["cycle"] == then["steps"] else {}
-            then = {**then, "steps": now["steps"], **grown, **cycle}
+            first = now["cycle"] == then["steps"] and then["cycle"] in (None, then["steps"])  # it was a first cosine
+            after = {name: now[name] for name in ("cycle", "restarts")} if first else {}
+            then = {**then, "steps": now["steps"], **grown, **after}
         if other := [f"{name} was {then.get(name)}, got {now[name]}" for name in now if then.get(name) != now[name]]:
             raise InputError(
                 f"Training: {self.folder} holds a run with other settings: {', '.join(other)}. "
@@ -102,6 +106,7 @@ class Run:
             )
         checkpoint.restore_model(self.stage, tensors)
         checkpoint.restore_optimizer(self.stage, self.optimizer, tensors)
+        self.average.resume(tensors)
         if metadata["scaler"]:
             self.scaler.load_state_dict(metadata["scaler"])
         if self.group.rank < len(metadata["random"]):
@@ -142,7 +147,7 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "random": states,
         }
-        tensors = checkpoint.pack(self.stage, self.optimizer)
+        tensors = checkpoint.pack(self.stage, self.optimizer, self.average)
         path = checkpoint.save(self.folder, self.result.steps, tensors, metadata)
         if best:
             checkpoint.set_pointer(self.folder, "best", path)

@@ -60,7 +60,8 @@ class Settings(Overridable):
     grad_accum_steps: int = 1  # micro-batches per batch, each with its own backward pass: less memory, the same result
     lr: float = 1e-3
     min_lr_ratio: float = 0.05  # where the cosine ends, as a fraction of lr
-    cycle: int | None = None  # steps after which the cosine starts again; the last may be shorter. None: one for all
+    cycle: int | None = None  # steps of the first cosine of the learning rate; None: all
+    restarts: int = 1  # cosines that share the steps after it; the weights at the ends of several are averaged
     warmup: int = 50
     weight_decay: float = 0.1  # on matrices only
     optimizer: str = "adamw"  # muon: for the matrices inside the blocks
@@ -80,7 +81,7 @@ class Settings(Overridable):
 
     def __post_init__(self) -> None:
         at_least = dict.fromkeys(
-            ("steps", "batch_size", "grad_accum_steps", "checkpoint_freq", "keep_last", "eval_every", "max_skips"), 1
+            ("steps", "batch_size", "grad_accum_steps", "checkpoint_freq", "keep_last", "eval_every", "max_skips", "restarts"), 1
         ) | dict.fromkeys(("warmup", "num_workers", "min_lr_ratio", "weight_decay", "seed"), 0)
         at_least |= {name: 1 for name in ("patience", "cycle") if getattr(self, name) is not None}
         for name, least in at_least.items():

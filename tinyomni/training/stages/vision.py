@@ -39,6 +39,7 @@ from tinyomni.data.unanswerable import CANNOT_TELL, UNCLEAR_IMAGES
 from tinyomni.errors import InputError
 from tinyomni.layers import DecoderBlock, RMSNorm
 from tinyomni.training.distributed import to_device
+from tinyomni.training.optim import cosine_ends
 from tinyomni.training.recipe import Job, RunDir
 from tinyomni.training.settings import MUON, Settings
 from tinyomni.training.stage import Stage
@@ -405,7 +406,7 @@ def build(run_dir: RunDir, settings: VisionSettings) -> Job:
     if wide:
         size = settings.steps * settings.batch_size
         unmasked_from = (settings.steps - settings.unmasked) * settings.batch_size
-        first = min(settings.cycle or settings.steps, settings.steps) * settings.batch_size
+        first = cosine_ends(settings)[0] * settings.batch_size
         train = ScenesWithSwaps(
             Scenes(
                 size=size,
