@@ -141,6 +141,6 @@ def cosine_ends(settings: Settings) -> list[int]:
 
 
 def averaged_at(settings: Settings) -> list[int]:
-    """The steps after which the weights are averaged: the ends of all cosines but the first, where these are several."""
+    """The steps after which the weights are averaged: the ends of the cosines after the first, if these are several."""
     ends = cosine_ends(settings)[1:]
     return ends if len(ends) > 1 else []

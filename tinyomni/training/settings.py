@@ -80,9 +80,10 @@ class Settings(Overridable):
     init_from: str | None = None  # initial weights, except frozen ones: a finished run of the same stage, or "shipped"
 
     def __post_init__(self) -> None:
-        at_least = dict.fromkeys(
-            ("steps", "batch_size", "grad_accum_steps", "checkpoint_freq", "keep_last", "eval_every", "max_skips", "restarts"), 1
-        ) | dict.fromkeys(("warmup", "num_workers", "min_lr_ratio", "weight_decay", "seed"), 0)
+        ones = ("steps", "batch_size", "grad_accum_steps", "restarts", "checkpoint_freq", "keep_last", "eval_every",
+                "max_skips")  # fmt: skip
+        at_least = dict.fromkeys(ones, 1)
+        at_least |= dict.fromkeys(("warmup", "num_workers", "min_lr_ratio", "weight_decay", "seed"), 0)
         at_least |= {name: 1 for name in ("patience", "cycle") if getattr(self, name) is not None}
         for name, least in at_least.items():
             if not least <= getattr(self, name) < math.inf:
