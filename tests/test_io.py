@@ -12,9 +12,11 @@ import soundfile
 import torch
 from PIL import Image
 
+from tinyomni.data.manifests import Manifest
 from tinyomni.dry_run import IMAGE
 from tinyomni.errors import InputError
 from tinyomni.io import check_not_silent, load_audio, load_image, load_speech
+from tinyomni.shapes import ShapeError
 
 
 def save(image: Image.Image, path: Path, **how: object) -> Path:
@@ -146,6 +148,47 @@ def test_ogg_files_that_are_chained_or_have_no_last_page(tmp_path: Path) -> None
         load_audio(tmp_path / "two.ogg")
 
 
+def test_ogg_pages_that_break_off_in_the_middle_are_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.ogg", TONE, 16_000)
+    one = (tmp_path / "a.ogg").read_bytes()
+    for content in (one[:-40] + one, one + b"junk" + one):
+        (tmp_path / "b.ogg").write_bytes(content)
+        with pytest.raises(InputError, match=r"b\.ogg is truncated: its pages break off at byte \d,\d+ and go on"):
+            load_audio(tmp_path / "b.ogg")
+    (tmp_path / "b.ogg").write_bytes(one + b"TAG" + bytes(125))
+    assert len(load_audio(tmp_path / "b.ogg")) == 1601
+
+
+def test_each_link_of_opus_may_lack_its_last_page(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.ogg", TONE, 16_000, format="OGG", subtype="OPUS")
+    one = bytearray((tmp_path / "a.ogg").read_bytes())
+    one[one.rfind(b"OggS") + 5] &= ~4
+    (tmp_path / "b.ogg").write_bytes(one + one)
+    assert len(load_audio(tmp_path / "b.ogg")) >= 2 * 1601
+
+
+@pytest.mark.parametrize("kind", ["AU", "RF64", "W64", "SVX", "AIFF", "FLAC", "CAF"])
+def test_other_formats_that_end_early_are_refused(kind: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(size=1601) * 0.1
+    soundfile.write(tmp_path / "a", noise, 16_000, format=kind, subtype="PCM_16")
+    assert len(load_audio(tmp_path / "a")) == 1601
+    (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes()[:-1500])
+    with pytest.raises(InputError, match=rf"{tmp_path / 'b'}( is truncated| \(expected WAV).*") as caught:
+        load_audio(tmp_path / "b")
+    assert "object at" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "place", "size"), [("AU", 8, 4), ("W64", 16, 8), ("FLAC", 22, 4)])
+def test_sizes_that_a_pipe_never_filled_in(kind: str, place: int, size: int, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a", TONE, 16_000, format=kind, subtype="PCM_16")
+    content = bytearray((tmp_path / "a").read_bytes())
+    content[place : place + size] = (b"\0" if kind == "FLAC" else b"\xff") * size
+    (tmp_path / "a").write_bytes(content)
+    assert len(load_audio(tmp_path / "a")) == 1601
+    (tmp_path / "rows.csv").write_text("audio,text\na,x\n")
+    assert len(Manifest(tmp_path / "rows.csv")) == len(Manifest(tmp_path / "rows.csv", check="headers")) == 1
+
+
 def checksum(page: bytes) -> int:
     """The CRC of an Ogg page, RFC 3533 section 6."""
     found = 0
@@ -181,6 +224,20 @@ def test_integers_that_may_mean_two_things_are_refused() -> None:
         load_audio((np.array([2_000_000, -5] * 400, dtype=np.int32), 16_000))
     with pytest.raises(InputError, match=r"peak of 5,000,000,000. Pass floats"):
         load_audio(([5_000_000_000, 1] * 400, 16_000))
+
+
+@pytest.mark.parametrize("kind", ["uint16", "uint32", "uint64"])
+def test_unsigned_integers_that_do_not_say_where_silence_is_are_refused(kind: str) -> None:
+    with pytest.raises(ShapeError, match=rf"expected floats, signed integers or uint8, got .* {kind}\. Subtract"):
+        load_audio((np.full(1600, 32_768, dtype=kind), 16_000))
+    with pytest.raises(ShapeError, match="uint16"):
+        load_audio((array.array("H", [32_768] * 1600), 16_000))
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_raw_bytes_are_no_samples(kind: type) -> None:
+    with pytest.raises(TypeError, match=r"got raw bytes\. numpy\.frombuffer"):
+        load_audio((kind(np.full(1600, 100, dtype=np.int16).tobytes()), 16_000))
 
 
 def test_channels_that_cancel_and_a_constant_have_their_own_message(tmp_path: Path) -> None:
@@ -335,3 +392,87 @@ def test_damaged_exif_of_other_formats(kind: str, tmp_path: Path) -> None:
     for exif in (b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\xff\xff\xff\xff\x06\0\0\0"):
         save(Image.new("RGB", (64, 64), "red"), tmp_path / "a", format=kind, exif=exif)
         assert load_image(tmp_path / "a", 64)[0].min() > 0.9
+
+
+def segment(number: int, data: bytes) -> bytes:
+    """An APP segment of JPEG."""
+    return bytes([0xFF, 0xE0 + number]) + (len(data) + 2).to_bytes(2, "big") + data
+
+
+SEGMENTS = {
+    "a profile that is cut": segment(2, b"ICC_PROFILE\0"),
+    "a short Adobe segment": segment(14, b"Adobe"),
+    "a short JFIF segment": segment(0, b"JFIF\0"),
+    "Photoshop": segment(13, b"Photoshop 3.0\0" + b"8BIM" + b"\xff" * 20),
+    "several images": segment(2, b"MPF\0II*\0\xff\xff\xff\xff"),
+    "XMP that is no XML": segment(1, b"http://ns.adobe.com/xap/1.0/\0<x"),
+    "EXIF of no kind": segment(1, b"Exif\0\0" + b"\xff" * 100),
+    "an empty comment": b"\xff\xfe\0\2",
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_damaged_metadata_of_a_jpeg_does_not_cost_its_pixels(name: str, tmp_path: Path) -> None:
+    whole = save(Image.new("RGB", (64, 64), "red"), tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "b.jpg").write_bytes(whole[:2] + SEGMENTS[name] + whole[2:])
+    assert torch.equal(load_image(tmp_path / "b.jpg", 64), load_image(tmp_path / "a.jpg", 64))
+    data = whole[:2] + SEGMENTS[name] + whole[2:]
+    (tmp_path / "b.jpg").write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(InputError, match=r"b\.jpg: damaged or truncated"):
+        load_image(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer than the file"])
+def test_damaged_metadata_of_a_webp_does_not_cost_its_pixels(damage: str, tmp_path: Path) -> None:
+    stripes = Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3))
+    whole = bytearray(save(stripes, tmp_path / "a.webp", lossless=True, exif=b"Exif\0\0" + bytes(40)).read_bytes())
+    place = whole.find(b"EXIF")
+    if damage == "cut":
+        del whole[place + 20 :]
+    else:
+        whole[place + 4 : place + 8] = b"\xff\xff\xff\x0f"
+    (tmp_path / "b.webp").write_bytes(whole)
+    assert torch.equal(load_image(tmp_path / "b.webp", 64), load_image(stripes, 64))
+    (tmp_path / "b.webp").write_bytes(whole[: place - 30])
+    with pytest.raises(InputError, match=r"b\.webp: damaged or truncated"):
+        load_image(tmp_path / "b.webp")
+
+
+@pytest.mark.parametrize("tag", [270, 305, 34675])
+@pytest.mark.parametrize(("place", "value"), [(8, b"\xff\xff\xff\x7f"), (4, b"\xff\xff\xff\x7f"), (2, b"\x63\0")])
+def test_damaged_metadata_of_a_tiff_does_not_cost_its_pixels(
+    tag: int, place: int, value: bytes, tmp_path: Path
+) -> None:
+    stripes = Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3))
+    tags = {270: "a description" * 9, 305: "a program" * 9, 34675: b"a profile"}
+    data = bytearray(save(stripes, tmp_path / "a.tiff", tiffinfo=tags).read_bytes())
+    start = int.from_bytes(data[4:8], "little") + 2
+    entry = next(at for at in range(start, len(data), 12) if int.from_bytes(data[at : at + 2], "little") == tag)
+    data[entry + place : entry + place + len(value)] = value
+    (tmp_path / "b.tiff").write_bytes(data)
+    assert torch.equal(load_image(tmp_path / "b.tiff", 64), load_image(stripes, 64))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tiff"])
+def test_exif_says_which_side_is_up_in_every_format(kind: str, tmp_path: Path) -> None:
+    halves = Image.new("RGB", (64, 64), "white")
+    halves.paste("black", (0, 0, 64, 32))  # the upper half
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    exif[0x010E] = "a description"
+    found = load_image(save(halves, tmp_path / "a", format=kind, exif=exif), 64)
+    assert found[:, 40:].max() < 0.1 and found[:, :24].min() > 0.9
+
+
+def test_an_image_of_a_known_kind_that_cannot_be_opened_is_damaged(tmp_path: Path) -> None:
+    whole = bytearray(save(Image.new("P", (64, 64)), tmp_path / "a.png").read_bytes())
+    broken = bytearray(whole)
+    broken[29] ^= 1  # the checksum of the header
+    place = whole.find(b"IDAT") - 4
+    for content in (broken, whole[:place] + chunk(b"tRNS", b"\xff" * 999) + whole[place:]):
+        (tmp_path / "b.png").write_bytes(content)
+        with pytest.raises(InputError, match=r"cannot decode image .*b\.png: damaged or truncated"):
+            load_image(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes(b"<svg/>")
+    with pytest.raises(InputError, match=r"cannot decode image .*b\.png \(expected PNG"):
+        load_image(tmp_path / "b.png")

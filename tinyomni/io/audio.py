@@ -36,7 +36,8 @@ def load_audio(source: AudioLike, rate: int = SAMPLE_RATE) -> Float[Tensor, "sam
 
     Raises InputError for a missing file, for what cannot be decoded, for no samples, more than 30 minutes, NaN,
     infinity, or floats that were never scaled; ShapeError for wrong axes, TypeError for another kind of object. Silence
-    passes; see `check_not_silent`. A truncated MP3, or WAV of 4 GB, cannot be recognised.
+    passes; see `check_not_silent`. A truncated MP3, or WAV of 4 GB, or a file of a rare format such as VOC cannot be
+    recognised.
     """
     if isinstance(source, (str, os.PathLike)):
         path = existing_file(WHERE, source)
@@ -46,6 +47,8 @@ def load_audio(source: AudioLike, rate: int = SAMPLE_RATE) -> Float[Tensor, "sam
         if not isinstance(source, (tuple, list)) or len(source) != 2:
             raise TypeError(f"{WHERE}: expected a path or a pair (samples, rate), got {type(source).__name__}")
         source_rate, name = check_rate(source[1]), "the recording"
+        if isinstance(source[0], (bytes, bytearray)):
+            raise TypeError(f"{WHERE}: expected an array of samples, got raw bytes. numpy.frombuffer(data, 'int16')")
         channels = to_channels(as_tensor(WHERE, source[0]))
         wav, loudest = channels.double().mean(dim=0).float(), float(channels.abs().max()) if channels.numel() else 0.0
         if len(wav) > MAX_SECONDS * source_rate:
@@ -122,6 +125,11 @@ def to_channels(wav: Tensor) -> Float[Tensor, "channels samples"]:
         raise ShapeError(f"{WHERE}: expected samples (samples,) or (channels, samples), got {describe(wav)}.{fix}")
     if wav.is_complex() or wav.dtype == torch.bool:
         raise ShapeError(f"{WHERE}: expected samples as floats in about -1…1 or integers, got {describe(wav)}")
+    if wav.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        raise ShapeError(
+            f"{WHERE}: expected floats, signed integers or uint8, got {describe(wav)}. "
+            "Subtract the value of silence, such as 32768, and pass int16."
+        )
     if not wav.is_floating_point():
         zero = 128 if wav.dtype == torch.uint8 else 0  # 8-bit samples are 0 … 255 with 128 as silence
         wav = (wav.double() - zero) / 2 ** (integer_bits(wav) - 1)

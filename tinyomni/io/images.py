@@ -4,7 +4,9 @@ import io
 import os
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -23,6 +25,10 @@ ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 WHERE = "load_image"
 MAX_PIXELS = 80_000_000
 PNG = b"\x89PNG\r\n\x1a\n"
+MAX_TIFF = 2**28  # bytes that are read at once; a larger file is left as it is
+TIFF_METADATA = {269, 270, 271, 272, 285, 305, 306, 315, 316, 333, 337, 700,
+                 33432, 33723, 34377, 34665, 34675, 34853, 37724, 42112}  # fmt: skip
+"""Tags of TIFF: texts, who made it when and with what, XMP, IPTC, Photoshop, EXIF, colour profiles, places."""
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,17 +54,23 @@ def load_image(source: ImageLike, size: int = IMAGE_SIZE) -> Float[Tensor, "chan
     if isinstance(source, (np.ndarray, Tensor)):
         return crop(check_pixels(as_tensor(WHERE, source)), size)
     if isinstance(source, (str, os.PathLike)):
-        image = open_image(source)
+        name, image = str(source), open_image(source)
     elif isinstance(source, Image.Image):
-        check_size("the image", source)
-        image = upright("the image", source)
+        name = "the image"
+        check_size(name, source)
+        image = upright(name, source)
     else:
         raise TypeError(
             f"{WHERE}: expected a path, a PIL image or a float array (3, height, width), got {type(source).__name__}"
         )
     if 0 in image.size:
-        raise InputError(f"{WHERE}: the image has no pixels ({image.width} × {image.height})")
-    image = to_rgb(image)
+        raise InputError(f"{WHERE}: {name} has no pixels ({image.width} × {image.height})")
+    try:
+        image = to_rgb(name, image)
+    except InputError:
+        raise
+    except ValueError as error:  # such as a palette that is shorter than its transparency
+        raise damaged(name, error) from error
     # a very large image is first reduced by a whole factor, which is quick and takes little memory
     image = image.reduce(max(1, min(image.size) // (8 * size)))
     return crop(torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255, size)
@@ -98,8 +110,10 @@ def open_image(source: str | os.PathLike[str]) -> Image.Image:
         warnings.simplefilter("ignore", UserWarning)  # damaged metadata does not touch the pixels
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image = Image.open(png_pixels(path) or path, formats=FORMATS)
+            image = Image.open(pixels_of(path) or path, formats=FORMATS)
         except UnidentifiedImageError as error:
+            if is_known(path):
+                raise damaged(str(path), "its header cannot be read") from error
             raise InputError(
                 f"{WHERE}: cannot decode image {path} (expected {', '.join(FORMATS)}). "
                 "Save an image of another kind, such as HEIC, as JPEG or PNG first."
@@ -115,7 +129,7 @@ def open_image(source: str | os.PathLike[str]) -> Image.Image:
             return upright(str(path), image)
 
 
-def damaged(name: str, error: Exception) -> InputError:
+def damaged(name: str, error: object) -> InputError:
     """The error for an image of a known format whose data cannot be decoded."""
     return InputError(f"{WHERE}: cannot decode image {name}: damaged or truncated ({error})")
 
@@ -133,27 +147,93 @@ def upright(name: str, image: Image.Image) -> Image.Image:
     return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
-def png_pixels(path: Path) -> io.BytesIO | None:
-    """A PNG file without its metadata, since damage there would stop Pillow. None for other formats.
+def is_known(path: Path) -> bool:
+    """Does the file begin as one of FORMATS does?"""
+    with path.open("rb") as file:
+        head = file.read(16)
+    accepts = (Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN)
+    return any(accept is not None and accept(head) is True for accept in accepts)
 
-    Left are the chunks that the pixels need, and EXIF data whose checksum is right (PNG specification, section 5).
+
+# ---- files without their metadata -----------------------------------------------------------------------------------
+
+
+def pixels_of(path: Path) -> io.BytesIO | None:
+    """The file without its metadata, since damage there would stop Pillow; None where nothing need be left out.
+
+    EXIF data stay where they are whole: they may say which side is up.
     """
     with path.open("rb") as file:
-        kept = [file.read(8)]
-        if kept[0] != PNG:
-            return None
-        while len(head := file.read(8)) == 8:
-            length, kind = int.from_bytes(head[:4], "big"), head[4:]
-            if kind[0] & 32 and kind not in (b"tRNS", b"eXIf"):  # a small first letter: not critical
-                file.seek(length + 4, io.SEEK_CUR)
-                continue
-            data = file.read(length + 4)
-            if kind != b"eXIf" or zlib.crc32(kind + data[:-4]).to_bytes(4, "big") == data[-4:]:
-                kept += [head, data]
-    return io.BytesIO(b"".join(kept))
+        head = file.read(12)
+        file.seek(0)
+        if head[:8] == PNG:
+            return io.BytesIO(b"".join(png_pixels(file)))
+        if head[:2] == b"\xff\xd8":
+            return io.BytesIO(b"".join(jpeg_pixels(file)))
+        if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+            return io.BytesIO(webp_pixels(file))
+        if head[:4] in (b"II*\0", b"MM\0*") and path.stat().st_size <= MAX_TIFF:
+            return io.BytesIO(tiff_pixels(file))
+    return None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def png_pixels(file: BinaryIO) -> Iterator[bytes]:
+    """The chunks that the pixels need, and EXIF data whose checksum is right (PNG specification, section 5)."""
+    yield file.read(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind[0] & 32 and kind not in (b"tRNS", b"eXIf"):  # a small first letter: not critical
+            file.seek(length + 4, io.SEEK_CUR)
+            continue
+        data = file.read(length + 4)
+        if kind != b"eXIf" or zlib.crc32(kind + data[:-4]).to_bytes(4, "big") == data[-4:]:
+            yield head + data
+
+
+def jpeg_pixels(file: BinaryIO) -> Iterator[bytes]:
+    """All but comments and APP segments that do not say how colours are stored (JFIF, Adobe) or which side is up."""
+    yield file.read(2)
+    while len(head := file.read(4)) == 4 and head[0] == 0xFF and head[1] not in (0xDA, 0xFF):  # SOS: the pixels follow
+        length = int.from_bytes(head[2:], "big") - 2
+        data = file.read(max(0, length))
+        needed = {0xE0: data[:5] == b"JFIF\0" and length >= 14, 0xE1: data[:6] == b"Exif\0\0",
+                  0xEE: data[:5] == b"Adobe" and length >= 12}.get(head[1])  # fmt: skip
+        if needed or (head[1] & 0xF0 != 0xE0 and head[1] != 0xFE):
+            yield head + data
+    yield head + file.read()
+
+
+def webp_pixels(file: BinaryIO) -> bytes:
+    """All but colour profiles, XMP, and EXIF data that are not whole (RFC 9649)."""
+    file.seek(12)
+    chunks, flags = list[tuple[bytes, bytes, bytes]](), 0
+    while len(head := file.read(8)) == 8:
+        kind, length = head[:4], int.from_bytes(head[4:], "little")
+        data = file.read(length + length % 2)
+        if kind == b"EXIF" and len(data) >= length:
+            flags = 8
+        elif kind in (b"ICCP", b"XMP ", b"EXIF"):
+            continue
+        chunks.append((kind, head[4:], data))
+    # the first chunk announces the others: colour profile 32, EXIF 8, XMP 4
+    parts = [kind + length + (bytes([data[0] & ~44 | flags]) + data[1:] if kind == b"VP8X" and data else data)
+             for kind, length, data in chunks]  # fmt: skip
+    content = b"WEBP" + b"".join(parts)
+    return b"RIFF" + len(content).to_bytes(4, "little") + content
+
+
+def tiff_pixels(file: BinaryIO) -> bytes:
+    """All, but texts and profiles of the first image are empty."""
+    data = bytearray(file.read())
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    start = int.from_bytes(data[4:8], order)
+    for place in range(start + 2, start + 2 + 12 * int.from_bytes(data[start : start + 2], order), 12):
+        if int.from_bytes(data[place : place + 2], order) in TIFF_METADATA:
+            data[place + 2 : place + 12] = (7).to_bytes(2, order) + (1).to_bytes(4, order) + bytes(4)  # one byte, 0
+    return bytes(data)
+
+
+def to_rgb(name: str, image: Image.Image) -> Image.Image:
     """Any colour mode → RGB: transparent parts on white, 16 bits scaled to 8.
 
     Mode I;16 is 0 … 65535. Mode I (32 bits) does not say what its white is: 65535 where a value is above 255. Mode F
@@ -162,7 +242,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image).astype(np.float32)
         if not np.isfinite(values).all():
-            raise InputError(f"{WHERE}: the image holds {int((~np.isfinite(values)).sum())} NaN or infinite pixels")
+            raise InputError(f"{WHERE}: {name} holds {int((~np.isfinite(values)).sum())} NaN or infinite pixels")
         peak = values.max(initial=0)
         if image.mode == "F":
             white = 1.0 if peak <= 1 else 255.0
