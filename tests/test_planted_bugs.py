@@ -19,12 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from bugs import BUGS, OTHERS, Bug, dry_run_inputs, planted
 from planted_bugs import attempt
 
-NO_LINE = (
-    "swapped order", "audio counted as text", "start frame spoken",
-    "Talker that reads all again in spite of its cache",
-)  # fmt: skip
-"""The ledger counts tokens, and knows no line; a specification knows the function that is called, not who calls it; and
-the Talker's own error is about its length."""
+NO_LINE = ("swapped order",)
+"""The ledger knows where tokens are counted, not where their order was made."""
 SLOW = ("swapped order", "only the last token normalized", "a frame too long", "start frame spoken")
 """A whole generation each: these run in the benchmark only."""
 

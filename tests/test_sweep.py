@@ -1,5 +1,6 @@
 """All lengths: formulas of the course's own audio path, false formulas, caps, minimum lengths, and what is claimed."""
 
+import contextlib
 import math
 import random
 from collections.abc import Callable
@@ -156,6 +157,52 @@ def test_what_has_no_symbolic_run_is_checked_and_says_so() -> None:
     assert short.upto == 100
     values = sweep(lambda n: torch.zeros(n).nonzero(), over="n", want="0", axis=0, upto=20)
     assert not values.proven and values.real and not values.far and "computed for zeros" in str(values)
+
+
+def matched(n: Any) -> int:
+    match n:
+        case int():
+            return n // 4
+        case _:
+            return n // 2
+
+
+def converted(n: int) -> int:
+    try:
+        return len(torch.zeros(n).numpy()) // 2
+    except (RuntimeError, TypeError):
+        return n
+
+
+def summed(n: int) -> int:
+    with contextlib.suppress(RuntimeError):
+        return int(torch.zeros(n).sum()) + n // 3
+    return n
+
+
+@pytest.mark.parametrize(
+    ("fn", "want", "reason"),
+    [
+        (lambda n: n // 2 if type(n) is int else n // 2 + 1, "n // 2", "asks for the type of n"),
+        (lambda n: (n + 3) // (2 if (n + 3).__class__ is int else 1), "(n + 3) // 2", "asks for the type of n"),
+        (matched, "n // 4", "asks for the type of n"),
+        (converted, "n // 2", "depends on values"),
+        (summed, "n // 3", "depends on values"),
+    ],
+)
+def test_what_goes_another_way_without_numbers_is_not_proven(fn: Callable[[int], int], want: str, reason: str) -> None:
+    found = sweep(fn, over="n", want=want)
+    assert not found.proven and reason in str(found)
+
+
+def test_an_error_that_is_caught_with_numbers_too_and_the_type_of_something_else_are_no_doubt() -> None:
+    def fn(n: int) -> int:
+        try:
+            return n // 5 + {}["missing"]
+        except KeyError:
+            return n // 5 + len(type(fn).__name__) - len(fn.__class__.__name__)
+
+    assert sweep(fn, over="n", want="n // 5").proven
 
 
 def test_a_function_that_remembers_is_no_function_of_the_length() -> None:

@@ -4,6 +4,7 @@ import cProfile
 import dataclasses
 import gc
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -430,7 +431,9 @@ def test_a_difference_names_only_what_changed() -> None:
 
 
 def test_the_ledger_adds_up() -> None:
-    assert str(run().ledger) == "words 5 = 5 of 9" and run().ledger == [("words", 5, 9)]
+    ledger = run().ledger
+    assert str(ledger) == "words 5 = 5 of 9" and [entry[:3] for entry in ledger] == [("words", 5, 9)]
+    assert re.fullmatch(r"test_tracing\.py:\d+", ledger[0].at)
 
 
 # ---- checks at run time ---------------------------------------------------------------------------------------------

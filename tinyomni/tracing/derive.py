@@ -5,12 +5,10 @@ A length that no path covers is run next, until the paths cover all lengths or t
 torch.export does with a dynamic dimension; here the conditions are read and decided, not only guarded against.
 """
 
-import builtins
+import os
 import re
-import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -21,11 +19,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from tinyomni.tracing.formula import SpecError
-from tinyomni.tracing.functions import is_library
 from tinyomni.tracing.lengths import recurrent
 from tinyomni.tracing.piecewise import Condition, Finding, Path, Piecewise, Undecided, looks, part, piecewise
+from tinyomni.tracing.symbol_watch import TYPE, questions, watched
 
-OURS = __name__.rpartition(".")[0]
 MAX_PATHS = 32
 MAX_POINTS = 3  # paths of a single length: after so many, the function is one that no symbol passes through
 MAX_LOOKS = 400_000  # lengths times formulas, evaluated in Python
@@ -44,9 +41,13 @@ RELATIONS: dict[str, Callable[[int, int], bool]] = {
 class Derivation:
     """The paths of one function from a length to a length."""
 
-    def __init__(self, call: Callable[[Any], Any], over: str, refusal: Callable[[int], str]) -> None:
-        """`call` gives the length for a symbol; `refusal` says why an ordinary length is not taken, or nothing."""
-        self.call, self.over, self.refusal = call, over, refusal
+    def __init__(
+        self, call: Callable[[Any], Any], over: str, refusal: Callable[[int], str], caught: Callable[[int], Any]
+    ) -> None:
+        """`call` gives the length for a symbol; `refusal` says why an ordinary length is not taken, or nothing;
+        `caught` tells the errors that the function catches for it.
+        """
+        self.call, self.over, self.refusal, self.caught = call, over, refusal, caught
         self.paths: list[Path] = []
         self.points = self.looks = 0
         self.floats = False  # a division in floating point is part of it
@@ -71,13 +72,19 @@ class Derivation:
 
     def explore(self, n: int) -> None:
         """One more path, the one on which n lies."""
-        with seen_through() as seen:
+        with questions() as asked, watched() as watch:
             expression, guards, error = symbolic(self.call, n)
+        seen = [*asked, *[TYPE] * watch.types]
         refusal = "" if error is None else self.refusal(n)
         if error is not None and not refusal:
             raise Undecided(f"the symbolic run failed: {_short(error)}")
         if refusal:  # a message may have the length in it
             seen = [what for what in seen if what != "the text"]
+        if error is None and watch.errors and watch.errors != self.caught(n):
+            file, line, kind = watch.errors[0]
+            raise Undecided(
+                f"the function catches {kind} at {os.path.basename(file)}:{line}, which numbers may not raise"
+            )
         if seen:
             raise Undecided(f"the function asks for {' and '.join(dict.fromkeys(seen))} of {self.over}")
         try:
@@ -142,51 +149,6 @@ POOLS: dict[Any, tuple[Any, tuple[str, ...]]] = {
     torch.max_pool1d: _MAX,
     torch.avg_pool1d: _AVERAGE,
 }
-
-
-SYMBOLS = {SymInt: 0, torch.SymBool: False, torch.SymFloat: 0.0}  # and a number of that kind
-ASKED = {"__format__": "the text", "__hash__": "the hash", "__repr__": "the text", "__str__": "the text"}
-
-
-@contextmanager
-def seen_through() -> Iterator[list[str]]:
-    """What code asks of a symbol that is answered otherwise than for a number, and is no condition: its type, its text,
-    its hash (it has none, and a function may catch that error). Installed packages know what they do."""
-    seen: list[str] = []
-    own, is_instance = {kind: {name: vars(kind).get(name) for name in ASKED} for kind in SYMBOLS}, isinstance
-
-    def note(what: str) -> None:
-        caller = sys._getframe(2)
-        if not is_library(caller.f_code) and not caller.f_globals.get("__name__", "").startswith(OURS):
-            seen.append(what)
-
-    def watched(what: str, real: Any) -> Any:
-        def ask(symbol: Any, *args: Any) -> Any:
-            note(what)
-            return real(symbol, *args)
-
-        return ask
-
-    def watched_isinstance(value: Any, kinds: Any) -> bool:
-        found = is_instance(value, kinds)
-        if type(value) in SYMBOLS and is_instance(SYMBOLS[type(value)], kinds) != found:
-            note("the type")
-        return found
-
-    try:
-        builtins.isinstance = watched_isinstance
-        for kind in SYMBOLS:
-            for name, what in ASKED.items():
-                setattr(kind, name, watched(what, getattr(kind, name)))
-        yield seen
-    finally:
-        builtins.isinstance = is_instance
-        for kind, names in own.items():
-            for name, real in names.items():
-                if real is None:
-                    delattr(kind, name)
-                else:
-                    setattr(kind, name, real)
 
 
 def symbolic(call: Callable[[Any], Any], hint: int) -> tuple[Any, list[Any], Exception | None]:

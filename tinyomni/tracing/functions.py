@@ -7,6 +7,7 @@ functions of one code, perhaps with different annotations: those are told apart 
 
 import ast
 import builtins
+import functools
 import gc
 import inspect
 import sys
@@ -259,10 +260,14 @@ def locate(frame: types.FrameType) -> Located | None:
 
 def file_of(code: types.CodeType, names: Mapping[str, Any]) -> str:
     """The file of a function, as `package/module.py` wherever it was installed; a notebook's cell has no file."""
-    module = str(names.get("__name__", "__main__"))
-    if "ipykernel_" in code.co_filename or code.co_filename.startswith("<"):
+    return _shown(code.co_filename, str(names.get("__name__", "__main__")))
+
+
+@functools.lru_cache(maxsize=4096)
+def _shown(path: str, module: str) -> str:
+    if "ipykernel_" in path or path.startswith("<"):
         return "cell"
-    name = Path(code.co_filename).name
+    name = Path(path).name
     return (
         name if module == "__main__" else "/".join([*module.split(".")[: -1 if name != "__init__.py" else None], name])
     )
@@ -270,5 +275,9 @@ def file_of(code: types.CodeType, names: Mapping[str, Any]) -> str:
 
 def is_library(code: types.CodeType) -> bool:
     """Code that the reader did not write: Python's own, torch's, and that of other installed packages."""
-    name = code.co_filename
+    return _is_installed(code.co_filename)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_installed(name: str) -> bool:
     return "site-packages" in name or "dist-packages" in name or name.startswith(("<frozen", *LIBRARIES))

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from tinyomni.tracing import annotations
 from tinyomni.tracing.formula import SpecError, evaluate, unknown
+from tinyomni.tracing.symbol_watch import Place, watched
 
 LONGEST = 2**22  # lengths up to here are tried when the function refuses short ones
 MAX_SECONDS = 30.0  # of CPU time for one call
@@ -208,6 +209,26 @@ class Lengths:
         """What the function says to a length; nothing where it takes it."""
         return "" if self.value(n) is not None else self.refusals[n]
 
+    def caught(self, n: int) -> list[Place] | None:
+        """The errors that the function catches for a length, given real zeros; None where that cannot be known."""
+        if n > REAL:
+            return None
+        try:
+            with torch.no_grad(), watched() as watch:
+                self.limit.run(lambda: self.run(n))
+        except TooLong:
+            self.limit.end()
+            return None
+        except (*REFUSALS, NotImplementedError, TypeError):  # weights on the meta device
+            return None
+        return watch.errors
+
+    def catches_meta(self, n: int) -> bool:
+        """Whether the function catches an error that real zeros do not raise."""
+        with watched() as watch:
+            self.shape(n)
+        return bool(watch.errors) and self.caught(n) not in (None, watch.errors)
+
     def symbolic(self, n: Any) -> Any:
         """The length for a symbol."""
         assert self.axis is not None
@@ -231,6 +252,7 @@ class Lengths:
                 error = error_
                 continue
             good = n
+            self.real = self.real or self.catches_meta(n)
             break
         else:
             raise ValueError(f"{self.name} takes no {self.over} up to {LONGEST:,}; the last error: {error}") from error

@@ -283,6 +283,7 @@ class Recorder:
             inputs=signature.inputs,
             file=function.file,
             line=function.line,
+            called=place_of(frame.f_back),
             sources=self._sources(values.values()),
         )
         owner = next(iter(values.values()), None)
@@ -570,9 +571,7 @@ class Recorder:
         name = path.partition(".")[0]
         frame: types.FrameType | None = call.frame
         if name != "return":
-            frame = call.frame.f_back
-            while frame is not None and is_library(frame.f_code):  # torch stands between a module and who calls it
-                frame = frame.f_back
+            frame = readers_frame(call.frame.f_back)
         text = ""
         if frame is not None:
             line = return_line(frame) if name == "return" else frame.f_lineno
@@ -647,13 +646,30 @@ class Recorder:
         """The last calls before the problem, indented under one another."""
         last = self.trace.steps[max(0, at - 4) : at + 1]
         least = min((record.depth for record in last), default=0)
-        lines = [f"{'  ' * (record.depth - least)}{record.call}  {between(Row([record]))}" for record in last]
+        lines = [
+            f"{'  ' * (record.depth - least)}{record.call}  {between(Row([record]))}"
+            + (f"  called at {record.called}" if record.called and not record.file.startswith("torch/") else "")
+            for record in last
+        ]
         return "\n  the last calls:\n    " + "\n    ".join(lines) if lines else ""
 
 
 def _name(record: Record) -> str:
     path = f" ({record.path})" if record.path else ""
     return f"{record.call}{path}, {record.file}:{record.end or record.line}"
+
+
+def readers_frame(frame: types.FrameType | None) -> types.FrameType | None:
+    """The nearest frame that no library runs: torch stands between a module and who calls it."""
+    while frame is not None and is_library(frame.f_code):
+        frame = frame.f_back
+    return frame
+
+
+def place_of(frame: types.FrameType | None) -> str:
+    """The file and line that are run there, or in the nearest frame above that no library runs."""
+    frame = readers_frame(frame)
+    return "" if frame is None else f"{file_of(frame.f_code, frame.f_globals)}:{frame.f_lineno}"
 
 
 def _status(found: Mismatch) -> str:
@@ -774,4 +790,4 @@ def annotate(function: Callable[..., Any]) -> Callable[..., Lines]:
 def tokens(source: str, count: int, of: int) -> None:
     """Tell the running trace that `source` put `count` tokens into a sequence in which `of` fit."""
     if current is not None:
-        current.trace.ledger.append(Entry(source, count, of))
+        current.trace.ledger.append(Entry(source, count, of, place_of(sys._getframe(1))))

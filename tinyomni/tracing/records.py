@@ -65,6 +65,7 @@ class Record:
     file: str = ""
     line: int = 0
     end: int = 0  # the line of its `return`
+    called: str = ""  # where from: file:line, the nearest that no library wrote
     op: bool = False  # an operation of torch, not a call of a function
     gradients: tuple[Gradient, ...] = ()  # of its outputs, with `backward=True`
 
@@ -80,6 +81,7 @@ class Entry(NamedTuple):
     source: str
     tokens: int
     of: int
+    at: str = ""  # where it was counted: file:line
 
 
 class Ledger(list[Entry]):

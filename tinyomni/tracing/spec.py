@@ -123,6 +123,7 @@ class Spec:
                 at, code = self.file.line("step", index), match.records[:1]
                 where = f" ({self.name}:{at})" if at else ""
                 where += "".join(f", code at {each.file}:{each.line}" for each in code if each.line)
+                where += "".join(f", called at {each.called}" for each in code if each.called)
                 report.problems.append(f"{line.number} {line.title}: {line.problem}{where}".strip())
         done = {number for line in report.steps for number in line.calls}
         left = [record for record in candidates if record.id not in done]
@@ -220,7 +221,8 @@ class Spec:
         report.ledger = [(entry.source, entry.tokens) for entry in run.ledger]
         expected = [(source, evaluate(formula, names)) for source, formula in self.ledger.items()]
         if report.ledger != expected:
-            report.problems.append(f"ledger: expected {dict(expected)}, got {dict(report.ledger)}")
+            at = "".join(f", counted at {place}" for place in dict.fromkeys(entry.at for entry in run.ledger) if place)
+            report.problems.append(f"ledger: expected {dict(expected)}, got {dict(report.ledger)}{at}")
         for entry in [entry for entry in run.ledger if entry.of != self.limit][:1]:
             report.problems.append(f"ledger: expected a limit of {self.limit}, got {entry.of}")
         if self.ledger and sum(count for _, count in report.ledger) > report.limit:

@@ -100,7 +100,7 @@ class _Search:
         self.want = want or ""  # the formula that is looked at
         self.least = lengths.first(upto)
         self.upto = upto if upto >= self.least else self.least + upto - 1
-        self.derivation = Derivation(lengths.symbolic, self.over, lengths.refusal)
+        self.derivation = Derivation(lengths.symbolic, self.over, lengths.refusal, lengths.caught)
         self.domain = Domain(self.least)
 
     def result(self) -> Sweep:
