@@ -88,6 +88,7 @@ def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict
         "|---|--:|---|---|--:|--:|",
         *map(row, report.results),
         "",
+        *missed(report),
         *([f"Not in this file, so not measured: {', '.join(report.missing)}.", ""] if report.missing else []),
         f"Thresholds of certainty ({CERTAINTY[style_of(made)]}): "
         + (", ".join(f"{name} {value:.3f}" for name, value in thresholds.items()) or "none, no answer was right")
@@ -103,6 +104,16 @@ def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict
         ).rstrip(),
     ]
     return "\n".join(lines) + "\n"
+
+
+def missed(report: Report) -> list[str]:
+    """Which thresholds the weights do not reach, if there are any."""
+    held = [each for each in report.results if each.passed is not None]
+    found = [each for each in held if not each.passed]
+    if not found:
+        return []
+    values = "; ".join(f"{each.metric.label}: {each.cells()[0]}, threshold {each.cells()[2]}" for each in found)
+    return [f"**{len(found)} of {len(held)} thresholds are missed.** {values}.", ""]
 
 
 def figure_of(report: Report) -> list[str]:
