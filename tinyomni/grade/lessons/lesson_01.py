@@ -55,6 +55,13 @@ def _(rng):
     yield "pairs do not cross word boundaries", {
         "words": {"ab": list("ab"), "cd": list("cd"), "abc": ["a", "bc"]}, "counts": {"ab": 1, "cd": 2, "abc": 1}
     }  # fmt: skip
+    yield "the same letters, split elsewhere, are another pair", {
+        "words": {"abc": ["a", "bc"], "abcd": ["ab", "c", "d"], "xy": list("xy")},
+        "counts": {"abc": 2, "abcd": 2, "xy": 3},
+    }  # fmt: skip
+    yield "tie: letters are counted, not bytes", {
+        "words": {"été": ["é", "té"], "abcd": ["ab", "cd"]}, "counts": {"été": 2, "abcd": 2}
+    }  # fmt: skip
 
 
 @best_pair.random_inputs
@@ -127,6 +134,18 @@ def _(words, counts):
         for at, pair in enumerate(pairwise(symbols), 1):
             pairs[pair] += at * counts[word]
     return min(pairs, key=lambda pair: bpe_order(pairs[pair], "".join(pair)))
+
+
+@best_pair.mutant("the letters of pairs are counted: ab·c is not a·bc", BPE)
+def _(words, counts):
+    pairs = [pair for symbols in words.values() for pair in pairwise(symbols)]
+    texts = Counter("".join(pair) for word, s in words.items() for pair in pairwise(s) for _ in range(counts[word]))
+    return min(pairs, key=lambda pair: bpe_order(texts["".join(pair)], "".join(pair)))
+
+
+@best_pair.mutant("the bytes of a pair are counted, not its letters", BPE)
+def _(words, counts):
+    return best_pair_variant(words, counts, key=lambda count, text: (-count, len(text.encode()), text))
 
 
 @best_pair.mutant("the first pair of each word is left out", BPE)
@@ -391,6 +410,7 @@ def _(rng):
     yield "one text that fills its row", {"lengths": torch.tensor([4]), "tokens": 4}
     yield "a row of padding only", {"lengths": torch.tensor([0, 2]), "tokens": 2}
     yield "one token", {"lengths": torch.tensor([1, 1]), "tokens": 1}
+    yield "a long text", {"lengths": torch.tensor([1090, 7]), "tokens": 1100}
 
 
 @padding_mask.random_inputs

@@ -347,6 +347,7 @@ def _(rng):
     yield "no offset", three(1, 2, 1, 3, 4)
     yield "one new token after nine cached ones", {**three(1, 2, 2, 1, 4), "offset": 9}
     yield "another θ", {**three(1, 1, 1, 2, 4), "offset": 2, "theta": 50.0}
+    yield "far into a long text", {**three(1, 2, 1, 2, 4), "offset": 1100}
 
 
 @apply_rope_qkv.random_inputs

@@ -236,6 +236,7 @@ def _(rng):
     yield "as many queries as keys", {"queries": 4, "keys": 4}
     yield "the last token alone", {"queries": 1, "keys": 6}
     yield "one token", {"queries": 1, "keys": 1}
+    yield "a long text", {"queries": 3, "keys": 1100}
 
 
 @causal_mask.random_inputs

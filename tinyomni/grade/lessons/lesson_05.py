@@ -501,6 +501,7 @@ def _(rng):
     yield "batch 1, one query: a step", random_qkv(rng, 1, 2, 1, 3, 2)
     yield "the prompt: the cache is empty", random_qkv(rng, 2, 1, 3, 0, 4)
     yield "as many new tokens as cached ones", random_qkv(rng, 1, 1, 3, 3, 2)
+    yield "after a long text", random_qkv(rng, 1, 1, 2, 1100, 4)
 
 
 @cached_chunk.random_inputs

@@ -132,6 +132,7 @@ def _(rng):
     yield "a recording as long as the batch: its end does not fit", {"frames": torch.tensor([4, 2]), "length": 4}
     yield "one recording", {"frames": torch.tensor([2]), "length": 3}
     yield "no speech", {"frames": torch.tensor([0, 3]), "length": 5}
+    yield "a long recording", {"frames": torch.tensor([1090, 7]), "length": 1100}
 
 
 @speech_masks.random_inputs
