@@ -31,14 +31,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     stages["omni"].vision.load_state_dict(stages["vision"].vision.state_dict())  # type: ignore[union-attr, operator, arg-type]
     stages["omni"].audio.load_state_dict(stages["audio"].encoder.state_dict())  # type: ignore[union-attr, operator, arg-type]
     for name, stage in stages.items():
-        save(run_dir, name, stage, {"run": "x", "steps": 7, "seconds": 30.0, "samples": 1, "tokens": 2, "skipped": 1})
+        save(
+            run_dir,
+            name,
+            stage,
+            {"run": "/home/me/runs/1", "steps": 7, "seconds": 30.0, "samples": 1, "tokens": 2, "skipped": 1},
+        )
     return run_dir
 
 
 def save(run_dir: RunDir, name: str, stage: torch.nn.Module, source: dict[str, Any] | None = None) -> None:
     settings = {"steps": 3, "batch_size": 2, "lr": 0.5}
     record = {"stage": name, "steps": 3, "best_step": 3, "seconds": 90.0, "samples": 6, "tokens": 9, "skipped": 0,
-              "peak_memory": 2**20, "device": "cpu", "precision": "fp32", "settings": settings,
+              "peak_memory": 2**20, "device": "cpu", "precision": "fp32", "settings": settings | {"init_from": source and source["run"]},
               "initialized_from": source}  # fmt: skip
     state = {f"model.{key}": each for key, each in stage.state_dict().items()}
     checkpoint.set_pointer(run_dir.of(name), "best", checkpoint.save(run_dir.of(name), 3, state, {}))
@@ -70,6 +75,7 @@ def test_a_run_becomes_one_model_and_that_model_a_run(
             error = (other[key] - tensor).abs() - tensor.abs() / 2**11  # half precision, or half a step of int8
             rows = error.flatten(1).amax(1) if tensor.ndim > 1 else error
             assert (rows <= 0.5 * step + 1e-7).all(), f"{name} {key}"
+    assert b"/home/me" not in out.read_bytes(), "where it was made is nobody's affair"
     card = (out.parent / CARD).read_text(encoding="utf-8")
     for words in ("| commit | c0ffee |", "| hardware | one abacus |", "time | 10 minutes", "lr=0.5",
                   "| typed questions: accuracy | 75.00% |", "≥ 97.0% **missed** | 25.0% | 4 |",

@@ -36,9 +36,11 @@ from tinyomni.omni import Omni
 from tinyomni.training import checkpoint, stages
 from tinyomni.training.recipe import RunDir
 from tinyomni.training.run import shipped_state
+from tinyomni.training.settings import SHIPPED
 from tinyomni.training.stage import Stage
 
 MAX_BYTES = {False: 30_000_000, True: 20_000_000}  # of a file in float16, in int8
+EARLIER_RUN = "an earlier run"
 TEACHER = "eye."  # tensors of the file that are not in Omni: what taught the image encoder
 
 
@@ -148,7 +150,7 @@ def export(
         "commit": commit or checkout(),
         "hardware": hardware or "not given",
         "date": datetime.now(UTC).date().isoformat(),
-        "stages": {name: read_result(run_dir.of(name)) for name in exported_stages()},
+        "stages": {name: without_paths(read_result(run_dir.of(name))) for name in exported_stages()},
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix="tmp-export-") as folder:
@@ -183,6 +185,15 @@ def read_result(run: Path) -> dict[str, Any]:
     """What a run did."""
     result: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
     return result
+
+
+def without_paths(result: dict[str, Any]) -> dict[str, Any]:
+    """The result of a run, for a file that others read: where its first weights lay on this machine is left out."""
+    source = result.get("initialized_from")
+    if source is None or source["run"] == SHIPPED:
+        return result
+    settings = {**result["settings"], "init_from": EARLIER_RUN}
+    return {**result, "settings": settings, "initialized_from": {**source, "run": EARLIER_RUN}}
 
 
 def checkout() -> str:
