@@ -41,9 +41,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 
 def save(run_dir: RunDir, name: str, stage: torch.nn.Module, source: dict[str, Any] | None = None) -> None:
-    settings = {"steps": 3, "batch_size": 2, "lr": 0.5}
+    settings = {"steps": 3, "batch_size": 2, "lr": 0.5, "init_from": source and source["run"]}
     record = {"stage": name, "steps": 3, "best_step": 3, "seconds": 90.0, "samples": 6, "tokens": 9, "skipped": 0,
-              "peak_memory": 2**20, "device": "cpu", "precision": "fp32", "settings": settings | {"init_from": source and source["run"]},
+              "peak_memory": 2**20, "device": "cpu", "precision": "fp32", "settings": settings,
               "initialized_from": source}  # fmt: skip
     state = {f"model.{key}": each for key, each in stage.state_dict().items()}
     checkpoint.set_pointer(run_dir.of(name), "best", checkpoint.save(run_dir.of(name), 3, state, {}))
