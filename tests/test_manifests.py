@@ -196,6 +196,7 @@ BAD_JSON = {
     '["a.wav", "x"]': "one object per line",
     "a.wav,x": "invalid JSON",
     "[" * 100_000: "nested too deeply",
+    '{"audio": "a.wav", "text": "x", "n": ' + "9" * 5000 + "}": "invalid JSON: a number has more than 4,300 digits",
 }
 CASES = [("csv", "audio,text", "a.wav,x", bad, why) for bad, why in BAD_CELLS.items()]
 CASES += [("csv", "image,caption", "a.png,x", bad, why) for bad, why in BAD_PICTURES.items()]

@@ -9,7 +9,7 @@ from typing import Any
 
 import ijson
 
-from tinyomni.data.manifests import BOM, ManifestError, RowDataset, RowError, TextFile, is_mac_metadata
+from tinyomni.data.manifests import BOM, ManifestError, RowDataset, RowError, TextFile, decode, is_mac_metadata
 from tinyomni.errors import InputError, MissingFileError
 from tinyomni.io.sources import existing_file
 
@@ -54,39 +54,56 @@ class LibriSpeech(RowDataset):
         folder = Path(os.path.realpath(folder))
         if not folder.is_dir():
             raise MissingFileError(f"LibriSpeech: there is no folder {folder}. Is the path right?")
-        chapters = sorted(path for path in folder.rglob(TRANSCRIPTS) if not is_mac_metadata(path))
-        if not chapters:
+        self._rows: dict[Path, str | RowError] = {}  # recording → its text, or what is wrong with that
+        for chapter in sorted(folder.rglob(TRANSCRIPTS)):
+            if not is_mac_metadata(chapter):
+                self._rows |= {chapter.parent / f"{name}.flac": text for name, text in transcripts(chapter).items()}
+        if not self._rows:
             raise InputError(f"LibriSpeech: expected {TRANSCRIPTS} files in {folder} or below, found none")
-        self._rows: list[tuple[Path, str | None]] = []  # (recording, its text)
-        for chapter in chapters:
-            texts = transcripts(chapter)
-            recorded = {path.stem for path in chapter.parent.glob("*.flac") if not is_mac_metadata(path)}
-            self._rows += [
-                (chapter.parent / f"{name}.flac", texts.get(name)) for name in sorted(texts.keys() | recorded)
-            ]
+        missing = RowError("text missing", "expected a text in the .trans.txt of its chapter, got none")
+        for recording in folder.rglob("*.flac"):
+            if not is_mac_metadata(recording):
+                self._rows.setdefault(recording, missing)
+        self._recordings = sorted(self._rows)
         super().__init__(folder.name, folder, **options)
 
     def _scan(self) -> Iterator[tuple[int, int]]:
-        return ((index, index + 1) for index in range(len(self._rows)))
+        return ((index, index + 1) for index in range(len(self._recordings)))
 
     def _where(self, offset: int, line: int) -> str:
-        return self._rows[offset][0].stem
+        return self._recordings[offset].stem
 
     def _read(self, offset: int) -> dict[str, str]:
-        path, text = self._rows[offset]
-        if not text:
-            raise RowError("text missing", "expected a text in the .trans.txt of its chapter, got none")
+        path = self._recordings[offset]
+        text = self._rows[path]
+        if isinstance(text, RowError):
+            raise text
         if not path.exists():
             raise RowError("file missing", "expected a recording beside the text, got none")
         reader, chapter = path.stem.split("-")[:2]
         return {"audio": str(path.relative_to(self.root)), "text": text, "reader": reader, "chapter": chapter}
 
 
-def transcripts(path: Path) -> dict[str, str]:
-    """The lines of a `.trans.txt`: name → text, empty where a name stands alone. Blank lines are skipped."""
-    text = path.read_bytes().decode("utf-8-sig", errors="replace")
-    cells = (line.split(maxsplit=1) for line in text.splitlines() if line.strip())
-    return {name: rest[0].strip() if rest else "" for name, *rest in cells}
+def transcripts(path: Path) -> dict[str, str | RowError]:
+    """The lines of a `.trans.txt`: name → text, or what is wrong with the line. Blank lines are skipped."""
+    content = path.read_bytes()
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ManifestError(f"{path.name}: expected UTF-8, got UTF-16. Save the file as UTF-8.")
+    found: dict[str, str | RowError] = {}
+    for line in content.removeprefix(BOM).splitlines():
+        name, *rest = line.split(maxsplit=1) or [b""]
+        try:
+            text: str | RowError = decode(rest[0]).strip() if rest else ""
+        except RowError as error:
+            text = error
+        if not text:
+            text = RowError("text missing", f"expected a text behind the name in {path.name}, got none")
+        key = name.decode("utf-8", errors="replace")
+        if key in found:
+            text = RowError("duplicate", f"two lines of {path.name} have this name")
+        if key:
+            found[key] = text
+    return found
 
 
 class CocoCaptions(RowDataset):
@@ -104,39 +121,62 @@ class CocoCaptions(RowDataset):
             images = path.absolute().parent.parent / path.stem.removeprefix("captions_")
         if not Path(images).is_dir():
             raise MissingFileError(f"COCO captions: there is no image folder {images}. Is the path right?")
-        self._image, self._number, self._captions = array("q"), array("q"), list[Any]()
+        self._names = dict[int, str]()
+        self._image, self._number, self._captions = array("q"), array("q"), list[str | RowError]()
         try:
-            self._names = {entry["id"]: os.fspath(entry["file_name"]) for entry in entries(path, "images")}
+            for entry in entries(path, "images"):
+                if isinstance(entry, dict) and isinstance(entry.get("file_name"), str) and is_id(entry.get("id")):
+                    self._names[entry["id"]] = entry["file_name"]
             for entry in entries(path, "annotations"):
-                self._image.append(entry["image_id"])
-                self._number.append(entry["id"])
-                self._captions.append(entry.get("caption"))
+                image, number, caption = annotation(entry)
+                self._image.append(image)
+                self._number.append(number)
+                self._captions.append(caption)
         except ijson.JSONError as error:
-            raise ManifestError(f"{path.name} is damaged or truncated: {str(error).splitlines()[0]}") from error
-        except (KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ManifestError(
-                f"{path.name}: expected the format of captions_*.json: images with id and file_name, "
-                f"annotations with id, image_id and caption ({type(error).__name__}: {error})"
-            ) from error
+            detail = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
+            raise ManifestError(f"{path.name} is damaged or truncated: {detail.splitlines()[0]}") from error
         super().__init__(path.name, Path(images), **options)
 
     def _scan(self) -> Iterator[tuple[int, int]]:
         return ((index, index + 1) for index in range(len(self._captions)))
 
     def _where(self, offset: int, line: int) -> str:
-        return f"{self.name}, annotation {self._number[offset]}"
+        number = self._number[offset]
+        return f"{self.name}, annotation {number}" if number >= 0 else f"{self.name}, annotations[{offset}]"
 
     def _read(self, offset: int) -> dict[str, str]:
-        image = self._image[offset]
+        image, caption = self._image[offset], self._captions[offset]
+        if isinstance(caption, RowError):
+            raise caption
         if image not in self._names:
             raise RowError("unknown image", f"image_id {image} is not among the images")
-        caption = self._captions[offset]
-        if not isinstance(caption, str):
-            raise RowError("not a string", f"caption must be a string, got {json.dumps(caption, default=str)}")
         return {"image": self._names[image], "caption": caption.strip()}
 
 
-def entries(path: Path, part: str) -> Iterator[dict[str, Any]]:
+def is_id(value: object) -> bool:
+    """Whether it is a number that COCO may give to an image or a caption."""
+    return isinstance(value, int) and 0 <= value < 2**63
+
+
+def annotation(entry: Any) -> tuple[int, int, str | RowError]:
+    """The image, the number and the caption of an annotation, -1 for what it lacks; or what is wrong with it."""
+    if not isinstance(entry, dict):
+        return -1, -1, RowError("not an object", f"expected id, image_id and caption, got {shown(entry)}")
+    image, number = (entry[name] if is_id(entry.get(name)) else -1 for name in ("image_id", "id"))
+    caption: object = entry.get("caption")
+    if image < 0:
+        return -1, number, RowError("not an id", f"image_id must be an integer, got {shown(entry.get('image_id'))}")
+    if not isinstance(caption, str):
+        return image, number, RowError("not a string", f"caption must be a string, got {shown(caption)}")
+    return image, number, caption
+
+
+def shown(value: object) -> str:
+    """A value of a JSON file, for a message."""
+    return json.dumps(value, default=str)[:60]
+
+
+def entries(path: Path, part: str) -> Iterator[Any]:
     """The entries of one list in a large JSON object."""
     with path.open("rb") as file:
         file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)

@@ -42,8 +42,8 @@ MAX_VALIDATION_ROWS = 200
 
 
 def open_data(path: str | Path, **options: Any) -> RowDataset | TextFiles:
-    """By what is there: a manifest, text files, an ImageFolder or AudioFolder with metadata.csv, LJSpeech, LibriSpeech
-    (or a part or a chapter of it), COCO's captions_*.json.
+    """By what is there: a manifest, text files, an ImageFolder or AudioFolder with metadata.csv or .jsonl, LJSpeech,
+    LibriSpeech (or a part or a chapter of it), COCO's captions_*.json.
     """
     path = Path(path)
     metadata = path / "metadata.csv"
@@ -51,6 +51,10 @@ def open_data(path: str | Path, **options: Any) -> RowDataset | TextFiles:
         with metadata.open("rb") as file:
             folder = b"file_name" in file.readline()
         return Manifest(metadata, **options) if folder else LJSpeech(path, **options)
+    if path.is_file() and path.match(TRANSCRIPTS):
+        return LibriSpeech(path.parent, **options)
+    if path.is_dir() and (path / "metadata.jsonl").exists():
+        return Manifest(path / "metadata.jsonl", **options)
     if path.is_dir() and next((each for each in path.rglob(TRANSCRIPTS) if not is_mac_metadata(each)), None):
         return LibriSpeech(path, **options)
     if path.is_dir() or path.suffix.lower() == ".txt":

@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import json
 import os
+import sys
 import unicodedata
 import warnings
 from array import array
@@ -189,11 +190,12 @@ def csv_record(file: BinaryIO) -> tuple[list[str], int]:
         file.seek(after)
         if isinstance(error, RowError):
             raise
-        if "field larger" in str(error):
-            limit = f"a cell has more than {csv.field_size_limit():,} characters. Is a quote never closed?"
-            raise RowError("invalid CSV", f"invalid CSV: {limit}") from error
-        fix = 'Either a quote is never closed, or a quote inside a text is not doubled ("").'
-        raise RowError("invalid CSV", f"invalid CSV: {error}. {fix}") from error
+        problem, fix = str(error), 'Either a quote is never closed, or a quote inside a text is not doubled ("").'
+        if "field larger" in problem:
+            problem, fix = f"a cell has more than {csv.field_size_limit():,} characters", "Is a quote never closed?"
+        elif "new-line character" in problem:
+            problem, fix = "a line ends with CR alone", "Save it with LF, or put the text in quotes."
+        raise RowError("invalid CSV", f"invalid CSV: {problem}. {fix}") from error
 
 
 def json_object(line: str) -> dict[str, str]:
@@ -216,6 +218,11 @@ def json_object(line: str) -> dict[str, str]:
         raise RowError("invalid JSON", f"invalid JSON: {where}. Expected {example}") from error
     except RecursionError as error:
         raise RowError("invalid JSON", "invalid JSON: nested too deeply") from error
+    except RowError:
+        raise
+    except ValueError as error:  # Python reads no longer numbers
+        limit = f"a number has more than {sys.get_int_max_str_digits():,} digits"
+        raise RowError("invalid JSON", f"invalid JSON: {limit}") from error
     if not isinstance(found, dict):
         raise RowError("invalid JSON", f"expected {example}; got {type(found).__name__}")
     needed = set(itertools.chain(*COLUMNS.values()))
@@ -451,13 +458,16 @@ class Manifest(RowDataset):
         except RowError as error:
             other = next((sign for sign in (";", "\t", "|") if len(cells) == 1 and sign in cells[0]), "")
             fix = "The first line must name the columns."
+            if any({cell.strip().lower() for cell in cells} >= set(needed) for needed in COLUMNS.values()):
+                fix = "Write their names in small letters, without spaces around them."
             fix = f"The columns are separated by {other!r}: use commas." if other else fix
             fix = "Delete this line, which only Excel reads." if cells[0].startswith("sep=") else fix
             raise ManifestError(f"{where}: {error}. {fix}") from error
 
     def _read(self, offset: int) -> dict[str, str]:
         if not self.csv:
-            return json_object(self.file.line(offset))
+            row = json_object(self.file.line(offset))
+            return dict(zip(folder_columns([*row]), row.values(), strict=True))
         with self.file.at(offset) as file:
             cells, _ = csv_record(file)
         if len(cells) != len(self.columns):
@@ -470,6 +480,7 @@ def folder_columns(cells: Sequence[str]) -> tuple[str, ...]:
     """Our names for the columns of `metadata.csv` in ImageFolder and AudioFolder of Hugging Face's datasets.
 
     Those are file_name with text, or with transcription where the files are recordings. Others stay as they are.
+    `metadata.jsonl` has the same.
     """
     if "file_name" not in cells or {"image", "audio"} & set(cells):
         return tuple(cells)
