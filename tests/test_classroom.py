@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import multiprocessing
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from tinyomni import cli
 from tinyomni.errors import InputError
 from tinyomni.grade import build, check, classroom, handout, percent, progress, watching
 from tinyomni.grade.build import find_solutions
+from tinyomni.grade.formulas import plain
 from tinyomni.grade.grading import FAILED, grade_answer
 from tinyomni.grade.isolation import FORKS, Limits
 from tinyomni.grade.notebook import code_cells, find_answered, grade_notebook, read_cells
@@ -164,7 +166,10 @@ def test_a_spreadsheet_runs_nothing() -> None:
 def test_python_files_hold_the_same_cells(solution: Path, tmp_path: Path) -> None:
     text = build.make_python(solution)
     notebook = nbformat.reads(build.make_exercises(solution), as_version=4)
-    expected = [(cell.cell_type, cell.source.strip("\n")) for cell in notebook.cells]
+    expected = [
+        (cell.cell_type, plain(cell.source) if cell.cell_type == "markdown" else cell.source.strip("\n"))
+        for cell in notebook.cells
+    ]
     assert percent.parse(text) == expected
     compile(text, solution.name, "exec")  # magics are comments
     path = tmp_path / f"{solution.stem}.py"
@@ -196,6 +201,55 @@ def test_cells_of_other_editors() -> None:
     header = "# ---\n# jupyter:\n# ---\n\n"
     text = header + "# %%\n# %matplotlib inline\nx = 1\n\n# %% [md] A title\n# text\n#\n# more\n# %%\ny\n"
     assert percent.parse(text) == [("code", "%matplotlib inline\nx = 1"), ("markdown", "text\n\nmore"), ("code", "y")]
+
+
+# ---- formulas without TeX -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tex", "text"),
+    [
+        (r"4. Why divide by $\sqrt{D}$?", "4. Why divide by √D?"),
+        (r"$\sqrt{2 D}$, $1 / \sqrt{z}$", "√(2 D), 1 / √z"),
+        (r"$t\,\theta^{-2p/D}$", "t θ^(−2p/D)"),
+        (r"$\hat x = x + \text{sg}(e_k - x)$", "x̂ = x + sg(e_k − x)"),
+        (r"$e^{-\text{CTC loss}}$ and $c_\text{previous}$", "e^(−CTC loss) and c_previous"),
+        (r"$$m = F^\top s$$", "m = Fᵀ s"),
+        (r"`$HOME` costs $x$; 5 $", "`$HOME` costs x; 5 $"),
+        (r"$\unknown{x}$", "unknownx"),
+    ],
+)
+def test_formulas_become_plain_text(tex: str, text: str) -> None:
+    assert plain(tex) == text
+
+
+@pytest.mark.parametrize("solution", SOLUTIONS, ids=lambda path: path.stem)
+def test_no_tex_is_left_where_nothing_typesets_it(solution: Path) -> None:
+    cells = percent.parse(build.make_python(solution))
+    prose = [
+        re.sub(r"```.*?```|`[^`\n]*`", "", source, flags=re.DOTALL) for kind, source in cells if kind == "markdown"
+    ]
+    assert not [source for source in prose if re.search(r"[$\\]", source)]
+    hints = [hint for each in watching.hints_of(read_cells(solution)).values() for hint in each]
+    assert not [hint for hint in hints if re.search(r"[$\\]", re.sub(r"`[^`]*`", "", hint))]
+
+
+def test_a_section_with_a_formula_in_its_name_can_be_read_everywhere() -> None:
+    one = next(each for each in exercises()["attention_scores"].mutants if "$" in each.section)
+    verdict = grade_answer(exercises()["attention_scores"], one.function)
+    result = {
+        "student": "ada",
+        "lesson": "03_attention",
+        "file": "a",
+        "passed": 0,
+        "of": 1,
+        "failure": "",
+        "errors": [],
+    }
+    result["exercises"] = [verdict.to_json()]
+    pages = [classroom.feedback_page(result), classroom.to_html([result]), repr(verdict), verdict._repr_html_()]
+    pages.append(watching.Coach().explain(verdict.to_json(), 3, [])[-1])
+    assert all("Why divide by √D?" in page and "sqrt" not in page.split("href")[0] for page in pages)
 
 
 # ---- watching -------------------------------------------------------------------------------------------------------

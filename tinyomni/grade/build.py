@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyomni.grade import percent
+from tinyomni.grade.formulas import plain
 
 TOP = Path(__file__).resolve().parents[2]
 REGION = re.compile(
@@ -67,8 +68,11 @@ def make_exercises(solution: Path) -> str:
 
 
 def make_python(solution: Path) -> str:
-    """The exercises as a Python file with cells, and a checksum like the notebook's."""
+    """The exercises as a Python file with cells, and a checksum like the notebook's; formulas in plain text."""
     notebook = json.loads(make_exercises(solution))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = plain("".join(cell["source"]))
     return percent.render(notebook, checksum=text_checksum(percent.render(notebook)))
 
 

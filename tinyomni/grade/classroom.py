@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyomni.errors import InputError
+from tinyomni.grade.formulas import plain
 from tinyomni.grade.grading import FAILED, PASSED
 from tinyomni.grade.isolation import Limits, printable
 from tinyomni.grade.notebook import ALL_SYMBOLS, NO_RESULT, SOURCE_LIMIT, STOPPED, grade_notebook
@@ -195,7 +196,7 @@ def common_mistakes(results: Iterable[Result]) -> list[tuple[str, str, str, list
         for each in one["exercises"]:
             if each["status"] in (FAILED, NO_RESULT):
                 general = re.sub(r" \(case .*|( of)? \d+(\.\d+)? s\b.*", "", each["summary"])
-                section = f"{each['notebook']}: {each['section']}" if each.get("section") else ""
+                section = f"{each['notebook']}: {plain(each['section'])}" if each.get("section") else ""
                 mistake = (each.get("diagnosis") or general).removeprefix("This is what happens when ").rstrip(".")
                 students = groups.setdefault((each["exercise"], mistake, section), [])
                 students += [one["student"]] if one["student"] not in students else []
@@ -276,7 +277,7 @@ def feedback_page(result: Result) -> str:
         lines += [table(each["lines"])] if each.get("lines") else []
         lines += [f"<p><b>{html.escape(each['diagnosis'])}</b></p>"] if each.get("diagnosis") else []
         if each.get("section"):
-            where = f"Read “{each['section']}” in notebooks/{each['notebook']}.ipynb."
+            where = f"Read “{plain(each['section'])}” in notebooks/{each['notebook']}.ipynb."
             lines.append(f"<p>{html.escape(where)}</p>")
         parts.append(f"<section class='{css_class(each)}'>{''.join(lines)}</section>")
     if errors := [(f"cell {each['cell']}", each["error"]) for each in result["errors"]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tinyomni.grade.comparison import Difference, Kind, find_difference, format_value
 from tinyomni.grade.exercise import GRADIENTS, AnswerError, Case, Exercise, Mutant, Outcome
+from tinyomni.grade.formulas import plain
 from tinyomni.tracing import annotations
 
 PASSED, FAILED, NOT_ATTEMPTED = "passed", "failed", "not attempted"
@@ -54,7 +55,7 @@ class Verdict:
         if self.diagnosis:
             rows.append(f"  → {self.diagnosis}")
         if self.section:
-            rows.append(f"    Read “{self.section}” in notebooks/{self.notebook}.ipynb")
+            rows.append(f"    Read “{plain(self.section)}” in notebooks/{self.notebook}.ipynb")
         if self.note:
             rows.append(f"  {self.note}")
         return "\n".join([f"{SYMBOLS[self.status]} {self.exercise}: {self.summary}", *rows])
@@ -69,7 +70,7 @@ class Verdict:
         parts += [f"<table>{rows}</table>"] if rows else []
         parts += [f"<b>{html.escape(self.diagnosis)}</b>"] if self.diagnosis else []
         if self.section:
-            parts.append(f"Read <a href='{html.escape(self.link, quote=True)}'>{html.escape(self.section)}</a>")
+            parts.append(f"Read <a href='{html.escape(self.link, quote=True)}'>{html.escape(plain(self.section))}</a>")
         parts += [html.escape(self.note)] if self.note else []
         return "<div>" + "<br>".join(parts) + "</div>"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tinyomni.errors import InputError
 from tinyomni.grade import progress
+from tinyomni.grade.formulas import plain
 from tinyomni.grade.grading import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 from tinyomni.grade.isolation import Limits
 from tinyomni.grade.notebook import ALL_SYMBOLS, MISSING, grade_notebook, read_cells
@@ -22,7 +23,7 @@ def hints_of(cells: list[tuple[str, str]]) -> dict[str, list[str]]:
     hints: dict[str, list[str]] = {}
     for kind, source in cells:
         if kind == "markdown" and (named := NAME.search(source)):
-            hints[named[1]] = [f"{found['title']}\n{found['text'].strip()}" for found in HINT.finditer(source)]
+            hints[named[1]] = [plain(f"{found['title']}\n{found['text'].strip()}") for found in HINT.finditer(source)]
     return hints
 
 
@@ -58,7 +59,7 @@ class Coach:
         lines += [f"  → {each['diagnosis']}"] if each.get("diagnosis") else []
         lines += [f"  {hint}".replace("\n", "\n  ") for hint in hints[: failures - 1][-1:]]
         if failures >= 3:
-            where = f"“{each['section']}” in " if each.get("section") else ""
+            where = f"“{plain(each['section'])}” in " if each.get("section") else ""
             lines.append(f"  Read {where}notebooks/{exercises()[each['exercise']].taught_in}.ipynb")
         return lines
 
