@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import sentencepiece
 
 from tinyomni.errors import InputError, MissingFileError
+from tinyomni.files import whole
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SHIPPED = Path(__file__).parent / "assets" / "tokenizer.model"
@@ -194,7 +195,8 @@ def train_tokenizer(lines: Iterable[str], path: str | Path, vocab: int = 5000) -
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(with_separators(model.getvalue()))
+    with whole(path) as out:
+        out.write_bytes(with_separators(model.getvalue()))
     return BPETokenizer(path)
 
 

@@ -4,6 +4,7 @@ Text appears as it is generated. With a trace, the shape table of that very run 
 """
 
 import functools
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from tinyomni.config import SAMPLE_RATE
 from tinyomni.data import unanswerable, wordings, world
 from tinyomni.data.normalization import normalize_question, reading_note
 from tinyomni.errors import InputError, MissingFileError
+from tinyomni.files import whole
 from tinyomni.io import AudioLike, ImageLike, load_image, playback
 from tinyomni.io.spoken_text import spoken_text
 from tinyomni.omni import DESCRIBE
@@ -269,10 +271,12 @@ class Session:
             if len(codes) == self.omni.frame_limit(self.omni.speech_ids(sentence, self.voice).shape[1]):
                 self.write(f"(reached the longest duration without an end of speech: {sentence})\n")
         wave = join_with_pauses(waves)
+        soundfile.write(content := io.BytesIO(), wave.numpy(), SAMPLE_RATE, format="WAV", subtype="PCM_16")
         try:
-            soundfile.write(file, wave.numpy(), SAMPLE_RATE, subtype="PCM_16")
-        except soundfile.LibsndfileError as error:
-            raise InputError(f"speech: cannot write {file} ({error.error_string})") from error
+            with whole(file) as out:
+                out.write_bytes(content.getvalue())
+        except OSError as error:
+            raise InputError(f"speech: cannot write {file} ({error.strerror})") from error
         self.write(f"{file}: {len(wave) / SAMPLE_RATE:.2f} s\n")
 
     # -- a conversation

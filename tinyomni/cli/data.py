@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable
 
 from tinyomni.cli.console import Choices, say
+from tinyomni.files import whole
 
 
 def splits() -> Iterable[str]:
@@ -44,7 +45,8 @@ def run_world(args: argparse.Namespace) -> int:
     if args.show:
         voices = (HELD_OUT_VOICE,) if args.voice == "held-out" else TTS_VOICES
         scenes = Scenes(args.split, args.count, args.seed, not args.easy, not args.silent, voices)
-        preview([scenes[index] for index in range(args.count)]).savefig(args.out, dpi=110)
+        with whole(args.out) as out:
+            preview([scenes[index] for index in range(args.count)]).savefig(out, dpi=110)
         say(f"{args.out}: {args.count} scenes of the split {args.split}")
         return 0
     encode = BPETokenizer().encode

@@ -8,6 +8,7 @@ from pathlib import Path
 from tinyomni.cli.console import Choices, say
 from tinyomni.cli.training import add_preset
 from tinyomni.errors import InputError
+from tinyomni.files import whole
 
 
 def parts() -> Iterable[str]:
@@ -75,10 +76,10 @@ def run_report(args: argparse.Namespace) -> int:
     check_trained(folder, args.preset)
     found = report(RunDir(folder, args.preset), args.n, args.only, model, notify=lambda text: say(text, sys.stderr))
     say(str(found))
-    if args.json:
-        found.save(Path(args.json))
-    if args.plot:
-        found.plot(Path(args.plot))
+    for write, file in ((found.save, args.json), (found.plot, args.plot)):
+        if file:
+            with whole(file) as out:
+                write(out)
     return 0 if found.passed else 1
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tinyomni.cli.console import Choices, say
 from tinyomni.errors import InputError
+from tinyomni.files import whole
 
 if TYPE_CHECKING:
     from tinyomni.tracing import Trace
@@ -86,7 +87,8 @@ def run_trace(args: argparse.Namespace) -> int:
     say(str(seen))
     for write, file in ((seen.to_html, args.html), (seen.save, args.json), (seen.to_svg, args.svg)):
         if file and (seen.steps or file != args.svg):  # an SVG of nothing cannot be drawn
-            write(file)
+            with whole(file) as out:
+                write(out)
     if failure:
         say(failure, sys.stderr)
         return 1

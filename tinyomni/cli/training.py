@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tinyomni.cli.console import Choices, say
 from tinyomni.errors import InputError
+from tinyomni.files import whole
 
 
 def stages() -> Iterable[str]:
@@ -74,6 +75,7 @@ def run_curves(args: argparse.Namespace) -> int:
     """Plot the losses of runs."""
     from tinyomni.training.plots import save_plot
 
-    save_plot([Path(run) for run in args.runs], Path(args.out))
+    with whole(args.out) as out:
+        save_plot([Path(run) for run in args.runs], out)
     say(args.out)
     return 0

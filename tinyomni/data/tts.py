@@ -14,7 +14,6 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch import Tensor
 from tinyomni.config import SAMPLE_RATE
 from tinyomni.data import other_makers
 from tinyomni.errors import InputError
+from tinyomni.files import temporary_folder
 from tinyomni.io.audio import resample
 
 TTS_VOICES = (
@@ -151,9 +151,9 @@ class SpeechCache:
                 raise InputError(f"Speech: the cached file {path} is damaged; delete it ({error})") from error
         wave = make()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix="part-") as folder:
-            np.save(part := Path(folder) / path.name, wave.numpy())
-            os.replace(part, path)
+        with temporary_folder(self.folder, "part-") as folder:
+            np.save(folder / path.name, wave.numpy())
+            os.replace(folder / path.name, path)
         return wave
 
 

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 from tinyomni.dry_run.inputs import check_inputs
 from tinyomni.dry_run.pipelines import PIPELINES, build, default_inputs, run
 from tinyomni.errors import InputError
+from tinyomni.files import whole
 from tinyomni.omni import Omni
 from tinyomni.tracing import SpecReport
 
@@ -84,5 +84,6 @@ def main(
             "device": device,
             "pipelines": {name: each.data() for name, each in reports.items()},
         }
-        Path(json_file).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        with whole(json_file) as file:
+            file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return ok

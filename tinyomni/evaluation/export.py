@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +29,7 @@ from tinyomni.evaluation.dialogue import ask
 from tinyomni.evaluation.model_card import CARD, RELIABILITY, model_card
 from tinyomni.evaluation.registry import WHOLE_MODEL, WIDE
 from tinyomni.evaluation.report import Report, report
+from tinyomni.files import temporary_folder
 from tinyomni.io import weights as weights_io
 from tinyomni.io.weights import Tensors
 from tinyomni.omni import Omni
@@ -153,8 +153,8 @@ def export(
         "stages": {name: without_paths(read_result(run_dir.of(name))) for name in exported_stages()},
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix="tmp-export-") as folder:
-        new = Path(folder) / out.name
+    with temporary_folder(out.parent, "tmp-export-") as folder:
+        new = folder / out.name
         weights_io.write(new, tensors, asdict(omni.cfg), omni.tokenizer, int8, thresholds=omni.thresholds,
                          style=omni.style, made=made)  # fmt: skip
         if (size := new.stat().st_size) > MAX_BYTES[int8]:
@@ -171,10 +171,10 @@ def export(
                 f"Export: {len(missed)} thresholds are missed ({'; '.join(missed)}), so nothing was written. "
                 "Train longer (--set steps=N lengthens a finished run), or say --allow-missed to write it as it is."
             )
-        card = Path(folder) / CARD
+        card = folder / CARD
         card.write_text(model_card(new, found, made, omni.thresholds, 1 - UNSURE_QUANTILE), encoding="utf-8")
         shutil.copymode(card, new)  # safetensors writes files that only their owner reads
-        figure = Path(folder) / RELIABILITY
+        figure = folder / RELIABILITY
         written = [new, card, figure] if found.plot_reliability(figure) else [new, card]
         for each in written:
             os.replace(each, out.parent / each.name)
