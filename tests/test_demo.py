@@ -225,7 +225,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     socket.socket.connect = watched  # type: ignore[method-assign]
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
     blocks, launch = demo.build(answering(f"Is it? {DESCRIPTION}: Yes."))
-    blocks.launch(server_port=free_port(), prevent_thread_lock=True, **launch)
+    port = free_port()
+    blocks.launch(server_port=port, prevent_thread_lock=True, **launch)
     flags = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
              f"--use-file-for-fake-audio-capture={AUDIO}", "--autoplay-policy=no-user-gesture-required"]  # fmt: skip
     flags += ["--no-sandbox"] * (hasattr(os, "geteuid") and os.geteuid() == 0)
