@@ -222,7 +222,7 @@ def notebooks() -> int:
 
 def exercises(options: list[str]) -> int:
     """Cut the solutions out of solutions/*.ipynb."""
-    return run(PYTHON, "-m", "tinyomni.grade.handout", *options)
+    return run(PYTHON, "-m", "tinyomni.grade.handout", *options, folder=Path.cwd())
 
 
 def bench(options: Sequence[str]) -> int:

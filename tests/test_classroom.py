@@ -15,13 +15,14 @@ import pytest
 
 from tinyomni import cli
 from tinyomni.errors import InputError
-from tinyomni.grade import build, check, classroom, handout, percent, progress, watching
+from tinyomni.grade import build, check, classroom, handout, milestones, percent, progress, watching
 from tinyomni.grade.build import find_solutions
 from tinyomni.grade.formulas import plain
 from tinyomni.grade.grading import FAILED, grade_answer
 from tinyomni.grade.isolation import FORKS, Limits
 from tinyomni.grade.notebook import code_cells, find_answered, grade_notebook, read_cells
 from tinyomni.grade.registry import exercises, find_lesson, lessons
+from tinyomni.grade.self_test import quiz
 
 TOP = Path(__file__).resolve().parent.parent
 SOLUTIONS = sorted((TOP / "solutions").glob("*.ipynb"))
@@ -191,6 +192,7 @@ def test_python_files_with_answers_are_not_overwritten(tmp_path: Path, capsys: p
     (tmp_path / "solutions").mkdir()
     (tmp_path / "solutions" / SOLUTIONS[0].name).write_bytes(SOLUTIONS[0].read_bytes())
     assert handout.run(["--as-py"], tmp_path) == 0 == handout.run(["--as-py"], tmp_path)
+    assert capsys.readouterr().out == "exercises/: 1 .py files made\n" * 2
     made = tmp_path / "exercises" / f"{SOLUTIONS[0].stem}.py"
     made.write_text(made.read_text(encoding="utf-8") + "\nx = 1\n", encoding="utf-8")
     assert handout.run(["--as-py"], tmp_path) == 1 and "has answers in it" in capsys.readouterr().out
@@ -459,6 +461,33 @@ def test_without_graders_a_check_judges_nothing(monkeypatch: pytest.MonkeyPatch)
     assert "your instructor" in progress.format_progress()
 
 
+def test_a_release_without_a_deleted_lesson(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "README.md").write_text("kept")
+    (tmp_path / "19_bigger.ipynb").write_text("{}")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], check=True)
+    (tmp_path / "19_bigger.ipynb").unlink()
+    archive = tmp_path / "new" / "course.zip"
+    handout.write_release(tmp_path, archive)
+    assert zipfile.ZipFile(archive).namelist() == ["tinyomni-course/README.md"]
+    assert [each.name for each in archive.parent.iterdir()] == ["course.zip"]
+
+
+@pytest.mark.parametrize("option", ["--release", "--exam", "--nbgrader", "--otter"])
+def test_a_place_that_cannot_be_written_ends_with_a_sentence(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert handout.main([option, str(tmp_path / "file" / "inside")]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err or not (TOP / ".git").exists()
+
+
+def test_a_release_needs_a_git_checkout(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a git checkout"):
+        handout.write_release(tmp_path, tmp_path / "course.zip")
+
+
 # ---- programs to debug ----------------------------------------------------------------------------------------------
 
 
@@ -491,3 +520,24 @@ def test_each_broken_program_keeps_the_shape_and_is_wrong() -> None:
 def test_the_file_to_debug_is_graded_with_its_own_exercises() -> None:
     lesson = find_answered(DEBUGGING, code_cells(DEBUGGING))
     assert [each.name for each in lesson.exercises] == list(broken_programs())
+
+
+# ---- the self-test and the milestones, with input that cannot be used -----------------------------------------------
+
+
+def test_the_quiz_says_how_to_answer() -> None:
+    said, prompts, answers = list[str](), list[str](), iter(["x", "q"])
+
+    def read(prompt: str) -> str:
+        prompts.append(prompt)
+        return next(answers)
+
+    quiz("3", 1, read, said.append)  # lesson 03
+    assert said[0].startswith("\n03 · ") and prompts == ["a, b or c (Enter: later, q: end) > "] * 2
+    with pytest.raises(InputError, match="at least 1 question, got -2"):
+        quiz("03", -2)
+
+
+def test_a_milestone_names_the_folder_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"milestone 05: there is no folder .*nowhere"):
+        milestones.milestone("5", tmp_path / "nowhere")

@@ -97,7 +97,7 @@ def main(top: Path = TOP, as_py: bool = False) -> int:
     """Write all of them; 1 if a file with answers was left as it is."""
     make, suffix = (make_python, ".py") if as_py else (make_exercises, ".ipynb")
     (top / "exercises").mkdir(exist_ok=True)
-    skipped = 0
+    made = skipped = 0
     for solution in find_notebooks(top):
         target = (top / "exercises" / solution.name).with_suffix(suffix)
         if target.exists() and has_answers(target):
@@ -107,6 +107,8 @@ def main(top: Path = TOP, as_py: bool = False) -> int:
             skipped = 1
         else:
             target.write_text(make(solution), encoding="utf-8")
+            made += 1
+    print(f"exercises/: {made} {suffix} files made")
     return skipped
 
 

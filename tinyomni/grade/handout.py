@@ -166,10 +166,17 @@ def write_release(top: Path, archive: Path, exam: bool = False) -> int:
     """
     listed = subprocess.run(["git", "-C", str(top), "ls-files", "-z"], capture_output=True, text=True, encoding="utf-8")
     if listed.returncode:
-        raise InputError(f"exercises: {top} is not a git checkout: {listed.stderr.strip()}")
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as output:
+        raise InputError(
+            f"exercises: a release holds the files that git tracks; expected a git checkout in {top}, "
+            f"got: {listed.stderr.strip()}"
+        )
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = archive.with_name(f"{archive.name}.part")
+    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as output:
         for name in sorted(filter(None, listed.stdout.split("\0"))):
             if any(name == each or name.startswith(f"{each}/") for each in FOR_INSTRUCTORS):
+                continue
+            if not (top / name).exists():  # a lesson that is not taught was deleted
                 continue
             content = (top / name).read_bytes()
             if re.fullmatch(r"exercises/\d\d_\w+\.ipynb", name):
@@ -179,6 +186,7 @@ def write_release(top: Path, archive: Path, exam: bool = False) -> int:
             entry = zipfile.ZipInfo(f"tinyomni-course/{name}")  # the same date always: the same bytes
             entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
             output.writestr(entry, content)
+    unfinished.replace(archive)
     print(f"{archive}: the course without solutions{' and graders' if exam else ''}")
     return 0
 
@@ -218,5 +226,14 @@ def run(argv: Sequence[str], top: Path = build.TOP) -> int:
     return build.main(top, options.as_py)
 
 
+def main(argv: Sequence[str]) -> int:
+    """`run`; input that cannot be used, such as a folder that is a file, ends with a sentence."""
+    try:
+        return run(argv)
+    except (InputError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

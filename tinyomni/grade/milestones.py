@@ -96,8 +96,12 @@ def milestone(
     """
     if swapping.deferred:
         raise swapping.CellSkipped("not run while the notebook is graded")
-    if number not in MILESTONES:
+    if (number := number.zfill(2)) not in MILESTONES:
         raise InputError(f"milestone must be one of {', '.join(MILESTONES)}, got {number!r}")
+    if not Path(folder).is_dir():
+        raise InputError(
+            f"milestone {number}: there is no folder {folder}; name that of your exercises with --exercises"
+        )
     answers: dict[str, Any] = {}
     for lesson in lessons():
         if lesson.notebook[:2] <= number and any(each.replacements for each in lesson.exercises):

@@ -67,6 +67,8 @@ def save_schedule(schedule: Schedule) -> None:
 
 def choose_questions(schedule: Schedule, today: datetime.date, lesson: str = "", count: int = 10) -> list[Question]:
     """Those to be asked again, the longest overdue first, then new ones. Raises InputError for an unknown lesson."""
+    if count < 1:
+        raise InputError(f"expected at least 1 question, got {count}")
     known = [each for each in questions() if lesson in ("", each.lesson)]
     if not known:
         lessons = sorted({each.lesson for each in questions()})
@@ -84,7 +86,7 @@ def quiz(
     today: datetime.date | None = None,
 ) -> None:
     """Ask, explain, and note when to ask again. An empty line leaves a question for later, `q` ends."""
-    today = today or datetime.date.today()
+    today, lesson = today or datetime.date.today(), lesson and lesson.zfill(2)
     schedule, right = load_schedule(), 0
     chosen = choose_questions(schedule, today, lesson, count)
     asked = 0
@@ -115,7 +117,8 @@ def quiz(
 def read_letter(read: Callable[[str], str], options: int) -> str:
     """The letter of an option, "q", or "" for later."""
     allowed = ("", "q", *LETTERS[:options])
-    while (answer := read("> ").strip().lower()) not in allowed:
+    prompt = f"{', '.join(LETTERS[: options - 1])} or {LETTERS[options - 1]} (Enter: later, q: end) > "
+    while (answer := read(prompt).strip().lower()) not in allowed:
         pass
     return answer
 
