@@ -302,9 +302,10 @@ def test_a_run_lengthened_by_a_cycle_is_the_one_that_was_never_finished(tmp_path
 @pytest.mark.parametrize("cycle", [None, 12])
 def test_a_run_lengthened_by_restarts_averages_them(tmp_path: Path, cycle: int | None) -> None:
     means = [Random(), Random()]
-    run(tmp_path / "whole", Random(), steps=20, cycle=12, restarts=2)
+    more = {"steps": 20, "cycle": 12, "restarts": 2, "restart_lr": 0.005}
+    run(tmp_path / "whole", Random(), **more)
     run(tmp_path / "run", Random(), steps=12, cycle=cycle)
-    run(tmp_path / "run", Random(), steps=20, cycle=12, restarts=2)
+    run(tmp_path / "run", Random(), **more)
     for mean, name in zip(means, ("whole", "run"), strict=True):
         checkpoint.load_weights(mean, tmp_path / name, "last")
     assert torch.equal(weights(means[0]), weights(means[1]))

@@ -119,8 +119,8 @@ def orthogonalize(
 def learning_rate(step: int, settings: Settings) -> float:
     """Linear warm-up for `warmup` steps, then a cosine down to `lr * min_lr_ratio`. `step` counts from 0.
 
-    After `cycle` steps it starts again, `restarts` times, without a warm-up: so a finished run can be lengthened
-    (Loshchilov & Hutter, SGDR, 2017, arXiv:1608.03983).
+    After `cycle` steps it starts again, `restarts` times, from `restart_lr` and without a warm-up: so a finished run can
+    be lengthened (Loshchilov & Hutter, SGDR, 2017, arXiv:1608.03983).
     """
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
@@ -128,8 +128,9 @@ def learning_rate(step: int, settings: Settings) -> float:
     number = bisect_right(ends, min(step, settings.steps - 1))
     start, last = ends[number - 1] if number else settings.warmup, ends[number] - 1
     progress = min(1.0, (step - start) / max(1, last - start))
+    top = settings.restart_lr or settings.lr if number else settings.lr
     low = settings.min_lr_ratio
-    return settings.lr * (low + (1 - low) * (1 + math.cos(math.pi * progress)) / 2)
+    return top * (low + (1 - low) * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def cosine_ends(settings: Settings) -> list[int]:

@@ -97,7 +97,7 @@ class Run:
             # drawn data are as long as the run: there are more of them now, and those before are the same
             grown = {"samples": now["samples"]} if now["samples"] > then["samples"] else {}
             first = now["cycle"] == then["steps"] and then["cycle"] in (None, then["steps"])  # it was a first cosine
-            after = {name: now[name] for name in ("cycle", "restarts")} if first else {}
+            after = {name: now[name] for name in ("cycle", "restarts", "restart_lr")} if first else {}
             then = {**then, "steps": now["steps"], **grown, **after}
         if other := [f"{name} was {then.get(name)}, got {now[name]}" for name in now if then.get(name) != now[name]]:
             raise InputError(

@@ -62,6 +62,7 @@ class Settings(Overridable):
     min_lr_ratio: float = 0.05  # where the cosine ends, as a fraction of lr
     cycle: int | None = None  # steps of the first cosine of the learning rate; None: all
     restarts: int = 1  # cosines that share the steps after it; the weights at the ends of several are averaged
+    restart_lr: float | None = None  # where those begin; None: at lr
     warmup: int = 50
     weight_decay: float = 0.1  # on matrices only
     optimizer: str = "adamw"  # muon: for the matrices inside the blocks
@@ -88,8 +89,8 @@ class Settings(Overridable):
         for name, least in at_least.items():
             if not least <= getattr(self, name) < math.inf:
                 raise InputError(f"Settings: {name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("lr", "max_grad_norm", "skip_grad_norm"):
-            if not 0 < getattr(self, name) < math.inf:
+        for name in ("lr", "max_grad_norm", "skip_grad_norm", "restart_lr"):
+            if (name != "restart_lr" or self.restart_lr is not None) and not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"Settings: {name} must be above 0 and finite, got {getattr(self, name)}")
         if self.min_lr_ratio > 1:
             raise InputError(f"Settings: min_lr_ratio must be at most 1, got {self.min_lr_ratio}")

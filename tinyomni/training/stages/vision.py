@@ -66,8 +66,8 @@ class VisionSettings(Settings):
 PRESETS = {
     "smoke": VisionSettings(steps=4, batch_size=4, warmup=2, eval_every=4, scenes=64, validation_scenes=8, **MUON),
     "laptop": VisionSettings(
-        steps=15_500, cycle=11_000, unmasked=900, batch_size=24, lr=1.5e-3, warmup=60, eval_every=500,
-        checkpoint_freq=250, style="wide", **MUON,
+        steps=9500, cycle=8000, restarts=3, restart_lr=8e-4, unmasked=1500, batch_size=24, lr=1.5e-3, warmup=100,
+        eval_every=500, checkpoint_freq=250, style="wide", **MUON,
     ),
     "quick": VisionSettings(
         steps=500, batch_size=16, lr=1.5e-3, warmup=40, eval_every=250, scenes=16_000, validation_scenes=64, **MUON
