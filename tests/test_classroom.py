@@ -281,6 +281,12 @@ def test_help_unfolds_with_each_failure(tmp_path: Path) -> None:
     assert progress.load() == {"merge_heads": "passed", "causal_mask": "passed"}
 
 
+def test_another_kind_of_file_is_not_watched(tmp_path: Path) -> None:
+    (tmp_path / "course.zip").write_text("")
+    with pytest.raises(InputError, match=r"expected a notebook or \.py file, got .*course\.zip"):
+        watching.watch(tmp_path / "course.zip", print, wait=lambda: pytest.fail("it watches"))
+
+
 def test_every_exercise_has_hints_to_unfold() -> None:
     for solution in SOLUTIONS:
         hints = watching.hints_of(read_cells(solution))

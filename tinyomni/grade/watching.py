@@ -81,6 +81,8 @@ def watch(
     """Comment on every saved version until interrupted, and record what passes. Raises InputError for no file."""
     if not path.is_file():
         raise InputError(f"no file {path}")
+    if path.suffix not in (".ipynb", ".py"):
+        raise InputError(f"expected a notebook or .py file, got {path}")
     coach, before = Coach(), b""
     report(f"Watching {path}: save it to have it checked, press Ctrl-C to stop.")
     while True:
