@@ -1,6 +1,7 @@
 """Kill `tinyomni train` at random moments, stage after stage, and see that nothing is lost.
 
-    python benchmarks/kills.py --kills 9 --seed 0                9 kills in each stage, of the smoke preset
+    python benchmarks/kills.py --kills 9 --minutes 60            9 kills in each stage, of the smoke preset, or as many
+                                                                 as fit into the time: each stage has a seventh of it
     python benchmarks/kills.py --kills 3 --stages vision         a quick one
 
 Each stage first runs once in peace. Then it is started again and again, and ended by SIGKILL (three of five times),
@@ -79,15 +80,17 @@ def check(status: int | None, out: Path) -> None:
         raise RuntimeError(f"exit status {status}: {(out.parent / 'output.txt').read_text(errors='replace')[-2000:]}")
 
 
-def torture(stage: str, quiet: Path, killed: Path, kills: int, chance: random.Random) -> dict[str, Any]:
+def torture(stage: str, quiet: Path, killed: Path, kills: int, minutes: float, chance: random.Random) -> dict[str, Any]:
     """Run a stage in peace, then with kills; how often each signal ended it, and whether anything differs."""
     began = time.monotonic()
+    deadline = began + 60 * minutes
     check(wait(start(stage, quiet), SECONDS), quiet)
     seconds = time.monotonic() - began
     expected, ended, different, finished = result_of(quiet / stage), Counter[str](), 0, 0
     while True:
         child = start(stage, killed)
-        status = wait(child, chance.uniform(0, 1.1 * seconds)) if sum(ended.values()) < kills else wait(child, SECONDS)
+        enough = sum(ended.values()) >= kills or time.monotonic() > deadline
+        status = wait(child, SECONDS if enough else chance.uniform(0, 1.1 * seconds))
         if status is None:
             number = chance.choice(SIGNALS)
             os.kill(child, number)
@@ -98,7 +101,7 @@ def torture(stage: str, quiet: Path, killed: Path, kills: int, chance: random.Ra
         check(status, killed)
         finished += 1
         different += result_of(killed / stage) != expected
-        if sum(ended.values()) >= kills:
+        if sum(ended.values()) >= kills or time.monotonic() > deadline:
             return {"stage": stage, "seconds": round(seconds, 1), "ended by": ended, "finished": finished,
                     "different": different}  # fmt: skip
         shutil.rmtree(killed / stage)  # it reached its end before it was ended often enough: once more
@@ -108,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """All stages; 1 if a single number differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=9, help="for each stage (default 9)")
+    parser.add_argument("--minutes", type=float, default=90, help="for all stages; no kill comes later (default 90)")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default=str(TOP / "benchmarks" / "kills.json"), metavar="FILE")
@@ -125,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stage in args.stages:
             for runs in (quiet, killed):
                 runs.mkdir(parents=True, exist_ok=True)
-            found.append(torture(stage, quiet, killed, args.kills, chance))
+            found.append(torture(stage, quiet, killed, args.kills, args.minutes / len(args.stages), chance))
             print(json.dumps(found[-1]), flush=True)
             # after each stage: a run that is stopped has what it measured
             Path(args.out).write_text(

@@ -1,6 +1,7 @@
 """Do the tests bite? One change at a time is made to the models' code, and the tests that should notice it are run.
 
-    python benchmarks/mutants.py --count 200 --seed 0          a sample of all mutants; without --count: every one
+    python benchmarks/mutants.py --minutes 120 --jobs 2        a sample of all mutants, as large as fits into the time
+    python benchmarks/mutants.py --count 200 --seed 0          a sample of 200; without --count and --minutes: every one
     python benchmarks/mutants.py --modules attention rope      of these modules only
     python benchmarks/mutants.py --show attention              list the mutants and run nothing
 
@@ -16,14 +17,16 @@ import functools
 import importlib.abc
 import importlib.util
 import io
+import itertools
 import json
+import math
 import os
 import random
 import signal
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,8 +172,8 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.source, module.__spec__.origin, "exec", dont_inherit=True), vars(module))
 
 
-def run_tests(module: str, source: str, seconds: float) -> str:
-    """In a fork: "killed", "timeout" or "survived"."""
+def start_tests(module: str, source: str) -> int:
+    """The process id of a fork that runs the tests of a module whose source is this one."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -187,15 +190,35 @@ def run_tests(module: str, source: str, seconds: float) -> str:
         options = ["-x", "-q", "--assert=plain", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
         status = pytest.main([*options, "-p", "no:cacheprovider", "-k", "not kill_9", *files])
         os._exit(int(status))
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
-        time.sleep(0.05)
+    return child
+
+
+def outcome_of(child: int, deadline: float) -> str | None:
+    """How the tests of a fork ended: "killed", "timeout" or "survived"; None while they run."""
+    done, status = os.waitpid(child, os.WNOHANG)
+    if done:
+        return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+    if time.monotonic() < deadline:
+        return None
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return "timeout"
+
+
+def outcomes(sources: Iterable[tuple[int, str, str]], jobs: int, seconds: float) -> Iterator[tuple[int, str]]:
+    """Test these modules, several at a time: (number, module, source) → (number, outcome), as they end."""
+    waiting, running = iter(sources), dict[int, tuple[int, float]]()
+    while True:
+        while len(running) < jobs and (following := next(waiting, None)):
+            number, module, source = following
+            running[number] = start_tests(module, source), time.monotonic() + seconds
+        if not running:
+            return
+        time.sleep(0.05)
+        for number, (child, deadline) in list(running.items()):
+            if outcome := outcome_of(child, deadline):
+                del running[number]
+                yield number, outcome
 
 
 def load_libraries() -> None:
@@ -223,6 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sample; 1 if a mutant without a reason survived."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, help="how many mutants, drawn evenly over the modules (default: all)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no test begins after this time")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants that are tested at the same time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--modules", nargs="+", choices=TESTS, default=list(TESTS), metavar="MODULE")
     parser.add_argument("--show", action="store_true", help="list the mutants and run nothing")
@@ -241,14 +266,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load_libraries()
     sys.path[:0] = [str(TOP), str(TOP / "tests")]
     results: list[dict[str, Any]] = []
-    for tests, module in {tuple(TESTS[mutant.module]): mutant.module for mutant, _ in order}.items():
-        if run_tests(module, path_of(module).read_text(encoding="utf-8"), 3 * SECONDS) != "survived":
-            raise SystemExit(f"mutants: these tests fail without any change: {', '.join(tests)}")
-    for number, (mutant, render) in enumerate(order, 1):
-        outcome = run_tests(mutant.module, render(), SECONDS)
+    modules = list({tuple(TESTS[mutant.module]): mutant.module for mutant, _ in order}.values())
+    unchanged = ((at, name, path_of(name).read_text(encoding="utf-8")) for at, name in enumerate(modules))
+    for at, outcome in outcomes(unchanged, args.jobs, 3 * SECONDS):
+        if outcome != "survived":
+            raise SystemExit(f"mutants: these tests fail without any change: {', '.join(TESTS[modules[at]])}")
+    deadline = time.monotonic() + 60 * args.minutes
+    sources = ((at, mutant.module, render()) for at, (mutant, render) in enumerate(order))
+    in_time = itertools.takewhile(lambda _: time.monotonic() < deadline, sources)
+    for at, outcome in outcomes(in_time, args.jobs, SECONDS):
+        mutant = order[at][0]
         reason = reasons().get(f"{mutant.module}: {mutant.before} → {mutant.after}", "")
         results.append({"mutant": str(mutant), "module": mutant.module, "outcome": outcome, "reason": reason})
-        print(f"{number}/{len(order)} {outcome:8} {mutant}", flush=True)
+        print(f"{len(results)}/{len(order)} {outcome:8} {mutant}", flush=True)
         # after each one: a run that is stopped has what it measured
         report = {"seed": args.seed, "of": total, "run": len(results), "results": results}
         Path(args.out).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -6,12 +6,14 @@ python benchmarks/reliability.py --check  1 if it is not what the stored results
 
 import json
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 TOP = Path(__file__).resolve().parents[1]
 PAGE = TOP / "docs" / "reliability.md"
+PROMISES = TOP / "benchmarks" / "promises.toml"
 
 
 def stored(name: str) -> Any:
@@ -60,9 +62,55 @@ def mutants() -> list[str]:
     ]
 
 
+def fuzzing() -> list[str]:
+    """Of benchmarks/fuzz.py: a row for each door, and every case that failed."""
+    found = stored("fuzz")
+    if found is None:
+        return ["Not measured yet."]
+    rows = ["| door | cases | read | refused | failed |", "|---|--|--|--|--|"]
+    for door, each in found["doors"].items():
+        counts = [each["cases"], each["read"], each["refused"], len(each["failed"])]
+        rows.append(f"| {door} | {' | '.join(f'{count:,}' for count in counts)} |")
+    failed = [f"- {door} {line}" for door, each in found["doors"].items() for line in each["failed"]]
+    total = sum(each["cases"] for each in found["doors"].values())
+    return [f"{total:,} cases (seed {found['seed']}).", "", *rows, *([""] * bool(failed)), *failed]
+
+
+def memory() -> list[str]:
+    """Of benchmarks/memory.py: a row for each command."""
+    found = stored("memory")
+    if found is None:
+        return ["Not measured yet."]
+    rows = ["| command | peak MB |", "|---|--:|"]
+    rows += [f"| `tinyomni {each['arguments']}` | {each['mb']:,} |" for each in found["commands"].values()]
+    return [f"{found['machine']}, Python {found['python']}, on the CPU.", "", *rows]
+
+
+def promises() -> list[tuple[str, list[str]]]:
+    """What is promised, and the tests that would fail if it did not hold, as `file::test`."""
+    entries = tomllib.loads(PROMISES.read_text(encoding="utf-8"))["promise"]
+    return [(each["text"], each["tests"]) for each in entries]
+
+
+def promise_table() -> list[str]:
+    """A row for each promise."""
+    rows = ["| promise | tests |", "|---|---|"]
+    return rows + [f"| {text} | {', '.join(f'`{test}`' for test in tests)} |" for text, tests in promises()]
+
+
 def page() -> str:
     """The whole page."""
     parts = {
+        "What each promise is tested by": (
+            "From `benchmarks/promises.toml`. `tests/test_reliability.py` checks that each of these tests exists.",
+            promise_table(),
+        ),
+        "Fuzzing": (
+            "`python benchmarks/fuzz.py` sends mutated files and made-up values through every door. A case fails where "
+            "anything but our own error is raised, where the process dies, or needs more than 4 GB or 20 seconds. "
+            "Damaged weights and checkpoints also fail where they are read.",
+            fuzzing(),
+        ),
         "Kills": (
             "`python benchmarks/kills.py` starts stages of the smoke preset again and again and ends them at random "
             "moments. A run that reaches its end must have the weights and the log of a run in peace, bit for bit.",
@@ -72,6 +120,11 @@ def page() -> str:
             "`python benchmarks/mutants.py` makes one change at a time to the models' code, and runs the tests "
             "about it.",
             mutants(),
+        ),
+        "Memory": (
+            "`python benchmarks/memory.py` runs each command in a process of its own and takes its largest resident "
+            "set, with that of its children.",
+            memory(),
         ),
     }
     lines = ["# Reliability", "", "Made by `python benchmarks/reliability.py`; every figure was measured by a script."]

@@ -1,7 +1,11 @@
 """The scripts behind docs/reliability.md."""
 
+import json
+import re
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +17,47 @@ import reliability  # noqa: E402
 
 def test_the_page_is_what_the_stored_results_give() -> None:
     assert reliability.PAGE.read_text(encoding="utf-8") == reliability.page(), "run: python benchmarks/reliability.py"
+
+
+def test_every_promise_has_tests_and_they_exist() -> None:
+    found = reliability.promises()
+    assert len({text for text, _ in found}) == len(found) > 10
+    for text, tests in found:
+        assert tests, text
+        for test in tests:
+            file, name = test.split("::")
+            source = (TOP / "tests" / f"{file}.py").read_text(encoding="utf-8")
+            assert re.search(rf"^def {name}\(", source, re.MULTILINE), test
+
+
+def fuzzed(out: Path, *arguments: str, before: str = "") -> tuple[int, dict[str, Any]]:
+    """The exit status and the result of benchmarks/fuzz.py, in a process without threads: it forks."""
+    code = f"import sys, fuzz\n{before}\nsys.exit(fuzz.main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, *arguments, "--out", str(out)], cwd=TOP / "benchmarks")
+    return done.returncode, json.loads(out.read_text(encoding="utf-8"))["doors"]
+
+
+def test_no_door_lets_another_error_through(tmp_path: Path) -> None:
+    status, doors = fuzzed(tmp_path / "fuzz.json", "--cases", "1000", "--seed", "7")
+    assert status == 0 and len(doors) >= 11
+    for door, found in doors.items():
+        assert found["failed"] == [] and found["cases"] == found["read"] + found["refused"] >= 90, door
+        assert found["refused"], door
+
+
+def test_a_door_that_lets_an_error_through_or_dies_is_noticed(tmp_path: Path) -> None:
+    door = """
+import os
+def case(folder, chance):
+    number = chance.random()
+    return lambda: os._exit(7) if number < 0.05 else 1 / 0 if number < 0.5 else None
+fuzz.DOORS["json"] = case, (ValueError,)
+"""
+    status, doors = fuzzed(tmp_path / "fuzz.json", "--doors", "json", "--cases", "100", before=door)
+    found = doors["json"]
+    assert status == 1 and found["cases"] == 100 == found["read"] + len(found["failed"])
+    assert sum("ZeroDivisionError" in each for each in found["failed"]) > 20
+    assert sum("the process ended with status 7" in each for each in found["failed"]) > 0
 
 
 KNOWN = {
