@@ -16,8 +16,9 @@ from tinyomni.data.tts import SpeechCache
 from tinyomni.evaluation.registry import METRICS
 from tinyomni.evaluation.report import Report, result
 from tinyomni.files import held, temporary_folder, whole
+from tinyomni.io import weights
 from tinyomni.metrics import accuracy
-from tinyomni.tokenizer import train_tokenizer
+from tinyomni.tokenizer import BPETokenizer, train_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +56,15 @@ def test_a_link_stays_a_link_and_a_device_is_written_itself(tmp_path: Path) -> N
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
     with whole("/dev/null") as out:
         assert out == Path("/dev/null")
+
+
+def test_a_folder_that_refuses_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file") as caught, temporary_folder(tmp_path / "gone"):
+        pass
+    assert caught.value.filename == str(tmp_path / "gone")
+    with pytest.raises(OSError, match="No space left") as caught, temporary_folder(tmp_path, "tmp-export-"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path)
 
 
 def leave(folder: Path, name: str, age: float) -> Path:
@@ -120,6 +130,12 @@ def test_a_full_disk_leaves_no_half_tokenizer(full: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         train_tokenizer(["some words and other words"], full / "tokenizer" / "tokenizer.model", 400)
     assert list((full / "tokenizer").iterdir()) == []
+
+
+def test_a_full_disk_is_an_error_of_the_system_for_weights_too(full: Path) -> None:
+    """safetensors itself raises an error of its own, which `tinyomni export` would call a fault."""
+    with pytest.raises(OSError, match="No space left"):
+        weights.write(full / "w.safetensors", {"a": torch.ones(3)}, {}, BPETokenizer())
 
 
 @pytest.mark.parametrize("command", ["trace", "dry-run", "speak"])

@@ -39,10 +39,15 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path, prefix: str = "tmp-") -> Iterator[Path]:
-    """A folder in `parent` for files that are not whole yet."""
+    """A folder in `parent` for files that are not whole yet. An OSError in it names `parent`."""
     remove_leftovers(parent, prefix)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as name, held(Path(name)):
-        yield Path(name)
+    try:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as name, held(Path(name)):
+            yield Path(name)
+    except OSError as error:  # a full disk has no name, and the user did not choose that of a temporary file
+        if error.filename is None or str(error.filename).startswith(str(parent / prefix)):
+            error.filename = str(parent)
+        raise
 
 
 @contextlib.contextmanager

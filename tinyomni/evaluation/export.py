@@ -12,7 +12,6 @@ that of the stage omni. The encoders must be those that the stage omni was train
 import base64
 import json
 import os
-import shutil
 import subprocess
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -173,7 +172,6 @@ def export(
             )
         card = folder / CARD
         card.write_text(model_card(new, found, made, omni.thresholds, 1 - UNSURE_QUANTILE), encoding="utf-8")
-        shutil.copymode(card, new)  # safetensors writes files that only their owner reads
         figure = folder / RELIABILITY
         written = [new, card, figure] if found.plot_reliability(figure) else [new, card]
         for each in written:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int8, Shaped
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from tinyomni.config import STYLES, OmniConfig
@@ -131,7 +131,8 @@ def write(
         "tokenizer": base64.b64encode(tokenizer.model).decode(),
         **{name: json.dumps(value) for name, value in more.items()},
     }
-    save_file(data, path, metadata=metadata | {"sha256": digest(data, metadata)})
+    # not by safetensors itself: it has an error of its own for a full disk, and writes what only the owner reads
+    Path(path).write_bytes(save(data, metadata | {"sha256": digest(data, metadata)}))
 
 
 def read(path: str | Path | None = None) -> tuple[Tensors, dict[str, str]]:
