@@ -274,7 +274,7 @@ def test_help_unfolds_with_each_failure(tmp_path: Path) -> None:
         watching.watch(path, said.append, wait=save_next)
     first, same, second, third, right = said[1:]
     assert "✔ merge_heads" in first and "aligned at the top left" in first and "Hint 1" not in first
-    assert "Nothing new." in same and "Next: attention_scores" in same
+    assert "Nothing new." in same and "Go on with causal_mask" in same
     assert "Hint 1: draw it\n  Two queries, five keys." in second and "Read" not in second
     assert "Read “" in third and "notebooks/03_attention.ipynb" in third
     assert "✔ causal_mask" in right and "Next: attention_scores" in right

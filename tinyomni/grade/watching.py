@@ -64,8 +64,8 @@ class Coach:
         return lines
 
     def next_step(self, result: dict[str, Any]) -> str:
-        """The first exercise of this lesson that has not passed; the next lesson if all have."""
-        for each in result["exercises"]:
+        """The first exercise that failed, else the first not attempted; the next lesson if all passed."""
+        for each in sorted(result["exercises"], key=lambda each: each["status"] != FAILED):
             if each["status"] != PASSED:
                 verb, one = "Go on with" if each["status"] == FAILED else "Next:", exercises()[each["exercise"]]
                 return f"{verb} {one.name} ({one.title}, {one.minutes} minutes)"
