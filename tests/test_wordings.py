@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from tinyomni import TINY, Omni
 from tinyomni.apps.chat import Session, history
@@ -16,6 +17,7 @@ from tinyomni.data.wordings import HELD_OUT, HISTORY, SMALL_TALK, TEMPLATES, WRI
 from tinyomni.evaluation.calibration import threshold, validation_wording
 from tinyomni.reply import parse_reply, split_reply
 from tinyomni.tokenizer import BPETokenizer, train_tokenizer
+from tinyomni.training.omni_examples import OmniExample
 from tinyomni.training.omni_mixture import OmniMixture
 
 SCENES = [world.draw_scene("train", index) for index in range(150)]
@@ -137,6 +139,21 @@ def test_the_mixture_of_the_wide_style_teaches_people(tmp_path: Path) -> None:
         parts = parse_reply(answer, spoken=False)
         assert answer in sentences or parts.description in {each[:-1] for each in sentences}
     assert max(each.size for each in examples) < TINY.thinker.ctx_len // 2
+
+
+def test_small_talk_follows_on_questions_and_no_image_is_described_that_is_not_there() -> None:
+    tokenizer, rng = BPETokenizer(), random.Random(0)
+    data = OmniMixture(tokenizer.encode, Scenes("train", 64, speech=False, style="wide"), 12, style="wide")
+    things, scene = data.scenes.things(0), OmniExample([], [], image=torch.zeros(3, 224, 224))
+    drawn = [data.small_talk(0, things, scene, rng) for _ in range(200)]
+    texts = [(tokenizer.decode(each.prompt), tokenizer.decode(each.answer), each.image is not None) for each in drawn]
+    longest = max(map(len, SMALL_TALK)) + 8
+    after = [image for text, answer, image in texts if answer in SMALL_TALK.values() and len(text) > longest]
+    assert len(after) > 5 and all(after)
+    missing = [text.lower() for text, answer, image in texts if answer == unanswerable.CANNOT_SEE and not image]
+    assert sum("describe" in text or "do you see" in text for text in missing) > 3 and len(set(missing)) > 25
+    asked = [tokenizer.decode([*data.encode(data.describe(rng, things))]) for _ in range(100)]
+    assert 10 < sum(text.count("?") > 1 or len(text) > 60 for text in asked) < 60
 
 
 def test_special_tokens_stand_before_scratchpad_and_answer_and_nowhere_else(tmp_path: Path) -> None:

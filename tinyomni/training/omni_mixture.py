@@ -17,7 +17,7 @@ ICML, for what is easy first.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,6 +66,11 @@ def as_typed(text: str, rng: random.Random) -> str:
     """The text as it reaches the model: typed, now and then carelessly, and mostly normalized."""
     text = wordings.typed(text, rng)
     return normalize_question(text) if rng.random() < P_NORMALIZED else text
+
+
+def normalized(turns: Sequence[wordings.Turn]) -> list[wordings.Turn]:
+    """Questions that were asked before, as a conversation keeps them."""
+    return [turn._replace(question=normalize_question(turn.question)) for turn in turns]
 
 
 class OmniMixture(Dataset[list[OmniExample]]):
@@ -132,13 +137,13 @@ class OmniMixture(Dataset[list[OmniExample]]):
             text, question = self.typed_question(things, rng)
             typed.append(self.question_example(text, world.ordered_description(things), question, image=scene.image))
         things, scene = seen[0]
-        describe = rng.choice(DESCRIBE) if self.style == "plain" else self.describe(rng)
+        describe = rng.choice(DESCRIBE) if self.style == "plain" else self.describe(rng, things)
         caption = self.example(describe, world.ordered_description(things), image=scene.image)
         return [
             *typed,
             caption,
             *self.spoken_examples(index, caption, rng),
-            self.text_example(index, rng) if self.style == "plain" else self.small_talk(index, scene, rng),
+            self.text_example(index, rng) if self.style == "plain" else self.small_talk(index, things, scene, rng),
             self.unanswerable_example(index, things, scene),
             *self.retrieval_examples(rng, SHORT, LONG),
         ]
@@ -154,22 +159,32 @@ class OmniMixture(Dataset[list[OmniExample]]):
             return question.text, question
         if rng.random() < 1 / 3:
             turns, question = wordings.conversation(things, rng)
-            history = [turn._replace(question=normalize_question(turn.question)) for turn in turns]
-            return wordings.prompt(history, as_typed(question.text, rng)), question
+            return wordings.prompt(normalized(turns), as_typed(question.text, rng)), question
         question = wordings.draw_question(things, rng)
         return as_typed(question.text, rng), question
 
-    def describe(self, rng: random.Random) -> str:
-        """Ask for a description."""
+    def describe(self, rng: random.Random, things: list[world.Thing] | None = None) -> str:
+        """Ask for a description; with `things`, every fourth time after a conversation about them."""
         texts = wordings.WRITTEN["people"]["describe"] if rng.random() < wordings.P_PEOPLE else wordings.DESCRIBE
-        return as_typed(rng.choice(texts), rng)
+        turns = wordings.conversation(things, rng)[0] if things and rng.random() < 0.25 else []
+        return wordings.prompt(normalized(turns), as_typed(rng.choice(texts), rng))
 
-    def small_talk(self, index: int, scene: OmniExample, rng: random.Random) -> OmniExample:
-        """Text alone, or small talk, every other time while an image is there."""
-        if rng.random() < 0.4:
+    def small_talk(self, index: int, things: list[world.Thing], scene: OmniExample, rng: random.Random) -> OmniExample:
+        """Text alone; a question about an image that is not there; or small talk, every other time while an image is
+        there, and then every other time after a conversation about it.
+        """
+        kind = rng.choice(("text", "text", "no image", "talk", "talk"))
+        if kind == "text":
             return self.text_example(index, rng)
+        if kind == "no image":
+            asked = (
+                self.describe(rng) if rng.random() < 0.4 else as_typed(wordings.draw_question(things, rng).text, rng)
+            )
+            return self.example(asked, unanswerable.CANNOT_SEE)
         text, answer = rng.choice(list(wordings.SMALL_TALK.items()))
-        return self.example(as_typed(text, rng), answer, image=scene.image if rng.random() < 0.5 else None)
+        image = scene.image if rng.random() < 0.5 else None
+        turns = wordings.conversation(things, rng)[0] if image is not None and rng.random() < 0.5 else []
+        return self.example(wordings.prompt(normalized(turns), as_typed(text, rng)), answer, image=image)
 
     def unclear_example(self, things: list[world.Thing], rng: random.Random) -> OmniExample:
         """An image that has no description: its sentence, or a question, whose answer is not known. In an empty one
