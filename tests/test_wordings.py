@@ -118,6 +118,27 @@ def test_a_conversation_has_three_turns_at_most_and_its_follow_ups_are_true() ->
     assert referring > 30
 
 
+def test_every_follow_up_refers_back_and_few_other_questions_do() -> None:
+    rng, asked = random.Random(0), []
+    for index in range(400):
+        things = world.draw_scene("train", index)
+        before = wordings.draw_question(things, rng)
+        asked.append(before.text)
+        if found := wordings.follow_up(before, things, rng):
+            assert wordings.refers_back(found.text), found.text
+    for family in WRITTEN.values():
+        texts = [
+            each.format(the="the star")
+            for name in ("it_colour", "it_size", "it_place", "and_the")
+            for each in family[name]
+        ]
+        assert [each for each in texts if not wordings.refers_back(each)] == []
+    assert not any(map(wordings.refers_back, SMALL_TALK))
+    assert sum(map(wordings.refers_back, asked)) < 0.2 * len(asked), [
+        each for each in asked if wordings.refers_back(each)
+    ]
+
+
 def test_careless_typing_changes_little() -> None:
     rng, text = random.Random(0), "What colour is the grey star?"
     written = {wordings.careless(text, rng) for _ in range(200)}
@@ -184,6 +205,7 @@ def test_a_chat_remembers_where_the_model_was_trained_to(monkeypatch: pytest.Mon
     assert history(omni, turns, "And the ring?") == []
     omni.style = "wide"
     assert history(omni, turns, "And the ring?") == turns[:HISTORY]
+    assert history(omni, turns, "Where is the ring?") == history(omni, turns, "What time is it?") == []
     assert history(omni, [Turn("red " * 100, "No.")], "Where is it?") == []
     prompts: list[str] = []
 

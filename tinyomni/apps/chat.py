@@ -161,10 +161,10 @@ class Backend(Protocol):
 
 
 def history(backend: Backend, turns: Sequence[wordings.Turn], question: str) -> list[wordings.Turn]:
-    """The last turns of a conversation that the prompt may hold: none where the model was not trained on any, at most
-    as many as training had, and in all no more than HISTORY_TOKENS.
+    """The last turns of a conversation that the prompt may hold: none where the model was not trained on any or the
+    question stands alone, at most as many as training had, and in all no more than HISTORY_TOKENS.
     """
-    kept = list(turns[-wordings.HISTORY :]) if backend.style == "wide" else []
+    kept = list(turns[-wordings.HISTORY :]) if backend.style == "wide" and wordings.refers_back(question) else []
     while kept and len(backend.tokenizer.encode(wordings.prompt(kept, question))) > HISTORY_TOKENS:
         kept.pop(0)
     return kept

@@ -11,6 +11,7 @@ Beside them: typing errors, conversations, in which a question refers to the one
 
 import json
 import random
+import re
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -267,6 +268,16 @@ FOLLOW_UPS = {
     "place": ("Where is it?", "And where is it?", "Where do you see it?"),
 }
 SAME = ("And {the}?", "What about {the}?")
+POINTS_BACK = re.compile(
+    r"^(and|or|but|then|now|next|ok|also|so|what about|how about)\b|"
+    r"\b(it|its|(that|this|other) ones?|they|them|those|these|same|as well|also|too|next|else)\b",
+    re.IGNORECASE,
+)
+ASKS = re.compile(
+    r"\b(what|which|where|how|who|is|are|do|does|can|could|tell|describe|name|list|say|give|show|find|count|many|"
+    r"colou?r|size|position|location)\b",
+    re.IGNORECASE,
+)
 HISTORY = 3  # questions before the last one, at most
 
 
@@ -307,6 +318,11 @@ def conversation(things: Sequence[Thing], rng: random.Random) -> tuple[list[Turn
         found = follow_up(question, things, rng) if rng.random() < 0.7 else None
         question = found or draw_question(things, rng)
     return turns[-HISTORY:], question
+
+
+def refers_back(question: str) -> bool:
+    """Whether a question needs those before it: `Where is it?` points to them, `The star?` asks for nothing itself."""
+    return question not in SMALL_TALK and bool(POINTS_BACK.search(question) or not ASKS.search(question))
 
 
 def prompt(history: Sequence[Turn], question: str) -> str:
