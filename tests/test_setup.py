@@ -1,12 +1,16 @@
 """course.py, the doctor, and that the files which name packages agree."""
 
 import ast
+import builtins
+import dis
 import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
+import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -311,3 +315,38 @@ def test_a_uv_that_does_not_work_is_not_used(monkeypatch: pytest.MonkeyPatch) ->
     assert course.find_uv() == [sys.executable, "-m", "uv"]
     monkeypatch.setattr(course, "works", lambda command: False)
     assert course.find_uv() == []
+
+
+# ---- names ----------------------------------------------------------------------------------------------------------
+
+
+def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
+    """A module's code, and that of all its functions and classes."""
+    yield code
+    for each in code.co_consts:
+        if isinstance(each, types.CodeType):
+            yield from codes_in(each)
+
+
+def undefined(source: str, file: str = "") -> set[str]:
+    """Names that code uses and nothing defines. Linters cannot look for them: to them the axes in annotations are names
+    too.
+    """
+    module = compile(source, file, "exec", dont_inherit=True)
+    known, used = {*dir(builtins), *dir(types.ModuleType("")), "__file__", "__path__", "__annotations__"}, set()
+    for code in codes_in(module):
+        for step in dis.get_instructions(code):
+            if step.opname == "STORE_GLOBAL" or (code is module and step.opname == "STORE_NAME"):
+                known.add(step.argval)
+            elif step.opname == "LOAD_GLOBAL" or (code is module and step.opname == "LOAD_NAME"):
+                used.add(step.argval)
+    return used - known
+
+
+def test_every_name_is_defined() -> None:
+    assert undefined("import os\ndef f(x: Sequence) -> int:\n    return port + os") == {"Sequence", "port"}
+    folders = [TOP / name for name in ("tinyomni", "tests", "benchmarks", "site")]
+    files = [path for folder in folders for path in folder.rglob("*.py") if "node_modules" not in path.parts]
+    files.append(TOP / "course.py")
+    found = {path.name: undefined(path.read_text(encoding="utf-8"), str(path)) for path in files}
+    assert {name: names for name, names in found.items() if names} == {}
