@@ -23,7 +23,8 @@ DOCS = README.parent / "docs"
 SHOWN = (
     "questions.typed", "questions.typed_held_out_pairs", "questions.spoken", "questions.spoken_held_out_voice",
     "vision.image_to_text", "asr.cer_grammar", "asr.cer_held_out_voice", "tts.cer", "asr_judge.wer_tts",
-    "dialogue.accuracy_judge",
+    "dialogue.accuracy_judge", "looks.caption", "looks.question", "wordings.others", "wordings.careless",
+    "recordings.10_db_snr", "recordings.festival_kal_diphone",
 )  # fmt: skip
 """The metrics that the README shows."""
 BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", re.DOTALL)

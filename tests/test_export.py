@@ -158,12 +158,11 @@ def test_weights_that_do_not_say_how_they_were_made_cannot_be_unpacked(tmp_path:
 
 
 def test_the_shipped_weights_say_what_each_stage_was_initialized_from() -> None:
-    """Their metadata are of the first format: totals, old names of settings, and the steps before in `start`."""
     made = json.loads(weights_io.read()[1]["made"])
     vision = made["stages"]["vision"]
-    assert vision["steps"] == vision["settings"]["steps"] == 700 and vision["initialized_from"]["steps"] == 5000
-    assert origin(vision) == "a run of 5000 steps" and origin(made["stages"]["codec"]) == "random"
-    assert {"steps=700", "lr=0.0004", "optimizer=adamw", "seed=3"} <= set(changed("vision", made).split())
+    assert origin(vision) == f"a run of {vision['initialized_from']['steps']} steps"
+    assert origin(made["stages"]["codec"]) == "random"
+    assert f"steps={vision['settings']['steps']}" in changed("vision", made)
     assert command(made) == "tinyomni train STAGE --preset laptop --set …, see below"
 
 
@@ -174,11 +173,11 @@ def test_the_shipped_card_has_the_rows_of_today() -> None:
     table = [line.split(" | ") for line in card.splitlines() if line.startswith("| ") and line.count(" | ") == 5]
     assert table[0] == ["| metric", "value", "95% CI", "threshold", "baseline", "n |"]
     shown = {cells[0].removeprefix("| "): cells for cells in table[1:]}
-    not_measured = {"lm.excess_loss", "lm.excess_loss_all_pairs", "unsure.wrong"}
+    not_measured = {"lm.excess_loss", "lm.excess_loss_all_pairs"}
     parts = set(PARTS) - (set(WIDE) if Omni.from_pretrained().style == "plain" else set())
     expected = [metric for metric in METRICS.values() if metric.id not in not_measured and metric.part in parts]
-    # of some confidences there may be no answer
-    expected = [each for each in expected if each.label in shown or not each.id.startswith("calibration.")]
+    # there may be no wrong answer, and none of some confidence
+    expected = [each for each in expected if each.label in shown or not each.id.startswith(("calibration.", "unsure."))]
     assert list(shown) == [metric.label for metric in expected]
     for label, cells in shown.items():
         threshold = labels[label].thresholds.get(made["preset"])

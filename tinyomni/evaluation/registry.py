@@ -143,15 +143,15 @@ METRICS: dict[str, Metric] = {metric.id: metric for metric in (
                f"outside the world: says so or is unsure, {name}", HIGHER))),
     Metric("unsure.right", "end-to-end", "unsure: of right answers", LOWER),
     Metric("unsure.wrong", "end-to-end", "unsure: of wrong answers", HIGHER),
+    *(metric for look in LOOKS for metric in (
+        Metric(f"looks.caption_{slug(look)}", "looks", f"independent renderer: caption exact, {look}", HIGHER),
+        Metric(f"looks.question_{slug(look)}", "looks", f"independent renderer: questions, {look}", HIGHER))),
     Metric("looks.caption", "looks", "independent renderer: caption exact, mean of all looks", HIGHER,
            thresholds=laptop_gpu(0.90, 0.95)),
     Metric("looks.caption_worst", "looks", "independent renderer: caption exact, worst look", HIGHER,
            thresholds=laptop_gpu(0.75, 0.85)),
     Metric("looks.question", "looks", "independent renderer: questions, mean of all looks", HIGHER,
            thresholds=laptop_gpu(0.95, 0.97)),
-    *(metric for look in LOOKS for metric in (
-        Metric(f"looks.caption_{slug(look)}", "looks", f"independent renderer: caption exact, {look}", HIGHER),
-        Metric(f"looks.question_{slug(look)}", "looks", f"independent renderer: questions, {look}", HIGHER))),
     *(Metric(f"looks.claims_{slug(kind)}", "looks", f"independent renderer: confident claims, {kind}", LOWER,
              thresholds=laptop_gpu(0.05, 0.05)) for kind in UNCLEAR),
     *(metric for family, (right, wrong) in WORDINGS.items() for metric in (

@@ -30,7 +30,6 @@ from tinyomni.tokenizer import BPETokenizer
 
 FORMAT = "tinyomni 3"
 FLOAT16_FORMAT = "tinyomni 2"  # the same without int8
-FIRST_FORMAT = "tinyomni 1"  # that with other keys in the metadata, see `translate`
 SHIPPED = Path(__file__).parents[1] / "weights" / "omni.safetensors"
 WHERE = "Omni.from_pretrained"
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError)  # what JSON of an unexpected form leads to
@@ -156,7 +155,7 @@ def read(path: str | Path | None = None) -> tuple[Tensors, dict[str, str]]:
     except SafetensorError as error:
         raise InputError(f"{WHERE}: {source.name} is damaged, or not a safetensors file ({error}). {again}.") from error
     found = metadata.get("format", "")
-    if found not in (FORMAT, FLOAT16_FORMAT, FIRST_FORMAT):
+    if found not in (FORMAT, FLOAT16_FORMAT):
         kind = f"has format {found!r}" if found.startswith("tinyomni ") else "was not written by tinyomni"
         raise InputError(
             f"{WHERE}: {source.name} {kind}, expected format {FORMAT!r}. Weights and library go together: "
@@ -170,7 +169,6 @@ def read(path: str | Path | None = None) -> tuple[Tensors, dict[str, str]]:
         raise InputError(f"{WHERE}: {source.name} is damaged: its checksum does not match. {again}.")
     numbers = loaded(tensors, source.name)
     try:
-        metadata = translate(metadata) if found == FIRST_FORMAT else metadata
         for key in ("config", "thresholds", "made"):
             if not isinstance(json.loads(metadata.get(key, "{}")), dict):
                 raise TypeError(f"{key}: expected a JSON object")
@@ -186,37 +184,6 @@ def style_of(metadata: dict[str, str], name: str) -> str:
     if style is None:
         raise InputError(f"{WHERE}: expected the style {' or '.join(STYLES)} in {name}, got {text[:40]}")
     return style
-
-
-def translate(metadata: dict[str, str]) -> dict[str, str]:
-    """Metadata of the first format with today's keys.
-
-    There, sizes have `hidden` for `intermediate_size`, the thresholds are `limits` of `read`, `heard` and `ear`, and
-    the settings of the runs have other names; `start` has the steps of the run before, which are in the result's too.
-    """
-    today = {
-        "hidden": "intermediate_size", "read": "typed", "heard": "spoken", "ear": "asr",
-        "floor": "min_lr_ratio", "optimiser": "optimizer", "clip": "max_grad_norm", "explosion": "skip_grad_norm",
-        "accumulate": "grad_accum_steps", "keep": "keep_last", "workers": "num_workers", "validate_freq": "eval_every",
-    }  # fmt: skip
-
-    def renamed(data: dict[str, Any]) -> dict[str, Any]:
-        return {today.get(key, key): value for key, value in data.items()}
-
-    config = {part: renamed(sizes) for part, sizes in json.loads(metadata["config"]).items()}
-    thresholds = renamed(json.loads(metadata.get("limits", "{}")))
-    made = json.loads(metadata.get("made", "{}"))
-    for result in made.get("stages", {}).values():
-        settings = renamed(result["settings"])
-        if start := settings.pop("start", None):
-            steps = int(start.removesuffix(" steps"))
-            unknown = {"seconds": 0, "samples": 0, "tokens": 0, "skipped": 0}  # counted with the run itself
-            result["initialized_from"] = {"run": "an earlier run", "steps": steps, **unknown}
-            result["steps"] -= steps
-        result["settings"] = settings
-    rest = {key: text for key, text in metadata.items() if key != "limits"}
-    changed = {"config": config, "thresholds": thresholds} | ({"made": made} if made else {})
-    return rest | {name: json.dumps(value) for name, value in changed.items()}
 
 
 def sizes_of(tensors: Tensors, metadata: dict[str, str], name: str) -> tuple[OmniConfig, dict[str, float]]:

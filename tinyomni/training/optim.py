@@ -119,7 +119,7 @@ def orthogonalize(
 def learning_rate(step: int, settings: Settings) -> float:
     """Linear warm-up for `warmup` steps, then a cosine down to `lr * min_lr_ratio`. `step` counts from 0.
 
-    After `cycle` steps it starts again, `restarts` times, from `restart_lr` and without a warm-up: so a finished run can
+    After `cycle` steps it starts again, `restarts` times, from `restart_lr` and without warm-up: so a finished run can
     be lengthened (Loshchilov & Hutter, SGDR, 2017, arXiv:1608.03983).
     """
     if step < settings.warmup:
