@@ -51,6 +51,7 @@ from tinyomni.tracing.values import SCALAR, TENSOR, annotated_tensors, describe,
 
 PASSED_ON = ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d")  # give back what they are given
 MOST_SUSPICIONS = 5  # that are printed
+CHECKS = f"{__package__}.checks"  # the module that stands between a checked function and who calls it
 MOST_SIGNATURES = 512  # of one function, that are remembered
 RETURNS = frozenset(dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in dis.opmap)
 
@@ -660,8 +661,8 @@ def _name(record: Record) -> str:
 
 
 def readers_frame(frame: types.FrameType | None) -> types.FrameType | None:
-    """The nearest frame that no library runs: torch stands between a module and who calls it."""
-    while frame is not None and is_library(frame.f_code):
+    """The nearest frame that no library runs: torch stands between a module and who calls it, or a check of shapes."""
+    while frame is not None and (is_library(frame.f_code) or frame.f_globals.get("__name__") == CHECKS):
         frame = frame.f_back
     return frame
 
