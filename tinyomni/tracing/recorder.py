@@ -284,7 +284,7 @@ class Recorder:
             inputs=signature.inputs,
             file=function.file,
             line=function.line,
-            called=place_of(frame.f_back),
+            called=self._called(frame.f_back, above),
             sources=self._sources(values.values()),
         )
         owner = next(iter(values.values()), None)
@@ -302,6 +302,14 @@ class Recorder:
             name_axes(self._flow, *((values[name], hint) for name, hint in function.hints.items() if name in values))
         if signature.wrong is not None:
             self._wrong(call, signature.wrong, values, signature.bound)
+
+    def _called(self, frame: types.FrameType | None, above: OpenCall | None) -> str:
+        """Where a call comes from; below a call from within a library, where that one comes from."""
+        while frame is not None and is_passed_over(frame):
+            if above is not None and frame is above.frame:
+                return above.record.called
+            frame = frame.f_back
+        return place_of(frame)
 
     def _signature(self, calls: Calls, values: dict[str, Any]) -> CallSignature:
         """What is known of these values, worked out the first time."""
@@ -661,10 +669,15 @@ def _name(record: Record) -> str:
 
 
 def readers_frame(frame: types.FrameType | None) -> types.FrameType | None:
-    """The nearest frame that no library runs: torch stands between a module and who calls it, or a check of shapes."""
-    while frame is not None and (is_library(frame.f_code) or frame.f_globals.get("__name__") == CHECKS):
+    """The nearest frame of the reader's own code."""
+    while frame is not None and is_passed_over(frame):
         frame = frame.f_back
     return frame
+
+
+def is_passed_over(frame: types.FrameType) -> bool:
+    """Code of a library, or of a check of shapes: both stand between a function and who calls it."""
+    return is_library(frame.f_code) or frame.f_globals.get("__name__") == CHECKS
 
 
 def place_of(frame: types.FrameType | None) -> str:
