@@ -1,7 +1,6 @@
-"""Two claims of the reference specification: mixed precision is 1.5 to 2 times as fast in half the memory, and cached
-decoding takes linear time
+"""Two claims of the reference specification: mixed precision is 1.5 to 2 times as fast, cached decoding takes linear time
 
-The reference is the same program in float32, or without a cache.
+The first adds: in half the memory. The reference is the same program in float32, or without a cache.
 """
 
 from collections.abc import Callable
