@@ -1,4 +1,4 @@
-"""Two claims of the reference specification: mixed precision is 1.5 to 2 times as fast, cached decoding takes linear time
+"""Two claims of the reference specification: mixed precision is 1.5 to 2 times as fast, cached decoding is linear
 
 The first adds: in half the memory. The reference is the same program in float32, or without a cache.
 """
