@@ -1,13 +1,13 @@
-"""Hostile input at every door: what is made up or mutated is read, or refused with our own error, in a few seconds.
+"""Hostile input to every fuzz target: made up or mutated, it is read or refused with our own error, in a few seconds.
 
-    python benchmarks/fuzz.py --cases 200000 --minutes 60       all doors, evenly; tests/test_reliability.py has a few
-    python benchmarks/fuzz.py --doors image audio --cases 2000  of these doors only
-    python benchmarks/fuzz.py --doors image --case 17           one case again, with its traceback
+    python benchmarks/fuzz.py --cases 200000 --minutes 60          all targets, evenly; the tests run a few
+    python benchmarks/fuzz.py --targets image audio --cases 2000   of these targets only
+    python benchmarks/fuzz.py --targets image --case 17            one case again, with its traceback
 
-A case is made from the seed, its door and its number alone. It fails if another error is raised, if the process dies or
-needs more than 4 GB above what it had, or if it takes more than 20 seconds. Every door runs in a fork of a process that
-has loaded all libraries, so that a crash costs one case. The result goes to benchmarks/fuzz.json, and from there to
-docs/reliability.md.
+A case is made from the seed, its target and its number alone. It fails if another error is raised, if the process dies
+or needs more than 4 GB above what it had, or if it takes more than 20 seconds. Every target runs in a fork of a process
+that has loaded all libraries, so that a crash costs one case. The result goes to benchmarks/fuzz.json, and from there
+to docs/reliability.md.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from tinyomni.training.settings import Settings
 TOP = Path(__file__).resolve().parents[1]
 SECONDS, MEMORY = 20, 4 * 2**30
 Case = Callable[[], object]
-"""Goes through the door. Its result is compared with nothing: only how it ends counts."""
+"""Calls the target. Its result is compared with nothing: only how it ends counts."""
 TONE = np.sin(np.arange(3000) / 9) * 0.3
 
 
@@ -87,7 +87,7 @@ def made(folder: Path, name: str, data: bytes) -> Path:
     return path
 
 
-# ---- doors: folder, random numbers → a case -------------------------------------------------------------------------
+# ---- targets: folder, random numbers → a case -----------------------------------------------------------------------
 
 
 def image_files() -> dict[str, bytes]:
@@ -255,7 +255,7 @@ def settings(folder: Path, chance: random.Random) -> Case:
     return lambda: Settings(10).override({name: text})
 
 
-DOORS: dict[str, tuple[Callable[[Path, random.Random], Case], tuple[type[Exception], ...]]] = {
+TARGETS: dict[str, tuple[Callable[[Path, random.Random], Case], tuple[type[Exception], ...]]] = {
     "image": (image, (InputError,)),
     "audio": (audio, (InputError,)),
     "arrays": (arrays, (InputError, TypeError)),  # TypeError: no array of numbers at all; ShapeError is an InputError
@@ -327,10 +327,10 @@ def furnish(folder: Path) -> None:
 # ---- running --------------------------------------------------------------------------------------------------------
 
 
-def one(door: str, number: int, seed: int, folder: Path, traceback: bool = False) -> str:
+def one(target: str, number: int, seed: int, folder: Path, traceback: bool = False) -> str:
     """How one case ends: "read", "refused", or what went wrong."""
-    make, refusals = DOORS[door]
-    case = make(folder, random.Random(f"{seed} {door} {number}"))
+    make, refusals = TARGETS[target]
+    case = make(folder, random.Random(f"{seed} {target} {number}"))
     try:
         case()
     except refusals:
@@ -356,7 +356,7 @@ def limits() -> Iterator[None]:
     yield
 
 
-def batch(door: str, first: int, last: int, seed: int) -> tuple[Counter[str], list[str], int]:
+def batch(target: str, first: int, last: int, seed: int) -> tuple[Counter[str], list[str], int]:
     """Cases in a fork, up to the first crash: how many were read and refused, what failed, how many were run."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -368,7 +368,7 @@ def batch(door: str, first: int, last: int, seed: int) -> tuple[Counter[str], li
             furnish(Path(name))
             for number in range(first, last):
                 signal.alarm(SECONDS)
-                results.write(json.dumps(one(door, number, seed, Path(name))) + "\n")
+                results.write(json.dumps(one(target, number, seed, Path(name))) + "\n")
             signal.alarm(0)
         os._exit(0)
     os.close(writing)
@@ -382,11 +382,11 @@ def batch(door: str, first: int, last: int, seed: int) -> tuple[Counter[str], li
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """All doors; 1 if a case failed."""
+    """All targets; 1 if a case failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--cases", type=int, default=2000, help="of all doors together (default 2000)")
+    parser.add_argument("--cases", type=int, default=2000, help="of all targets together (default 2000)")
     parser.add_argument("--minutes", type=float, default=60, help="none begins after this time (default 60)")
-    parser.add_argument("--doors", nargs="+", choices=DOORS, default=list(DOORS), metavar="DOOR")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), metavar="TARGET")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, metavar="NUMBER", help="only this one, with its traceback")
     parser.add_argument("--out", default=str(TOP / "benchmarks" / "fuzz.json"), metavar="FILE")
@@ -396,24 +396,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.case is not None:
         with tempfile.TemporaryDirectory() as folder:
             furnish(Path(folder))
-            print(one(args.doors[0], args.case, args.seed, Path(folder), traceback=True))
+            print(one(args.targets[0], args.case, args.seed, Path(folder), traceback=True))
         return 0
     deadline = time.monotonic() + 60 * args.minutes
-    found = {door: {"cases": 0, "read": 0, "refused": 0, "failed": list[str]()} for door in args.doors}
-    each_door = -(-args.cases // len(args.doors))
-    while time.monotonic() < deadline and any(row["cases"] < each_door for row in found.values()):
-        for door, row in found.items():
-            if row["cases"] < each_door:
-                counts, failed, run = batch(door, row["cases"], min(row["cases"] + 500, each_door), args.seed)
+    found = {target: {"cases": 0, "read": 0, "refused": 0, "failed": list[str]()} for target in args.targets}
+    each_target = -(-args.cases // len(args.targets))
+    while time.monotonic() < deadline and any(row["cases"] < each_target for row in found.values()):
+        for target, row in found.items():
+            if row["cases"] < each_target:
+                counts, failed, run = batch(target, row["cases"], min(row["cases"] + 500, each_target), args.seed)
                 row["cases"], row["failed"] = row["cases"] + run, row["failed"] + failed
                 row["read"], row["refused"] = row["read"] + counts["read"], row["refused"] + counts["refused"]
                 print(
-                    f"{door:14} {row['cases']:7,} cases {row['read']:7,} read {len(row['failed'])} failed", flush=True
+                    f"{target:14} {row['cases']:7,} cases {row['read']:7,} read {len(row['failed'])} failed", flush=True
                 )
                 for line in failed:
                     print(f"  {line}", flush=True)
         # after each round: a run that is stopped has what it measured
-        text = json.dumps({"seed": args.seed, "doors": found}, indent=1, ensure_ascii=False)
+        text = json.dumps({"seed": args.seed, "targets": found}, indent=1, ensure_ascii=False)
         Path(args.out).write_text(text + "\n", encoding="utf-8")
     return int(any(row["failed"] for row in found.values()))
 

@@ -63,16 +63,16 @@ def mutants() -> list[str]:
 
 
 def fuzzing() -> list[str]:
-    """Of benchmarks/fuzz.py: a row for each door, and every case that failed."""
+    """Of benchmarks/fuzz.py: a row for each target, and every case that failed."""
     found = stored("fuzz")
     if found is None:
         return ["Not measured yet."]
-    rows = ["| door | cases | read | refused | failed |", "|---|--|--|--|--|"]
-    for door, each in found["doors"].items():
+    rows = ["| target | cases | read | refused | failed |", "|---|--|--|--|--|"]
+    for target, each in found["targets"].items():
         counts = [each["cases"], each["read"], each["refused"], len(each["failed"])]
-        rows.append(f"| {door} | {' | '.join(f'{count:,}' for count in counts)} |")
-    failed = [f"- {door} {line}" for door, each in found["doors"].items() for line in each["failed"]]
-    total = sum(each["cases"] for each in found["doors"].values())
+        rows.append(f"| {target} | {' | '.join(f'{count:,}' for count in counts)} |")
+    failed = [f"- {target} {line}" for target, each in found["targets"].items() for line in each["failed"]]
+    total = sum(each["cases"] for each in found["targets"].values())
     return [f"{total:,} cases (seed {found['seed']}).", "", *rows, *([""] * bool(failed)), *failed]
 
 
@@ -106,8 +106,8 @@ def page() -> str:
             promise_table(),
         ),
         "Fuzzing": (
-            "`python benchmarks/fuzz.py` sends mutated files and made-up values through every door. A case fails where "
-            "anything but our own error is raised, where the process dies, or needs more than 4 GB or 20 seconds. "
+            "`python benchmarks/fuzz.py` sends mutated files and made-up values into every fuzz target. A case fails "
+            "where anything but our own error is raised, where the process dies, or needs more than 4 GB or 20 s. "
             "Damaged weights and checkpoints also fail where they are read.",
             fuzzing(),
         ),

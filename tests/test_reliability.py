@@ -34,27 +34,27 @@ def fuzzed(out: Path, *arguments: str, before: str = "") -> tuple[int, dict[str,
     """The exit status and the result of benchmarks/fuzz.py, in a process without threads: it forks."""
     code = f"import sys, fuzz\n{before}\nsys.exit(fuzz.main(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, *arguments, "--out", str(out)], cwd=TOP / "benchmarks")
-    return done.returncode, json.loads(out.read_text(encoding="utf-8"))["doors"]
+    return done.returncode, json.loads(out.read_text(encoding="utf-8"))["targets"]
 
 
-def test_no_door_lets_another_error_through(tmp_path: Path) -> None:
-    status, doors = fuzzed(tmp_path / "fuzz.json", "--cases", "1000", "--seed", "7")
-    assert status == 0 and len(doors) >= 11
-    for door, found in doors.items():
-        assert found["failed"] == [] and found["cases"] == found["read"] + found["refused"] >= 90, door
-        assert found["refused"], door
+def test_no_fuzz_target_lets_another_error_through(tmp_path: Path) -> None:
+    status, targets = fuzzed(tmp_path / "fuzz.json", "--cases", "1000", "--seed", "7")
+    assert status == 0 and len(targets) >= 11
+    for target, found in targets.items():
+        assert found["failed"] == [] and found["cases"] == found["read"] + found["refused"] >= 90, target
+        assert found["refused"], target
 
 
 def test_a_door_that_lets_an_error_through_or_dies_is_noticed(tmp_path: Path) -> None:
-    door = """
+    target = """
 import os
 def case(folder, chance):
     number = chance.random()
     return lambda: os._exit(7) if number < 0.05 else 1 / 0 if number < 0.5 else None
-fuzz.DOORS["json"] = case, (ValueError,)
+fuzz.TARGETS["json"] = case, (ValueError,)
 """
-    status, doors = fuzzed(tmp_path / "fuzz.json", "--doors", "json", "--cases", "100", before=door)
-    found = doors["json"]
+    status, targets = fuzzed(tmp_path / "fuzz.json", "--targets", "json", "--cases", "100", before=target)
+    found = targets["json"]
     assert status == 1 and found["cases"] == 100 == found["read"] + len(found["failed"])
     assert sum("ZeroDivisionError" in each for each in found["failed"]) > 20
     assert sum("the process ended with status 7" in each for each in found["failed"]) > 0
