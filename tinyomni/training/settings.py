@@ -89,9 +89,9 @@ class Settings(Overridable):
         for name, least in at_least.items():
             if not least <= getattr(self, name) < math.inf:
                 raise InputError(f"Settings: {name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("lr", "max_grad_norm", "skip_grad_norm", "restart_lr"):
-            if (name != "restart_lr" or self.restart_lr is not None) and not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"Settings: {name} must be above 0 and finite, got {getattr(self, name)}")
+        for name in ("lr", "restart_lr", "max_grad_norm", "skip_grad_norm"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise InputError(f"Settings: {name} must be above 0 and finite, got {value}")
         if self.min_lr_ratio > 1:
             raise InputError(f"Settings: min_lr_ratio must be at most 1, got {self.min_lr_ratio}")
         if self.optimizer not in OPTIMIZERS:
