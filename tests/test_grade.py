@@ -472,12 +472,12 @@ def test_a_passed_exercise_stays_passed_and_the_next_is_named(home: Path, capsys
 
 
 def test_what_a_killed_program_left_half_written_is_removed(home: Path) -> None:
-    home.mkdir()
-    for name in ("progress.99998", "progress.99999"):
-        (home / name).write_text("{")
-    os.utime(home / "progress.99999", (0, 0))  # the other one is being written right now
+    for name in ("tmp-aaaaaaaa", "tmp-bbbbbbbb"):
+        (home / name).mkdir(parents=True)
+        (home / name / "progress.json").write_text("{")
+    os.utime(home / "tmp-bbbbbbbb", (0, 0))  # the other one is being written right now
     check.causal_mask(find_exercise("causal_mask").alternatives[0])
-    assert sorted(path.name for path in home.iterdir()) == ["progress.99998", "progress.json"]
+    assert sorted(path.name for path in home.iterdir()) == ["progress.json", "tmp-aaaaaaaa"]
 
 
 def test_a_damaged_progress_file_is_named_and_left_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

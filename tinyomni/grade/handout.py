@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyomni.errors import InputError
+from tinyomni.files import whole
 from tinyomni.grade import build
 from tinyomni.grade.build import REGION, checksum, make_exercises, remove_solutions, stub_of
 
@@ -171,8 +172,7 @@ def write_release(top: Path, archive: Path, exam: bool = False) -> int:
             f"got: {listed.stderr.strip()}"
         )
     archive.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = archive.with_name(f"{archive.name}.part")
-    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as output:
+    with whole(archive) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as output:
         for name in sorted(filter(None, listed.stdout.split("\0"))):
             if any(name == each or name.startswith(f"{each}/") for each in FOR_INSTRUCTORS):
                 continue
@@ -186,7 +186,6 @@ def write_release(top: Path, archive: Path, exam: bool = False) -> int:
             entry = zipfile.ZipInfo(f"tinyomni-course/{name}")  # the same date always: the same bytes
             entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
             output.writestr(entry, content)
-    unfinished.replace(archive)
     print(f"{archive}: the course without solutions{' and graders' if exam else ''}")
     return 0
 

@@ -8,12 +8,11 @@ import dataclasses
 import json
 import os
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tinyomni.errors import InputError
+from tinyomni.files import whole
 from tinyomni.grade.grading import NOT_ATTEMPTED, PASSED, Verdict
 from tinyomni.grade.registry import lessons
 
@@ -49,17 +48,10 @@ def load() -> dict[str, str]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a file in one operation, and remove what programs that were killed have left half written: what others
-    write now is younger than a minute.
-    """
+    """Write a file of one's own data, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
-    for other in path.parent.glob(f"{path.stem}.[0-9]*"):
-        with suppress(FileNotFoundError):  # it has just taken its place
-            if time.time() - other.stat().st_mtime > 60:
-                other.unlink()
+    with whole(path) as out:
+        out.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def record(verdict: Verdict) -> Verdict:

@@ -864,9 +864,8 @@ def watched_disk(path: Path, size: int, full: bool = False) -> Iterator[list[str
     def move(source, target, **more):
         about, old = Path(source).stat(), path.exists() and path.read_bytes() == OLD
         complete = synced.get(about.st_ino) == size
-        same_folder = (
-            Path(target).resolve().parent in Path(source).resolve().parents
-        )  # or a folder in it: the same disk
+        # a folder inside of it is on the same disk, too
+        same_folder = Path(target).resolve().parent in Path(source).resolve().parents
         renames.append(
             f"renamed: {'after' if complete else 'without'} a sync, "
             f"in {'the same' if same_folder else 'another'} folder, "
