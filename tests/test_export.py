@@ -15,6 +15,7 @@ from tinyomni.evaluation.model_card import (
     CANNOT,
     CARD,
     CERTAINTY,
+    DRAWN,
     STRICTER,
     changed,
     command,
@@ -199,7 +200,7 @@ def test_the_shipped_card_has_the_rows_of_today() -> None:
             assert str(each["settings"][key]) == value, f"{name} {setting}"
     style = style_of(made)
     words = {"voices": 2, "sure": 0.98, "makers": makers_of(made), "certainty": CERTAINTY[style],
-             "stricter": STRICTER * (style == "wide")}  # fmt: skip
+             "drawn": DRAWN[style], "stricter": STRICTER * (style == "wide")}  # fmt: skip
     assert " ".join(CANNOT.format(**words).split()) in " ".join(card.split())
 
 

@@ -16,9 +16,9 @@ CANNOT = """## What it cannot do
 
 - It knows twelve colours, eight shapes, two sizes, five places, numbers up to three, and about 30 everyday phrases. It
   has no other words, and knows nothing else about the world.
-- Images are rendered scenes of one to three things, as `tinyomni world --show` draws them. A photograph means nothing
-  to it; the metrics "outside the world" say how often it admits that.
-- It understands English as {makers} speaks it. No human voice was in its training. A spoken question can last 5 s.
+- Images are drawings of one to three things{drawn}. A photograph means nothing to it; the metrics "outside the world"
+  say how often it admits that.
+- It understands English as spoken by {makers}. No human voice was in its training. A spoken question can last 5 s.
 - It speaks in {voices} voices, learned from eSpeak NG. Sentences unlike those of its world are garbled.
 - "Unsure" is not a probability of being wrong. It says that the answer was less certain, by the {certainty} of its
   tokens, than {sure:.0%} of the right answers to validation questions{stricter}.
@@ -27,6 +27,11 @@ CANNOT = """## What it cannot do
 
 
 CERTAINTY = {"plain": "mean log-probability", "wide": "least log-probability"}
+DRAWN = {
+    "plain": ", as `tinyomni world --show` draws them",
+    "wide": """; the rows "independent renderer" say in which looks it sees them. Of too many, overlapping or
+  unknown shapes it can give a description all the same: the rows "confident claims" say how often""",
+}
 STRICTER = f", or than a stricter limit, where more than {MAX_WRONG:.0%} of those called sure were wrong"
 
 
@@ -99,6 +104,7 @@ def model_card(out: Path, report: Report, made: dict[str, Any], thresholds: dict
             voices=TINY.talker.voices,
             sure=sure,
             makers=makers_of(made),
+            drawn=DRAWN[style_of(made)],
             certainty=CERTAINTY[style_of(made)],
             stricter=STRICTER * (style_of(made) == "wide"),
         ).rstrip(),
