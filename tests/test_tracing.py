@@ -3,6 +3,7 @@
 import cProfile
 import dataclasses
 import gc
+import inspect
 import json
 import re
 import subprocess
@@ -434,6 +435,15 @@ def test_the_ledger_adds_up() -> None:
     ledger = run().ledger
     assert str(ledger) == "words 5 = 5 of 9" and [entry[:3] for entry in ledger] == [("words", 5, 9)]
     assert re.fullmatch(r"test_tracing\.py:\d+", ledger[0].at)
+
+
+def test_a_record_says_which_line_of_the_reader_it_came_from() -> None:
+    """However deep in a library."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2)))
+    line = inspect.currentframe().f_lineno + 2  # type: ignore[union-attr]
+    with trace("net") as t:
+        net(torch.zeros(5, 3))
+    assert len(t.steps) > 2 and {record.called for record in t.steps} == {f"test_tracing.py:{line}"}
 
 
 # ---- checks at run time ---------------------------------------------------------------------------------------------
