@@ -102,6 +102,33 @@ def test_a_reader_writes_a_text_of_their_own(monkeypatch: pytest.MonkeyPatch) ->
     assert shown == ["wide 2", "of my own 2"]
 
 
+def test_a_slider_over_choices_grows_to_the_right_and_begins_at_the_first_one() -> None:
+    slider = show._controls(drawing, SimpleNamespace(), {"height": [3, 1, 2], "word": "wide"}).children[0]
+    assert slider.value == 3 and list(slider.options) == [1, 2, 3]
+
+
+def test_what_a_reader_may_write_wrongly_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def show_file(image_file: str) -> tuple[Figure, str]:
+        Path(image_file).read_bytes()
+        return Figure(figsize=(2, 1)), image_file
+
+    updates: list[str] = []
+    handle = SimpleNamespace(update=lambda data, **_: updates.append(data["text/plain"]))
+    field = show._controls(show_file, handle, {"image_file": __file__}).children[0]
+    field.value = "no_such.png"
+    assert "No such file" in capsys.readouterr().out and updates == []
+    field.value = __file__
+    assert updates == [__file__]
+
+
+def test_the_finding_stands_above_all_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("IPython.display.display", lambda *data, **more: None)
+    figure = Figure(figsize=(4, 2))
+    figure.subplots(1, 2)
+    lessons.show_figure(figure, "two empty panels", "Nothing is found")
+    assert figure.get_suptitle() == "Nothing is found"
+
+
 def singing(pitch: int) -> tuple[Figure, str, dict[str, torch.Tensor]]:
     tone = torch.sin(torch.arange(800) * 2 * torch.pi * pitch / 16_000)
     return Figure(figsize=(2, 1)), f"{pitch} Hz", {f"<{pitch}> Hz": tone, "half as loud": tone / 2}

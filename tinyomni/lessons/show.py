@@ -60,10 +60,12 @@ def close(figure: Figure) -> None:
         sys.modules["matplotlib.pyplot"].close(figure)
 
 
-def show_figure(figure: Figure, alt: str) -> None:
-    """Display a figure with its description, and close it."""
+def show_figure(figure: Figure, alt: str, title: str = "") -> None:
+    """Display a figure with its description, and close it. `title`: the finding, above all panels of a figure."""
     from IPython.display import display
 
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
     data, metadata = bundle(figure, alt)
     display(data, raw=True, metadata=metadata)
     close(figure)
@@ -104,10 +106,10 @@ def explore(draw: Callable[..., Drawing], **choices: Any) -> None:
 
         explore(draw, angle=(0.5, 0, 3.2, 0.1), layer=[1, 2, 3, 4])
 
-    A tuple is (start, least, most, step), a list has the choices of a menu, a text is what a field holds at first, in
-    which the reader writes another. `draw` returns the figure and its description, and may return sounds as well, by
-    their labels; the first one plays when something is chosen. What is shown for the first values is what a stored
-    lesson shows.
+    A tuple is (start, least, most, step); a list has the choices of a menu, or of a slider if all are ints, and begins
+    with the first; a text is what a field holds at first, in which the reader writes another. `draw` returns the figure
+    and its description, and may return sounds as well, by their labels; the first one plays when something is chosen.
+    What is shown for the first values is what a stored lesson shows.
     """
     from IPython.display import display
 
@@ -141,7 +143,7 @@ def with_own_globals(draw: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _controls(draw: Callable[..., Drawing], handle: Any, choices: dict[str, Any]) -> Any:
-    """A box with a control for each choice. Moving one draws the figure again, in its place; errors appear below."""
+    """A box with a control for each choice. Moving one draws the figure again, in its place; errors appear below it."""
     import ipywidgets
 
     draw = with_own_globals(draw)
@@ -152,7 +154,11 @@ def _controls(draw: Callable[..., Drawing], handle: Any, choices: dict[str, Any]
         errors.clear_output()
         with errors:
             values = {name: _value(control) for name, control in controls.items()}
-            data, metadata, below = drawn(draw, values, play=True)
+            try:
+                data, metadata, below = drawn(draw, values, play=True)
+            except (OSError, ValueError) as error:  # a name that is no file, a text that is too long
+                print(f"✘ {error}")
+                return
             if below:
                 data["text/html"] = data.get("text/html", "") + below
             handle.update(data, raw=True, metadata=metadata)
@@ -177,7 +183,7 @@ def _control(name: str, choice: Any) -> Any:
         return ipywidgets.Text(value=choice, continuous_update=False, layout=wide, **label)
     if isinstance(choice, list):
         if len(choice) > 1 and all(isinstance(each, int) for each in choice):
-            return ipywidgets.SelectionSlider(options=choice, value=choice[0], layout=wide, **label)
+            return ipywidgets.SelectionSlider(options=sorted(choice), value=choice[0], layout=wide, **label)
         return ipywidgets.Dropdown(options=choice, value=choice[0], layout=wide, **label)
     start, least, most, step = choice
     kind = ipywidgets.IntSlider if all(isinstance(each, int) for each in choice) else ipywidgets.FloatSlider
