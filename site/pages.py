@@ -22,9 +22,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import matplotlib
 import mistune
 import nbformat
 from matplotlib import mathtext
+from matplotlib.font_manager import FontProperties
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
@@ -34,6 +36,7 @@ FOLDERS = {"notebooks": "Lessons", "exercises": "Exercises"}
 PARTS = re.compile(r"(<(pre|code|script|style|svg)\b.*?</\2>|<[^>]+>)", re.DOTALL)
 MATH = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+?)\$", re.DOTALL)
 LINK = re.compile(r'(?P<tag><(?:a|img)\b[^>]*?\b)(?P<name>href|src)="(?P<target>[^"#]*)(?P<anchor>#[^"]*)?"')
+FOLD = '<details class="folded"><summary>{}</summary>'
 TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title} · tinyomni</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
@@ -74,13 +77,16 @@ get("q").addEventListener("input", () => {
 
 
 @cache
-def formula(tex: str) -> str:
+def formula(tex: str, block: bool = False) -> str:
     """A formula as an image with its TeX as alternative text; as code where matplotlib cannot set it."""
     text = re.sub(r"\\[!;,]|\\q?quad\b", " ", " ".join(tex.split())).replace(r"\top", "T")
     text = re.sub(r"\\(?:big|Big|bigg|Bigg)(?=[()\[\]|])", "", text).replace(r"\text{", r"\mathrm{")
+    if block:
+        text = text.replace(r"\frac", r"\dfrac")
     drawn = io.BytesIO()
     try:
-        mathtext.math_to_image(f"${text}$", drawn, format="svg", dpi=90)
+        with matplotlib.rc_context({"savefig.transparent": True}):
+            mathtext.math_to_image(f"${text}$", drawn, prop=FontProperties(size=12), format="svg")
     except ValueError:  # matplotlib knows a part of TeX
         return f"<code>{html.escape(tex)}</code>"
     data = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", drawn.getvalue().decode(), flags=re.DOTALL)
@@ -93,7 +99,7 @@ def with_formulas(body: str) -> str:
 
     def draw(match: re.Match[str]) -> str:
         if match["block"]:
-            return f'<div class="block">{formula(html.unescape(match["block"]))}</div>'
+            return f'<div class="block">{formula(html.unescape(match["block"]), block=True)}</div>'
         return formula(html.unescape(match["inline"]))
 
     found, at = [], 0
@@ -107,7 +113,22 @@ def highlighting() -> str:
     """Colours of code for both schemes, from Pygments."""
     light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
     plain = re.compile(r"^\.highlight \{.*\}$|^pre \{.*\}$|^td\.linenos.*$|^span\.linenos.*$", re.MULTILINE)
-    return plain.sub("", light) + "@media (prefers-color-scheme: dark) {\n" + plain.sub("", dark) + "}\n"
+    return plain.sub("", light) + "@media screen and (prefers-color-scheme: dark) {\n" + plain.sub("", dark) + "}\n"
+
+
+def folded(body: str, cells: list[nbformat.NotebookNode]) -> str:
+    """Code and outputs that a lesson hides open at a click, as they do in JupyterLab."""
+    first, *parts = body.split('<div class="cell ')
+    for number, (part, cell) in enumerate(zip(parts, cells, strict=True)):
+        hidden = cell.metadata.get("jupyter", {})
+        part, wrapper, outputs = part.partition('<div class="output_wrapper">')
+        if hidden.get("source_hidden") and wrapper:
+            part = part.replace('<div class="input">', f'{FOLD.format("code")}<div class="input">') + "</details>"
+        if hidden.get("outputs_hidden") and wrapper:
+            wrapper = FOLD.format("output") + wrapper
+            outputs = re.sub(r"</div>\s*$", "</details></div>\n", outputs)
+        parts[number] = part + wrapper + outputs
+    return '<div class="cell '.join([first, *parts])
 
 
 class Site:
@@ -158,7 +179,7 @@ class Site:
     def notebook(self, path: Path, before: Path | None, after: Path | None) -> str:
         """A notebook with its stored outputs, and the way to the ones beside it; its title."""
         book = nbformat.read(path, as_version=4)
-        body, _ = self.exporter.from_notebook_node(book)
+        body = folded(self.exporter.from_notebook_node(book)[0], book.cells)
         body = re.sub(r'<script\b.*?</script>|<a class="anchor-link".*?</a>', "", body, flags=re.DOTALL)
         first = (line for cell in book.cells for line in cell.source.splitlines() if line.startswith("#"))
         title = re.sub(r"^#+ ", "", next(first, path.stem))

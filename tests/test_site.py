@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbconvert", reason="the site needs nbconvert: pip install 'tinyomni[course]'")
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP / "site"))
 import pages  # noqa: E402
+from nbconvert import HTMLExporter  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NOT_BUILT = re.compile(r"dead link (../)*((notebooks|exercises)/)?(\d\d_\w+|traces/index)\.html")
@@ -32,6 +34,21 @@ def test_links_lead_somewhere_and_images_are_described(site: pages.Site) -> None
     lesson = (site.out / "notebooks" / "06_seeing.html").read_text(encoding="utf-8")
     assert 'href="../exercises/06_seeing.html"' in lesson and 'href="../docs/glossary.html"' in lesson
     assert lesson.count("data:image/png") > 5 and "<script" not in lesson and "colab" not in lesson
+
+
+def test_hidden_code_and_hidden_outputs_open_at_a_click() -> None:
+    v4 = nbformat.v4
+    said = [v4.new_output("stream", name="stdout", text="the answer")]
+    cells = [v4.new_code_cell("1", metadata={"jupyter": {f"{each}_hidden": True}}, outputs=said)
+             for each in ("source", "outputs")]  # fmt: skip
+    cells += [v4.new_code_cell("2", outputs=said), v4.new_markdown_cell("text")]
+    body = pages.folded(HTMLExporter(template_name="basic").from_notebook_node(v4.new_notebook(cells=cells))[0], cells)
+    code, output, shown, text = body.split('<div class="cell ')[1:]
+    assert code.index(pages.FOLD.format("code")) < code.index("highlight") < code.index("</details>")
+    assert code.index("</details>") < code.index("the answer")
+    assert output.index("highlight") < output.index(pages.FOLD.format("output")) < output.index("the answer")
+    assert output.index("the answer") < output.index("</details>") and "details" not in shown + text
+    assert body.count("<div") == body.count("</div>")
 
 
 def test_faults_are_found(tmp_path: Path) -> None:
@@ -64,6 +81,7 @@ def test_a_repository_gives_links_to_the_source_and_to_colab(
 def test_formulas_are_drawn_and_described() -> None:
     drawn = pages.with_formulas("<p>$x^2$ and <code>$HOME</code> and $5</p>")
     assert '<img class="formula" alt="x^2" src="data:image/svg+xml,' in drawn and "<code>$HOME</code> and $5" in drawn
+    assert "style='fill: none'" in drawn and "ffffff" not in drawn  # a white box would be a black one on a dark page
     assert pages.formula(r"\begin{aligned} x \end{aligned}").startswith("<code>")
 
 
