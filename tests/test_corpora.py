@@ -275,6 +275,12 @@ def test_a_file_that_is_not_coco(coco: Path, text: str, why: str) -> None:
         CocoCaptions(coco)
 
 
+def test_coco_with_a_text_that_is_not_utf8(coco: Path) -> None:
+    coco.write_bytes(coco.read_bytes().replace(b"file_name", b"file_\xc0\x80ame", 1))  # overlong
+    with pytest.raises(ManifestError, match="damaged: a text in it is not valid UTF-8"):
+        CocoCaptions(coco)
+
+
 def test_coco_with_a_byte_order_mark(coco: Path) -> None:
     coco.write_bytes(b"\xef\xbb\xbf" + coco.read_bytes())
     assert len(CocoCaptions(coco)) == 3

@@ -13,6 +13,7 @@ import torch
 
 from tinyomni import cli, files
 from tinyomni.data.tts import SpeechCache
+from tinyomni.errors import InputError
 from tinyomni.evaluation.registry import METRICS
 from tinyomni.evaluation.report import Report, result
 from tinyomni.files import held, temporary_folder, whole
@@ -46,6 +47,13 @@ def test_after_an_error_the_old_file_is_as_it_was(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(path)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": "\xff"}', b"[" * 100_000])
+def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (path := tmp_path / "result.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"result\.json is not valid JSON, or it is damaged"):
+        files.read_json(path)
 
 
 def test_a_link_stays_a_link_and_a_device_is_written_itself(tmp_path: Path) -> None:

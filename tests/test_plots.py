@@ -10,6 +10,7 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
+from tinyomni.errors import InputError
 from tinyomni.palette import IMAGE
 from tinyomni.training.log import Log, read_log
 from tinyomni.training.plots import live, plot_runs, running_mean, save_plot
@@ -85,6 +86,14 @@ def test_the_log_is_json_and_drops_what_comes_again(runs: list[Path], tmp_path: 
         log.write(step=1, loss=0.0)
         log.progress("loss 0")
     assert not (tmp_path / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("line", [b"\0\0\0\n", b'{"step": \xff}\n', b"\n"])
+def test_a_damaged_line_of_a_log_is_named(runs: list[Path], line: bytes) -> None:
+    path = runs[0] / "log.jsonl"
+    path.write_bytes(path.read_bytes() + line + b'{"step": 99}\n')
+    with pytest.raises(InputError, match=r"log\.jsonl, line \d+: expected JSON, got b"):
+        read_log(path)
 
 
 def test_the_running_mean_is_a_slow_loop() -> None:

@@ -85,7 +85,9 @@ def test_bad_input_is_a_clear_error(tmp_path: Path) -> None:
         TOK.decode([1.0])  # type: ignore[list-item]
     with pytest.raises(FileNotFoundError, match="tinyomni train tokenizer"):
         BPETokenizer(tmp_path / "none.model")
-    for number, data in enumerate((b"", b"not a model", SHIPPED.read_bytes()[:500])):
+    shipped = SHIPPED.read_bytes()
+    no_utf8 = shipped.replace("▁the".encode(), b"\xffabthe", 1), shipped.replace(b"\x0a\x06", b"\xff\x06", 1)
+    for number, data in enumerate((b"", b"not a model", shipped[:500], *no_utf8)):
         (tmp_path / f"{number}.model").write_bytes(data)
         with pytest.raises(ValueError, match="damaged"):
             BPETokenizer(tmp_path / f"{number}.model")

@@ -5,15 +5,27 @@ A killed program leaves its folder behind; the next one that writes there remove
 
 import contextlib
 import functools
+import json
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from tinyomni.errors import InputError
 
 YOUNG = 60  # seconds: a folder that was just made is not held yet
 OLD = 86_400  # where there are no locks
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises InputError if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested too deeply
+        raise InputError(f"{path} is not valid JSON, or it is damaged ({error})") from error
 
 
 @contextlib.contextmanager

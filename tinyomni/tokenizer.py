@@ -47,7 +47,9 @@ class BPETokenizer:
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
             loaded = self._pieces.LoadFromSerializedProto(self.model)
-        except RuntimeError as error:
+            for number in range(self._pieces.get_piece_size()):
+                self._pieces.id_to_piece(number)  # raises where a piece is no UTF-8, which loading does not check
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise not_a_model(source) from error
         if not loaded or not self.model:
             raise not_a_model(source)

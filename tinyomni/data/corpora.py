@@ -135,6 +135,8 @@ class CocoCaptions(RowDataset):
         except ijson.JSONError as error:
             detail = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
             raise ManifestError(f"{path.name} is damaged or truncated: {detail.splitlines()[0]}") from error
+        except UnicodeDecodeError as error:
+            raise ManifestError(f"{path.name} is damaged: a text in it is not valid UTF-8 ({error.reason})") from error
         super().__init__(path.name, Path(images), **options)
 
     def _scan(self) -> Iterator[tuple[int, int]]:

@@ -28,7 +28,7 @@ from tinyomni.evaluation.dialogue import ask
 from tinyomni.evaluation.model_card import CARD, RELIABILITY, model_card
 from tinyomni.evaluation.registry import WHOLE_MODEL, WIDE
 from tinyomni.evaluation.report import Report, report
-from tinyomni.files import temporary_folder
+from tinyomni.files import read_json, temporary_folder
 from tinyomni.io import weights as weights_io
 from tinyomni.io.weights import Tensors
 from tinyomni.omni import Omni
@@ -181,7 +181,7 @@ def export(
 
 def read_result(run: Path) -> dict[str, Any]:
     """What a run did."""
-    result: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    result: dict[str, Any] = read_json(run / "result.json")
     return result
 
 

@@ -22,6 +22,7 @@ from tinyomni.evaluation import vision as vision_evaluation
 from tinyomni.evaluation.calibration import BINS
 from tinyomni.evaluation.questions import accuracy_by_kind, accuracy_of, most_frequent_answers, typed_answers
 from tinyomni.evaluation.registry import METRICS, PARTS, WHOLE_MODEL, WIDE, Metric, slug
+from tinyomni.files import read_json
 from tinyomni.metrics import Rate, accuracy
 from tinyomni.omni import Omni
 from tinyomni.tokenizer import EOS
@@ -276,7 +277,7 @@ class Report:
     def load(cls, path: Path) -> "Report":
         """What `save` wrote. Raises InputError for another file, and for a metric that there is not."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
             rows = [
                 {key: value for key, value in row.items() if key not in ("label", "unit")} for row in data["results"]
             ]
@@ -284,7 +285,7 @@ class Report:
                 raise InputError(f"{path}: unknown metric {unknown[0]!r}. Measure again with this version.")
             results = tuple(MetricResult(**row) for row in rows)
             return cls(data["preset"], results, data["costs"], tuple(data["missing"]))
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: expected the output of `tinyomni report --json` ({error!r})") from error
 
     def plot(self, path: Path) -> None:
@@ -363,7 +364,7 @@ def report(
         if not record.is_file():
             missing[stage] = None
             continue
-        run = json.loads(record.read_text(encoding="utf-8"))
+        run = read_json(record)
         costs[stage] = run | total_costs(run)
         notify(f"part {number} of {len(parts)}: {part}")
         if part not in WHOLE_MODEL:

@@ -26,6 +26,7 @@ from tinyomni.audio import CHARS
 from tinyomni.data import normalization, rendering
 from tinyomni.data.world import SHAPES
 from tinyomni.errors import InputError
+from tinyomni.files import read_json
 from tinyomni.io import levels
 from tinyomni.io.weights import SHIPPED
 from tinyomni.omni import Omni
@@ -215,7 +216,7 @@ def fingerprint(weights: str | Path | None) -> str:
 def graphs_of(weights: str | Path | None, folder: Path, say: Callable[[str], None]) -> Path:
     """The folder, with the int8 graphs of these weights in it; exported now where it has others or none."""
     file = folder / "model.json"
-    if not file.is_file() or json.loads(file.read_text(encoding="utf-8")).get("weights") != fingerprint(weights):
+    if not file.is_file() or read_json(file).get("weights") != fingerprint(weights):
         say(f"exporting the graphs to {folder}: about a minute, once")
         export(Omni.from_pretrained(weights), folder, weights=fingerprint(weights))
     return folder

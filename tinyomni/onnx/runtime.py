@@ -6,7 +6,6 @@
 Only loading of files, the tokenizer, the parsing of replies and Griffin-Lim are the library's own.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tinyomni.audio import ctc_greedy
 from tinyomni.codec import PostNet, stream_mel
 from tinyomni.config import FRAME_HOP, AudioConfig
 from tinyomni.errors import InputError
+from tinyomni.files import read_json
 from tinyomni.generation import Step
 from tinyomni.io import AudioLike, ImageLike, load_audio, load_image
 from tinyomni.io.audio import check_not_silent, load_speech, trim_silence
@@ -43,7 +43,7 @@ class OnnxOmni:
         self.folder = Path(folder)
         if not (self.folder / "model.json").is_file():
             raise InputError(f"expected model.json in {self.folder}. Make it: tinyomni export-onnx {self.folder}")
-        self.about = json.loads((self.folder / "model.json").read_text(encoding="utf-8"))
+        self.about = read_json(self.folder / "model.json")
         self.tokenizer = tokenizer or BPETokenizer()
         if self.about["tokenizer"]["fingerprint"] != self.tokenizer.fingerprint:
             raise InputError(f"{self.folder} was exported with another tokenizer. Export it again from these weights.")

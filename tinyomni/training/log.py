@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tinyomni.errors import InputError
 from tinyomni.training import checkpoint
 
 
@@ -54,6 +55,15 @@ def json_safe(value: Any) -> Any:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a log; none where there is no file. A last line that a kill cut off is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The entries of a log; none where there is no file. A last line that a kill cut off is left out.
+
+    Raises InputError that names a damaged line.
+    """
+    entries = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.is_file() else [], 1):
+        if line.endswith(b"\n"):
+            try:
+                entries.append(json.loads(line))
+            except ValueError as error:
+                raise InputError(f"{path}, line {number}: expected JSON, got {line[:40]!r}: it is damaged") from error
+    return entries
