@@ -92,7 +92,8 @@ def test_a_metric_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_files_that_are_not_a_report_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     for text, words in (("[]", "expected the output"), ('{"preset": "gpu"}', "expected the output"),
-                        ("{", "not valid JSON"), ('{"results": [{"id": "ear: wrong"}]}', "unknown metric 'ear: wrong'")):  # fmt: skip
+                        ("{", "not valid JSON"),
+                        ('{"results": [{"id": "ear: wrong"}]}', "unknown metric 'ear: wrong'")):  # fmt: skip
         path.write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=words):
             Report.load(path)
