@@ -5,9 +5,10 @@
     python benchmarks/fuzz.py --targets image --case 17            one case again, with its traceback
 
 A case is made from the seed, its target and its number alone. It fails if another error is raised, if the process dies
-or needs more than 4 GB above what it had, or if it takes more than 20 seconds. Every target runs in a fork of a process
-that has loaded all libraries, so that a crash costs one case. The result goes to benchmarks/fuzz.json, and from there
-to docs/reliability.md.
+or needs more than 4 GB above what it had, or if it takes more than 20 seconds of processor time or 10 minutes. Every
+target runs in a fork of a process that has loaded all libraries, so that a crash costs one case. The result goes to
+benchmarks/fuzz.json, and from there to docs/reliability.md; targets that are run alone, with the same seed, take their
+place in it.
 """
 
 import argparse
@@ -47,6 +48,7 @@ from tinyomni.training.settings import Settings
 
 TOP = Path(__file__).resolve().parents[1]
 SECONDS, MEMORY = 20, 4 * 2**30
+PATIENCE = 30  # times as long may pass by the clock: a busy machine is no fault
 Case = Callable[[], object]
 """Calls the target. Its result is compared with nothing: only how it ends counts."""
 TONE = np.sin(np.arange(3000) / 9) * 0.3
@@ -351,6 +353,7 @@ def limits() -> Iterator[None]:
         raise TimeoutError(f"more than {SECONDS} s")
 
     signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGPROF, late)
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
     if pages:
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
@@ -368,8 +371,10 @@ def batch(target: str, first: int, last: int, seed: int) -> tuple[Counter[str], 
         with os.fdopen(writing, "w", buffering=1) as results, tempfile.TemporaryDirectory() as name, limits():
             furnish(Path(name))
             for number in range(first, last):
-                signal.alarm(SECONDS)
+                signal.setitimer(signal.ITIMER_PROF, SECONDS)
+                signal.alarm(PATIENCE * SECONDS)
                 results.write(json.dumps(one(target, number, seed, Path(name))) + "\n")
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
         os._exit(0)
     os.close(writing)
@@ -400,6 +405,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(one(args.targets[0], args.case, args.seed, Path(folder), traceback=True))
         return 0
     deadline = time.monotonic() + 60 * args.minutes
+    out = Path(args.out)
+    stored = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    others = stored["targets"] if stored.get("seed") == args.seed else {}
     found = {target: {"cases": 0, "read": 0, "refused": 0, "failed": list[str]()} for target in args.targets}
     each_target = -(-args.cases // len(args.targets))
     while time.monotonic() < deadline and any(row["cases"] < each_target for row in found.values()):
@@ -414,8 +422,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for line in failed:
                     print(f"  {line}", flush=True)
         # after each round: a run that is stopped has what it measured
-        text = json.dumps({"seed": args.seed, "targets": found}, indent=1, ensure_ascii=False)
-        Path(args.out).write_text(text + "\n", encoding="utf-8")
+        text = json.dumps({"seed": args.seed, "targets": others | found}, indent=1, ensure_ascii=False)
+        out.write_text(text + "\n", encoding="utf-8")
     return int(any(row["failed"] for row in found.values()))
 
 

@@ -3,10 +3,12 @@
     python benchmarks/mutants.py --minutes 120 --jobs 2        a sample of all mutants, as large as fits into the time
     python benchmarks/mutants.py --count 200 --seed 0          a sample of 200; without --count and --minutes: every one
     python benchmarks/mutants.py --modules attention rope      of these modules only
-    python benchmarks/mutants.py --show attention              list the mutants and run nothing
+    python benchmarks/mutants.py --again                       those that survived, after a test was added
+    python benchmarks/mutants.py --show --modules attention    list the mutants and run nothing
 
 The result goes to benchmarks/mutants.json; docs/reliability.md is made from it. A mutant is killed by a failing test or
-by the time limit. Survivors that change nothing that matters have a reason in benchmarks/survivors.toml.
+by the time limit, which counts processor time: a busy machine kills none. Survivors that change nothing that matters
+have a reason in benchmarks/survivors.toml.
 Every mutant runs in a fork of a process that has loaded all libraries, so that it costs little more than its tests.
 """
 
@@ -22,6 +24,7 @@ import json
 import math
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -33,22 +36,23 @@ from typing import Any
 
 TOP = Path(__file__).resolve().parents[1]
 TESTS = {
-    "attention": ["attention", "gradients"],
-    "rope": ["attention", "gradients"],
-    "layers": ["attention", "gradients"],
+    "attention": ["attention", "gradients", "thinker"],
+    "rope": ["attention", "gradients", "thinker"],
+    "layers": ["attention", "gradients", "thinker"],
     "generation": ["thinker"],
     "vision": ["encoders"],
     "audio": ["encoders", "ask"],
     "codec": ["speech_models"],
     "talker": ["speech_models"],
     "vocoder": ["speech_models", "gradients"],
-    "stability": ["loop", "thinker"],
+    "stability": ["stability", "loop", "thinker"],
     "omni": ["omni", "ask"],
     "training.loop": ["loop", "checkpoint"],
     "training.checkpoint": ["checkpoint"],
 }
 """Module → the test files that are about it."""
-SECONDS = 300  # for one mutant
+SECONDS = 120  # of processor time, for one mutant
+PATIENCE = 10  # times as long may pass by the clock
 
 COMPARISONS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -73,11 +77,17 @@ class Mutant:
     module: str
     number: int
     line: int
+    code: str
     before: str
     after: str
 
+    @property
+    def change(self) -> str:
+        """What stood there → what stands there now."""
+        return f"{self.before} → {self.after}"
+
     def __str__(self) -> str:
-        return f"{self.module}:{self.line}: {self.before} → {self.after}"
+        return f"{self.module}:{self.line}: {self.code}: {self.change}"
 
 
 def changes_of(node: ast.AST) -> Iterator[ast.AST]:
@@ -137,14 +147,17 @@ def source_with(changed: ast.AST, tree: ast.AST, parent: ast.AST, name: str, ind
 
 def mutants_of(module: str) -> list[tuple[Mutant, Callable[[], str]]]:
     """Every mutant of a module, and what makes its source."""
-    tree = ast.parse(path_of(module).read_text(encoding="utf-8"))
-    found = []
+    source = path_of(module).read_text(encoding="utf-8")
+    tree, lines, found = ast.parse(source), source.splitlines(), list[tuple[Mutant, Callable[[], str]]]()
     for parent, name, index, node in list(places(tree)):
         for changed in changes_of(node):
-            before, line = ast.unparse(node).splitlines()[0], getattr(node, "lineno", 0)
+            if ast.unparse(changed) == ast.unparse(node):
+                continue
+            before, line = ast.unparse(node).splitlines()[0], getattr(node, "lineno", 1)
             after = "(never)" if isinstance(node, ast.If) else ast.unparse(changed).splitlines()[0]
             render = functools.partial(source_with, changed, tree, parent, name, index, node)
-            found.append((Mutant(module, len(found), line, before[:100], after[:100]), render))
+            code = lines[line - 1].strip()
+            found.append((Mutant(module, len(found), line, code, before[:100], after[:100]), render))
     return found
 
 
@@ -177,6 +190,7 @@ def start_tests(module: str, source: str) -> int:
     child = os.fork()
     if child == 0:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, 1)
         os.dup2(nothing, 2)
@@ -197,7 +211,8 @@ def outcome_of(child: int, deadline: float) -> str | None:
     """How the tests of a fork ended: "killed", "timeout" or "survived"; None while they run."""
     done, status = os.waitpid(child, os.WNOHANG)
     if done:
-        return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+        ended = os.waitstatus_to_exitcode(status)
+        return "timeout" if ended == -signal.SIGXCPU else "killed" if ended else "survived"
     if time.monotonic() < deadline:
         return None
     os.killpg(child, signal.SIGKILL)
@@ -205,13 +220,13 @@ def outcome_of(child: int, deadline: float) -> str | None:
     return "timeout"
 
 
-def outcomes(sources: Iterable[tuple[int, str, str]], jobs: int, seconds: float) -> Iterator[tuple[int, str]]:
+def outcomes(sources: Iterable[tuple[int, str, str]], jobs: int) -> Iterator[tuple[int, str]]:
     """Test these modules, several at a time: (number, module, source) → (number, outcome), as they end."""
     waiting, running = iter(sources), dict[int, tuple[int, float]]()
     while True:
         while len(running) < jobs and (following := next(waiting, None)):
             number, module, source = following
-            running[number] = start_tests(module, source), time.monotonic() + seconds
+            running[number] = start_tests(module, source), time.monotonic() + PATIENCE * SECONDS
         if not running:
             return
         time.sleep(0.05)
@@ -235,11 +250,16 @@ def load_libraries() -> None:
     assert all((hypothesis, librosa.filters, numpy, pytest, torchaudio, llama))
 
 
-def reasons() -> dict[str, str]:
-    """Why a survivor is none: its text without the line → the reason."""
+def reasons() -> dict[tuple[str, str, str], str]:
+    """Why a survivor is none: its module, the code of its line and the change → the reason."""
     path = TOP / "benchmarks" / "survivors.toml"
     entries = tomllib.loads(path.read_text(encoding="utf-8")).get("survivor", [])
-    return {f"{each['module']}: {each['change']}": each["reason"] for each in entries}
+    return {(each["module"], each["code"], each["change"]): each["reason"] for each in entries}
+
+
+def reason_of(survivor: dict[str, Any]) -> str | None:
+    """The stored reason, or None."""
+    return reasons().get((survivor["module"], survivor["code"], survivor["change"]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -250,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="mutants that are tested at the same time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--modules", nargs="+", choices=TESTS, default=list(TESTS), metavar="MODULE")
+    parser.add_argument("--again", action="store_true", help="only what survived in the stored run, into the same file")
     parser.add_argument("--show", action="store_true", help="list the mutants and run nothing")
     parser.add_argument("--out", default=str(TOP / "benchmarks" / "mutants.json"), metavar="FILE")
     args = parser.parse_args(arguments)
@@ -260,29 +281,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         drawn.shuffle(pool)
     # turn by turn from each module, so that a short sample meets all of them
     order = [pool[turn] for turn in range(max(map(len, pools))) for pool in pools if turn < len(pool)][: args.count]
+    results: list[dict[str, Any]] = []
+    if args.again:
+        stored = json.loads(Path(args.out).read_text(encoding="utf-8"))
+        survivors = {(each["module"], each["number"]) for each in stored["results"] if each["outcome"] == "survived"}
+        order = [each for each in order if (each[0].module, each[0].number) in survivors]
+        run = {(mutant.module, mutant.number) for mutant, _ in order}
+        results = [each for each in stored["results"] if (each["module"], each["number"]) not in run]
+        args.seed, total = stored["seed"], stored["of"]
     if args.show:
         print("\n".join(str(mutant) for mutant, _ in order))
         return 0
     load_libraries()
     sys.path[:0] = [str(TOP), str(TOP / "tests")]
-    results: list[dict[str, Any]] = []
     modules = list({tuple(TESTS[mutant.module]): mutant.module for mutant, _ in order}.values())
     unchanged = ((at, name, path_of(name).read_text(encoding="utf-8")) for at, name in enumerate(modules))
-    for at, outcome in outcomes(unchanged, args.jobs, 3 * SECONDS):
+    for at, outcome in outcomes(unchanged, args.jobs):
         if outcome != "survived":
             raise SystemExit(f"mutants: these tests fail without any change: {', '.join(TESTS[modules[at]])}")
     deadline = time.monotonic() + 60 * args.minutes
     sources = ((at, mutant.module, render()) for at, (mutant, render) in enumerate(order))
     in_time = itertools.takewhile(lambda _: time.monotonic() < deadline, sources)
-    for at, outcome in outcomes(in_time, args.jobs, SECONDS):
+    for at, outcome in outcomes(in_time, args.jobs):
         mutant = order[at][0]
-        reason = reasons().get(f"{mutant.module}: {mutant.before} → {mutant.after}", "")
-        results.append({"mutant": str(mutant), "module": mutant.module, "outcome": outcome, "reason": reason})
-        print(f"{len(results)}/{len(order)} {outcome:8} {mutant}", flush=True)
+        about = {"module": mutant.module, "number": mutant.number, "line": mutant.line, "code": mutant.code}
+        results.append({**about, "change": mutant.change, "outcome": outcome})
+        print(f"{len(results)} {outcome:8} {mutant}", flush=True)
         # after each one: a run that is stopped has what it measured
         report = {"seed": args.seed, "of": total, "run": len(results), "results": results}
         Path(args.out).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return int(any(each["outcome"] == "survived" and not each["reason"] for each in results))
+    return int(any(reason_of(each) is None for each in results if each["outcome"] == "survived"))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from mutants import reason_of
+
 TOP = Path(__file__).resolve().parents[1]
 PAGE = TOP / "docs" / "reliability.md"
 PROMISES = TOP / "benchmarks" / "promises.toml"
@@ -52,14 +54,14 @@ def mutants() -> list[str]:
         rows.append(f"| {module} | {' | '.join(map(str, cells))} |")
     survivors = [each for each in found["results"] if each["outcome"] == "survived"]
     killed = 1 - len(survivors) / len(found["results"])
-    lines = [
-        f"A sample of {found['run']} of {found['of']} mutants (seed {found['seed']}); {killed:.0%} were killed.",
-        "",
-    ]
-    lines += [*rows, "", "Survivors:", ""]
-    return lines + [
-        f"- `{each['mutant']}`: {each['reason'] or 'no reason yet: a test is missing'}" for each in survivors
-    ]
+    sample = (
+        f"A sample of {found['run']:,} of {found['of']:,} mutants (seed {found['seed']}); {killed:.0%} were killed."
+    )
+    lines = [sample, "", *rows, "", "Survivors, with the reason why no test has to notice them:", ""]
+    for each in survivors:
+        why = reason_of(each) or "no reason yet: a test is missing"
+        lines.append(f"- {each['module']}, `{each['code']}`: `{each['change']}`. {why}")
+    return lines
 
 
 def fuzzing() -> list[str]:
@@ -107,8 +109,8 @@ def page() -> str:
         ),
         "Fuzzing": (
             "`python benchmarks/fuzz.py` sends mutated files and made-up values into every fuzz target. A case fails "
-            "where anything but our own error is raised, where the process dies, or needs more than 4 GB or 20 s. "
-            "Damaged weights and checkpoints also fail where they are read.",
+            "where anything but our own error is raised, where the process dies, or needs more than 4 GB or 20 s "
+            "of processor time. Damaged weights and checkpoints also fail where they are read.",
             fuzzing(),
         ),
         "Kills": (

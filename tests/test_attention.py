@@ -8,7 +8,7 @@ from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from tinyomni.attention import KVCache, SelfAttention, attend, attention, merge_heads, split_heads
-from tinyomni.layers import EncoderBlock, RMSNorm, SwiGLU
+from tinyomni.layers import DecoderBlock, EncoderBlock, RMSNorm, SwiGLU
 from tinyomni.rope import apply_rope, rope_table
 
 B, H, T, D = 2, 3, 5, 8
@@ -133,6 +133,50 @@ def test_rope_is_llamas_and_depends_on_the_distance_only() -> None:
     assert not torch.isclose(score(7, 3), score(7, 4))
 
 
+def test_the_angles_are_the_formula_at_every_position() -> None:
+    length, dim = 4000, 64
+    pairs = torch.arange(dim // 2, dtype=torch.float64)
+    angle = torch.outer(torch.arange(length, dtype=torch.float64), 10_000 ** (-2 * pairs / dim)).repeat(1, 2)
+    cos, sin = rope_table(length, dim)
+    torch.testing.assert_close(cos, angle.cos().float(), atol=2e-3, rtol=0)
+    torch.testing.assert_close(sin, angle.sin().float(), atol=2e-3, rtol=0)
+    for layer in (SelfAttention(2 * dim, 2, max_seq_len=length), DecoderBlock(2 * dim, 2, 8, length).attn):
+        assert torch.equal(layer.cos, cos) and torch.equal(layer.sin, sin)
+        assert not layer.state_dict().keys() & {"cos", "sin"}
+    with pytest.raises(ValueError, match="head_dim must be even"):
+        rope_table(5, 7)
+
+
+def test_a_plain_layer_has_no_bias_no_rope_and_sees_the_future() -> None:
+    layer, x = SelfAttention(H * D, H), torch.randn(B, T, H * D)
+    assert layer.state_dict().keys() == {f"{name}_proj.weight" for name in "qkvo"}
+    changed = x.clone()
+    changed[:, -1] += 1
+    assert not torch.allclose(layer(x)[:, 0], layer(changed)[:, 0])
+    order = torch.randperm(T)
+    torch.testing.assert_close(layer(x)[:, order], layer(x[:, order]))  # without RoPE no position counts
+    assert [SelfAttention(12, 6, groups).k_proj.out_features for groups in (None, 6, 3, 1)] == [12, 12, 6, 2]
+
+
+def test_positions_begin_at_zero_and_the_longest_sequence_fits() -> None:
+    layer = SelfAttention(H * D, H, causal=True, max_seq_len=T)
+    q, k, _ = layer.qkv(torch.randn(B, T, H * D))
+    for mine, plain in zip(layer.rotate(q, k), (q, k), strict=True):
+        assert torch.equal(mine, apply_rope(plain, layer.cos, layer.sin)) and torch.equal(mine[:, :, 0], plain[:, :, 0])
+    with pytest.raises(ValueError, match=rf"{T + 1} positions > max_seq_len = {T}"):
+        layer.rotate(q, k, start=1)
+
+
+def test_a_layer_with_a_cache_of_its_own_is_the_first() -> None:
+    layer, x = SelfAttention(H * D, H, causal=True, max_seq_len=T).eval(), torch.randn(B, T, H * D)
+    cache = KVCache(layers=1, batch=B, kv_heads=H, max_seq_len=T, head_dim=D)
+    parts = []
+    for part in x.split([2, 1, T - 3], dim=1):
+        parts.append(layer(part, cache=cache))
+        cache.advance(part.shape[1])
+    torch.testing.assert_close(torch.cat(parts, dim=1), layer(x))
+
+
 def test_attention_rotates_queries_and_keys_but_not_values(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = SelfAttention(H * D, H, causal=True, max_seq_len=T)
     x = torch.randn(B, T, H * D)
@@ -158,6 +202,8 @@ def test_kv_cache_counts_and_refuses_more_than_fits() -> None:
     cache.advance(4)
     keys, _ = cache.update(0, k[:, :, :2], k[:, :, :2])
     assert keys.shape == (B, H, 6, D) and torch.equal(keys[:, :, :4], k)
+    assert cache.size == 4
+    cache.check_room("test", B, 2)  # exactly what is left
     with pytest.raises(ValueError, match=r"4 cached tokens \+ 3 new = 7 > max_seq_len = 6"):
         cache.check_room("test", B, 3)
     with pytest.raises(ValueError, match=r"expected a batch of 2.*got 5"):
@@ -169,6 +215,9 @@ def test_rms_norm_and_swiglu_are_torchs_and_the_formulas() -> None:
     mine, theirs = RMSNorm(D), nn.RMSNorm(D, eps=1e-6)
     mine.weight.data = theirs.weight.data = torch.rand(D)
     torch.testing.assert_close(mine(x), theirs(x))
+    for size in (0.0, 1e-3):  # where eps counts
+        torch.testing.assert_close(mine(x * size), theirs(x * size))
+    assert mine(x.bfloat16()).dtype == torch.bfloat16
     mlp = SwiGLU(D, 12)
     llama = LlamaMLP(LlamaConfig(hidden_size=D, intermediate_size=12, num_attention_heads=2))
     pairs = {"gate_proj": mlp.gate, "up_proj": mlp.up, "down_proj": mlp.down}

@@ -1,6 +1,7 @@
 """The Thinker compared with a Llama of transformers of the same weights; with and without cache; generation."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -223,6 +224,70 @@ def test_nan_is_found_named_and_counted_and_the_check_can_be_switched_off() -> N
         model(ids)
     with finite_checks(False):
         assert torch.isnan(model(ids)[..., 5]).all()
+
+
+def test_the_least_and_the_most_that_generation_takes() -> None:
+    model, ids = thinker(), prompt()
+    ids[0, 2] = 0  # padding inside of a prompt is an id like any other
+    ids[1, -1] = SMALL.vocab - 1
+    free = generate(model, ids, max_new_tokens=SMALL.ctx_len - 7, eos=None)
+    assert free.shape == (2, SMALL.ctx_len - 7)
+    assert torch.equal(generate(model, ids, max_new_tokens=1, eos=None), free[:, :1])
+    assert torch.equal(generate(model, ids, max_new_tokens=1), free[:, :1])
+    assert torch.equal(
+        generate(model, ids[:, :1], max_new_tokens=2, eos=None)[:, 0], model(ids[:, :1])[:, 0].argmax(-1)
+    )
+    logits = torch.randn(40, 9)
+    assert torch.equal(sample(logits), logits.argmax(-1))
+    assert torch.equal(sample(logits, 1.0, top_k=1), logits.argmax(-1))
+    for every in ({"top_k": 9}, {"top_k": 10}, {"top_p": 1.0}, {"top_p": 1}):
+        mine = sample(logits, 1.0, generator=torch.Generator().manual_seed(3), **every)
+        assert torch.equal(mine, sample(logits, 1.0, generator=torch.Generator().manual_seed(3)))
+
+
+def test_what_generation_does_unless_it_is_told_otherwise() -> None:
+    model, ids = thinker(ctx_len=80), prompt()
+    assert torch.equal(generate(model, ids, eos=None), generate(model, ids, max_new_tokens=64, temperature=0, eos=None))
+    assert generate(model, ids, eos=None).shape == (2, 64)
+    hot = {"temperature": 2.0, "max_new_tokens": 20, "eos": None}
+    assert torch.equal(generate(model, ids, **hot), generate(model, ids, seed=0, **hot))
+
+
+def test_a_token_after_the_end_has_log_probability_zero() -> None:
+    model, ids = thinker(), prompt()
+    free = generate(model, ids, max_new_tokens=12, eos=None)
+    eos = next(id for id in free[0].tolist() if id not in free[1].tolist())
+    end = free[0].tolist().index(eos)
+    log_probs = torch.stack([step.log_probs for step in stream(model, ids, max_new_tokens=12, eos=eos)], dim=1)
+    assert (log_probs[0, end + 1 :] == 0).all() and (log_probs[0, : end + 1] < 0).all() and (log_probs[1] < 0).all()
+
+
+FEW = {"max_new_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda m, ids: generate(m), TypeError, "neither"),
+        (lambda m, ids: generate(m, ids, embeddings=m.tok_emb(ids)), TypeError, "both"),
+        (lambda m, ids: generate(m, ids[0]), ShapeError, "batch axis"),
+        (lambda m, ids: generate(m, ids[:, :0]), ShapeError, "at least one token"),
+        (lambda m, ids: generate(m, embeddings=m.tok_emb(ids)[:, :0]), ShapeError, "at least one token"),
+        (lambda m, ids: generate(m, ids.where(ids != ids[1, 0], 5), **FEW), InputError, "starts with BOS"),
+        (lambda m, ids: generate(m, torch.tensor([[1, 5], [4, 5]]), **FEW), InputError, "starts with BOS"),
+        (lambda m, ids: generate(m, torch.tensor([[1, 5], [1, -1]]), **FEW), InputError, r"got -1 … 5"),
+        (lambda m, ids: generate(m, torch.tensor([[1, 5], [1, 99]]), **FEW), InputError, r"got 1 … 99"),
+        (lambda m, ids: generate(m, ids, max_new_tokens=2.0), ValueError, "max_new_tokens"),
+        (lambda m, ids: sample(torch.randn(1, 5), "1"), ValueError, "temperature"),
+        (lambda m, ids: sample(torch.randn(1, 5), 1.0, top_k=1.5), ValueError, "top_k"),
+        (lambda m, ids: sample(torch.randn(1, 5), 1.0, top_p="1"), ValueError, "top_p"),
+    ],
+)
+def test_generation_names_what_it_cannot_use(
+    call: Callable[[ThinkerLM, torch.Tensor], object], kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        call(thinker(), prompt())
 
 
 @pytest.mark.parametrize("temperature", [1e-9, 1e-45, 1e-320])
