@@ -7,6 +7,7 @@ import multiprocessing
 import re
 import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,35 @@ def test_nbgrader_gets_its_metadata(solution: Path, course: Path) -> None:
             compile(cell.source, solution.name, "exec")
 
 
+@pytest.mark.parametrize("option", ["--nbgrader", "--otter"])
+def test_what_an_instructor_has_edited_is_not_overwritten(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run() -> tuple[int, str]:
+        return handout.run([option, str(tmp_path)]), capsys.readouterr().out
+
+    def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> str:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        edit(notebook)
+        path.write_text(json.dumps(notebook), encoding="utf-8")
+        return path.read_text(encoding="utf-8")
+
+    assert run()[0] == 0 and run()[0] == 0  # made again: nobody has edited anything
+    source, points, other, executed, *_ = sorted(tmp_path.rglob("*.ipynb"))
+    edited = {
+        source: change(source, lambda notebook: notebook["cells"][0].update(source="A question of my own")),
+        points: change(points, lambda notebook: notebook["cells"][-1]["metadata"].update(nbgrader={"points": 3})),
+    }
+    other.write_text("not made here", encoding="utf-8")
+    code = next(cell for cell in json.loads(executed.read_text())["cells"] if cell["cell_type"] == "code")
+    change(executed, lambda notebook: [cell.update(execution_count=1) for cell in notebook["cells"] if cell == code])
+    status, said = run()
+    assert status == 1 and said.count("was edited and not overwritten") == 3
+    assert {path: path.read_text(encoding="utf-8") for path in edited} == edited
+    assert other.read_text(encoding="utf-8") == "not made here"
+    assert '"execution_count": 1,' not in executed.read_text(encoding="utf-8")
+
+
 def test_a_check_of_nbgrader_raises_for_a_wrong_answer(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
     source = handout.NBGRADER_CHECK.format(exercise="merge_heads", answer="merge_heads")
@@ -374,7 +404,7 @@ def test_nbgrader_grades_from_assignment_to_feedback(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("solution", SOLUTIONS, ids=lambda path: path.stem)
 def test_otter_gets_a_question_for_each_exercise(solution: Path) -> None:
-    notebook = nbformat.reads(handout.for_otter(solution), as_version=4)
+    notebook = nbformat.reads(json.dumps(handout.for_otter(solution)), as_version=4)
     nbformat.validate(notebook)
     names = [each.name for lesson in lessons() if lesson.notebook == solution.stem for each in lesson.exercises]
     marks = [cell.source.split("\n")[0] for cell in notebook.cells if cell.cell_type == "raw"]

@@ -1,12 +1,13 @@
 """What an instructor hands out: exercises, a course for nbgrader or otter-grader, or a checkout without solutions."""
 
 import argparse
+import hashlib
 import json
 import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +49,50 @@ OTTER_TEST = """def test_{exercise}({answer}):
 FOR_INSTRUCTORS = ("solutions", "tests", "benchmarks", ".github", "docs/instructors.md")
 
 
+def write_masters(targets: dict[Path, Path], make: Callable[[Path], dict[str, Any]]) -> int:
+    """Target → solution; 1 if a target that somebody has edited was left as it is."""
+    skipped = 0
+    for target, solution in targets.items():
+        if target.exists() and is_edited(target):
+            print(f"{target} was edited and not overwritten. Move it away to get a fresh one.")
+            skipped = 1
+            continue
+        notebook = make(solution)
+        notebook["metadata"]["tinyomni"] = {"checksum": checksum_with_metadata(notebook)}
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return skipped
+
+
+def checksum_with_metadata(notebook: dict[str, Any]) -> str:
+    """Of sources and metadata of all cells, such as their points; outputs do not count."""
+    cells = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"]] for cell in notebook["cells"]]
+    return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()
+
+
+def is_edited(path: Path) -> bool:
+    """Since it was made; what was not made here counts as edited."""
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        return bool(checksum_with_metadata(notebook) != notebook["metadata"]["tinyomni"]["checksum"])
+    except (ValueError, KeyError, TypeError):
+        return True
+
+
 # ---- nbgrader -------------------------------------------------------------------------------------------------------
 
 
 def write_nbgrader(solutions: list[Path], folder: Path) -> int:
     """An nbgrader course: an assignment for each lesson, and a configuration unless there is one."""
-    for solution in solutions:
-        target = folder / "source" / solution.stem / solution.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(for_nbgrader(solution), encoding="utf-8")
+    skipped = write_masters({folder / "source" / each.stem / each.name: each for each in solutions}, for_nbgrader)
     config = folder / "nbgrader_config.py"
     if not config.exists():
         config.write_text(NBGRADER_CONFIG, encoding="utf-8")
     print(f"In {folder}: nbgrader generate_assignment {solutions[0].stem}")
-    return 0
+    return skipped
 
 
-def for_nbgrader(solution: Path) -> str:
+def for_nbgrader(solution: Path) -> dict[str, Any]:
     """The solution with nbgrader's metadata, and checks that raise an error for an answer that does not pass.
 
     A program to debug is released as it is, broken: nbgrader knows only one stub, `raise NotImplementedError()`.
@@ -82,7 +110,7 @@ def for_nbgrader(solution: Path) -> str:
             cell["source"] = remove_solutions(source)
         elif "### BEGIN SOLUTION" in source:
             cell["metadata"]["nbgrader"] = nbgrader_metadata(f"answer_{cell['id']}", grade=False)
-    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    return notebook
 
 
 def nbgrader_metadata(grade_id: str, grade: bool) -> dict[str, Any]:
@@ -96,15 +124,12 @@ def nbgrader_metadata(grade_id: str, grade: bool) -> dict[str, Any]:
 
 def write_otter(solutions: list[Path], folder: Path) -> int:
     """A master notebook of otter-grader for each lesson."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for solution in solutions:
-        (folder / solution.name).write_text(for_otter(solution), encoding="utf-8")
-    name = solutions[0].name
-    print(f"In {folder}: otter assign {name} dist")
-    return 0
+    skipped = write_masters({folder / each.name: each for each in solutions}, for_otter)
+    print(f"In {folder}: otter assign {solutions[0].name} dist")
+    return skipped
 
 
-def for_otter(solution: Path) -> str:
+def for_otter(solution: Path) -> dict[str, Any]:
     """The solution with otter's blocks: each answer is a question with one test.
 
     What runs the answer once more, a check or a swap, is for the student: otter leaves it out when it grades.
@@ -129,7 +154,7 @@ def for_otter(solution: Path) -> str:
         else:
             cells.append(ignored(cell) if SWAPS.search(source) else cell)
     notebook["cells"] = [cell | {"id": f"cell-{number}"} for number, cell in enumerate(cells)]
-    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    return notebook
 
 
 def mark_for_otter(match: re.Match[str]) -> str:
