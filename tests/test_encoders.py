@@ -1,6 +1,7 @@
 """Image and audio encoder: ViT, mel front end, audio encoder, CTC, compared with torch, torchaudio and librosa."""
 
 import math
+import string
 
 import librosa
 import numpy as np
@@ -9,7 +10,18 @@ import torch
 import torchaudio
 from torch import nn
 
-from tinyomni.audio import CHARS, AudioEncoderTiny, CTCHead, MelFrontend, audio_token_count, char_ids, ctc_greedy
+from tinyomni.audio import (
+    CHARS,
+    AudioEncoderTiny,
+    CTCHead,
+    MelFrontend,
+    audio_token_count,
+    char_ids,
+    ctc_greedy,
+    sinusoids,
+    valid_positions,
+    window_size,
+)
 from tinyomni.layers import EncoderBlock
 from tinyomni.shapes import ShapeError
 from tinyomni.vision import ViTTiny, grid_positions
@@ -98,6 +110,32 @@ def test_nan_in_the_image_encoder_is_counted_apart() -> None:
         vision(torch.rand(1, 3, 224, 224))
 
 
+def spread(tensor: torch.Tensor) -> float:
+    return float(tensor.detach().std())
+
+
+def test_the_image_encoder_begins_with_the_deviations_it_names() -> None:
+    vision = ViTTiny()
+    assert vision.cls.shape == (1, 1, 128) and vision.pos.shape == (1, 197, 128)
+    assert spread(vision.cls) == pytest.approx(0.02, rel=0.4)
+    assert spread(vision.pos[0, 1:] - grid_positions(14, 128)) == pytest.approx(0.02, rel=0.1)
+    assert spread(vision.pos[0, 0]) == pytest.approx(0.02, rel=0.4)
+    for block in vision.blocks:
+        for layer, inputs in ((block.attn.q_proj, 128), (block.mlp.fc1, 128), (block.attn.o_proj, 128 * 8),
+                              (block.mlp.fc2, 512 * 8)):  # fmt: skip
+            assert spread(layer.weight) == pytest.approx(inputs**-0.5, rel=0.05)
+            assert not layer.bias.any()
+
+
+def test_tokens_are_the_cls_in_front_of_the_patches_plus_the_positions() -> None:
+    vision, patches = ViTTiny(), torch.randn(2, 196, 128)
+    tokens = vision.add_cls(patches)
+    assert torch.equal(tokens[:, 1:], patches) and torch.equal(tokens[:, :1], vision.cls.expand(2, 1, 128))
+    assert torch.equal(vision.add_positions(tokens), tokens + vision.pos)
+    cls, grid = vision.split_cls(tokens)
+    assert torch.equal(torch.cat([cls, grid], dim=1), tokens) and cls.shape == (2, 1, 128)
+
+
 # ---- audio encoder --------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +183,22 @@ def test_a_tone_lies_in_its_mel_band_and_time() -> None:
     assert mel[:45].max() < mel[60:].max() - 5
 
 
+def test_silence_is_the_floor_and_the_tables_are_no_weights() -> None:
+    front = MelFrontend()
+    assert (front.hop, front.n_fft) == (160, 1024) and not front.state_dict()
+    torch.testing.assert_close(front(torch.zeros(1, 800)), torch.full((1, 5, 128), math.log(1e-5)))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = front(torch.randn(1, 800))
+    assert found.dtype == torch.float32
+
+
+def test_a_window_overlaps_by_half_or_is_doubled_until_it_overlaps_by_a_quarter() -> None:
+    cases = {(160, 1024): 1024, (512, 1024): 1024, (513, 1024): 2048, (1280, 1024): 2048, (1536, 1024): 2048,
+             (1537, 1024): 4096, (3072, 1024): 4096, (3073, 1024): 8192}  # fmt: skip
+    assert {each: window_size(*each) for each in cases} == cases
+    assert MelFrontend(n_fft=2048).n_fft == 2048 and MelFrontend(hop=80, n_fft=2048).hop == 80
+
+
 def test_less_than_a_frame_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at least one frame of 160 samples .* got 159"):
         MelFrontend()(torch.randn(1, 159))
@@ -155,6 +209,43 @@ def test_audio_tokens_are_a_quarter_rounded_up(mel_frames: int) -> None:
     tokens = AudioEncoderTiny()(torch.randn(1, mel_frames, 128)).shape
     assert tokens == (1, -(-mel_frames // 4), 192)
     assert audio_token_count(mel_frames) == -(-mel_frames // 4)
+
+
+def test_audio_positions_are_sines_and_cosines_from_fast_to_slow() -> None:
+    table = sinusoids(50, 8)
+    for position in (0, 1, 49):
+        angles = [position / 10_000 ** (pair / 3) for pair in range(4)]
+        torch.testing.assert_close(table[position], torch.tensor([*map(math.sin, angles), *map(math.cos, angles)]))
+    audio, x = louder(AudioEncoderTiny()), torch.randn(2, 25, 192)
+    want = x + sinusoids(25, 192)
+    for block in audio.blocks:
+        want = block(want)
+    torch.testing.assert_close(audio.encode(x), audio.norm(want))
+
+
+def test_what_the_audio_encoder_does_to_a_spectrogram() -> None:
+    audio, mel = louder(AudioEncoderTiny()), torch.randn(2, 21, 128)
+    image = audio.normalize(mel)
+    torch.testing.assert_close(image, (mel / 4 + 1).unsqueeze(1))
+    first, second = (layer for layer in audio.down if isinstance(layer, nn.Conv2d))
+    half = nn.functional.gelu(nn.functional.conv2d(image, first.weight, first.bias, stride=2, padding=1))
+    quarter = nn.functional.gelu(nn.functional.conv2d(half, second.weight, second.bias, stride=2, padding=1))
+    torch.testing.assert_close(audio.downsample(image), quarter)
+    rows = audio.flatten(quarter)
+    assert rows.shape == (2, 6, 2048) and torch.equal(rows[1, 3, 5 * 32 : 6 * 32], quarter[1, 5, 3])
+    torch.testing.assert_close(audio(mel), audio.encode(audio.proj(rows)))
+    assert torch.equal(valid_positions(torch.tensor([0, 2, 3]), 3).int(), torch.tensor([[0] * 3, [1, 1, 0], [1] * 3]))
+    with pytest.raises(ValueError, match="at least one mel frame"):
+        audio(torch.zeros(1, 0, 128))
+
+
+def test_the_audio_encoder_begins_as_gpt2_does() -> None:
+    audio = AudioEncoderTiny()
+    assert spread(audio.proj.weight) == pytest.approx(0.02, rel=0.05)
+    for block in audio.blocks:
+        assert spread(block.attn.q_proj.weight) == pytest.approx(0.02, rel=0.05)
+        assert spread(block.mlp.fc2.weight) == pytest.approx(0.02 / (2 * len(audio.blocks)) ** 0.5, rel=0.05)
+        assert not block.mlp.fc2.bias.any()
 
 
 def test_padding_changes_no_valid_token_and_a_batch_is_its_members() -> None:
@@ -192,6 +283,9 @@ def test_ctc_collapse_is_a_slow_loop() -> None:
 
 
 def test_ctc_has_98_characters_and_a_blank_and_decodes_what_was_encoded() -> None:
+    assert list(CHARS) == [*sorted(string.printable[:95]), "\n", "\t", "\ufffd"]  # in the order of ASCII
+    log_probs = CTCHead()(torch.randn(2, 5, 192))
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(2, 5))
     assert len(CHARS) == 98 and CTCHead()(torch.randn(2, 5, 192)).shape == (2, 5, 99)
     ids = char_ids("Hello!\tté\n")
     assert ids.count(98) == 1  # é is none of them
