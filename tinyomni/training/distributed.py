@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from torch.utils.data import Sampler
 
 from tinyomni.data.bucketing import bucketed_batches
 from tinyomni.errors import InputError
+
+LAST_WORK_SECONDS = 0.5  # many times what a thread waits for a core on a busy machine
 
 # ---- the processes --------------------------------------------------------------------------------------------------
 
@@ -127,8 +130,18 @@ def start(device: str = "auto") -> ProcessGroup:
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)
+        atexit.register(leave)
     return ProcessGroup(dist.get_rank(), dist.get_world_size(), chosen)
+
+
+def leave() -> None:
+    """Leave the group, and give gloo's threads time to let go of the last tensors that were sent.
+
+    A tensor that Python knows needs the interpreter's lock to be released. A thread of gloo that asks for it after the
+    interpreter has ended aborts the process ("terminate called without an active exception").
+    """
+    dist.destroy_process_group()
+    time.sleep(LAST_WORK_SECONDS)
 
 
 def broadcast(*tensors: Tensor) -> None:
