@@ -143,6 +143,27 @@ def test_a_message_is_diagnosed_only_if_it_is_the_same() -> None:
     assert "should spell out the sum" in dict(verdict.lines)["difference"]
 
 
+def test_an_answer_that_changes_a_class_does_not_spoil_the_next_one() -> None:
+    def for_all(model: nn.Module, part: str) -> None:
+        kind = type(getattr(model, part).requires_grad_(False).eval())
+        kind.train = lambda self, mode=True: self  # type: ignore[method-assign]
+
+    def for_one(model: nn.Module, part: str) -> None:
+        frozen = getattr(model, part).requires_grad_(False).eval()
+        frozen.train = lambda mode=True: frozen
+
+    assert "replaced for a whole class" in check.freeze(for_all).diagnosis
+    assert check.freeze(for_one)
+    assert nn.Sequential(nn.Linear(1, 1)).eval().train().training
+
+
+def test_gradients_of_tensors_in_a_dictionary_are_compared() -> None:
+    one = find_exercise("fuse")
+    case = next(case for case in one.all_cases if case.name == GRADIENTS)
+    outcome = one.run(lambda parts, ctx_len: torch.cat(list(parts.values()), dim=1).detach(), case.inputs)
+    assert "no gradient reaches parts['image'] and parts['audio'] and parts['text']" in str(outcome.error)
+
+
 def test_what_the_task_forbids_is_no_wrong_type() -> None:
     verdict = grade_answer(find_exercise("rms_norm"), lambda width, eps: torch.zeros(width))
     assert verdict.summary.startswith("not what the task asks for (case")

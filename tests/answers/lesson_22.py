@@ -11,7 +11,9 @@ from answers import right, wrong
 @right("sample_with_log_probs")
 def _(logits, uniform, temperature=1.0):
     probs = torch.softmax(logits / temperature, dim=-1)
-    ids = (probs.cumsum(dim=-1) > uniform.unsqueeze(-1)).long().argmax(dim=-1)
+    over = probs.cumsum(dim=-1) > uniform.unsqueeze(-1)
+    over[:, -1] = True
+    ids = over.long().argmax(dim=-1)
     return ids, Categorical(probs).log_prob(ids)
 
 
@@ -21,7 +23,7 @@ def _(logits, uniform, temperature=1.0):
     ids = []
     for row, u in zip(log_probs.exp(), uniform, strict=True):
         edges = torch.cumsum(row, 0)
-        ids.append(next(i for i in range(len(row)) if edges[i] > u))
+        ids.append(next((i for i in range(len(row)) if edges[i] > u), len(row) - 1))
     ids = torch.tensor(ids)
     return ids, log_probs[torch.arange(len(ids)), ids]
 
@@ -36,6 +38,13 @@ def sampled(scale=lambda z, t: z / t, over=-1, inverse=True, told=None):
         return ids, log_probs[torch.arange(len(ids)), ids]
 
     return answer
+
+
+@wrong("sample_with_log_probs", "the first token where no sum exceeds the number")
+def _(logits, uniform, temperature=1.0):
+    log_probs = (logits / temperature).log_softmax(dim=-1)
+    ids = (log_probs.exp().cumsum(dim=-1) > uniform[:, None]).long().argmax(dim=-1)
+    return ids, log_probs[torch.arange(len(ids)), ids]
 
 
 wrong("sample_with_log_probs", "no temperature")(sampled(scale=lambda z, t: z))

@@ -278,18 +278,14 @@ class Exercise:
 
     def derived_cases(self, first: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         """The first case with another memory layout, in double precision, and with a look at the gradients."""
-        if any(isinstance(value, Tensor) and value.ndim for value in first.values()):
-            yield "not contiguous in memory", {name: non_contiguous(value) for name, value in first.items()}
-        if self.float64 and any(isinstance(value, Tensor) and value.is_floating_point() for value in first.values()):
-            yield "float64", {name: to_float64(value) for name, value in first.items()}
+        tensors = [value for _, value in tensors_of(first)]
+        if any(value.ndim for value in tensors):
+            yield "not contiguous in memory", change_tensors(first, non_contiguous)
+        if self.float64 and any(value.is_floating_point() for value in tensors):
+            yield "float64", change_tensors(first, to_float64)
         if self.gradients:
-            yield (
-                GRADIENTS,
-                {
-                    name: value.clone().requires_grad_() if name in self.gradients else value
-                    for name, value in first.items()
-                },
-            )
+            watched = {name: first[name] for name in self.gradients}
+            yield GRADIENTS, first | change_tensors(watched, lambda value: value.clone().requires_grad_())
 
     def hint(self, name: str) -> Any:
         """The annotation of an input, or of the result (`return`)."""
@@ -325,7 +321,7 @@ def observe(function: Answer, inputs: dict[str, Any]) -> Outcome:
         torch.manual_seed(0)
         try:
             value = to_python(function(**copies))
-            leaves = {name: x for name, x in copies.items() if isinstance(x, Tensor) and x.requires_grad}
+            leaves = {name: x for name, x in tensors_of(copies) if x.requires_grad}
             if leaves and value is not None and value is not ...:  # an empty answer stays one
                 value = gradients_of(value, leaves)
         except (Exception, SystemExit) as error:  # whatever a learner's code raises belongs in the verdict
@@ -356,6 +352,23 @@ def to_python(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(to_python(item) for item in value)
     return value
+
+
+def tensors_of(inputs: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of the tensors among the inputs, and of those in a dictionary."""
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, dict):
+            yield from ((f"{name}[{key!r}]", each) for key, each in tensors_of(value))
+
+
+def change_tensors(inputs: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """The inputs, each of them changed; a dictionary value by value."""
+    return {
+        name: change_tensors(value, change) if isinstance(value, dict) else change(value)
+        for name, value in inputs.items()
+    }
 
 
 def non_contiguous(value: Any) -> Any:

@@ -172,6 +172,11 @@ def _(x, cos, sin):
     return torch.stack([x1 * c - x2 * s, x2 * c + x1 * s], dim=-1).flatten(-2)
 
 
+@apply_rope.mutant("neighbours are paired, (2p, 2p+1), though the angles come in halves, (p, p + D/2)", BUGS)
+def _(x, cos, sin):
+    return x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2) * sin
+
+
 @apply_rope.mutant("cosine and sine are exchanged", ROTATION)
 def _(x, cos, sin):
     return x * sin + rotate_half(x) * cos

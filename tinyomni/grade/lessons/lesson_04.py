@@ -447,6 +447,9 @@ def _(rng):
         "logits": rng.randn(2, 4, 6), "ids": torch.tensor([[1, 0, 2, 5], [1, 3, 0, 2]]), "pad": 5
     }  # fmt: skip
     yield "two tokens", {"logits": rng.randn(2, 2, 5), "ids": torch.tensor([[1, 3], [1, 4]])}
+    yield "sure of something else", {
+        "logits": torch.tensor([[[15.0, 0.0, -12.0], [0.0, 1.0, 2.0]]]), "ids": torch.tensor([[1, 2]])
+    }  # fmt: skip
     yield "BOS alone: nothing is predicted, the mean of nothing is NaN", {
         "logits": rng.randn(2, 1, 3), "ids": torch.tensor([[1], [1]])
     }  # fmt: skip
@@ -467,6 +470,12 @@ def next_token_loss_variant(
     return F.cross_entropy(
         logits[:, inputs].flatten(0, 1), ids[:, labels].flatten(), ignore_index=ignore, reduction=reduction
     )
+
+
+@next_token_loss.mutant("a small number is added before the logarithm: what is less likely is not told apart", LOSS)
+def _(logits, ids, pad=0):
+    probability = logits[:, :-1].softmax(dim=-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+    return -(probability + 1e-9).log()[ids[:, 1:] != pad].mean()
 
 
 @next_token_loss.mutant("the labels are not shifted: the model is asked for the token that it has just read", BUGS)

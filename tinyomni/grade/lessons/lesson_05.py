@@ -129,6 +129,13 @@ def _(logits, temperature=1.0):
     return temperature_softmax_variant(logits, temperature)
 
 
+@temperature_softmax.mutant(
+    "at temperature 0 several most likely tokens share the probability: only one gets it", SAMPLING
+)
+def _(logits, temperature=1.0):
+    return (logits / max(temperature, 1e-9)).softmax(dim=-1)
+
+
 @temperature_softmax.alternative
 def _(logits, temperature=1.0):
     if temperature == 0:
@@ -262,6 +269,13 @@ def top_p_filter(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor
     return kept
 
 
+@top_p_filter.invoke
+def _(answer, logits, p):
+    kept = top_p_filter.oracle(logits, p)
+    last = kept.masked_fill(kept.isinf(), torch.inf).amin(dim=-1, keepdim=True)
+    return front(answer(logits, p), logits == last)
+
+
 @top_p_filter.cases
 def _(rng):
     yield "p = 0.8", {"logits": rng.randn(2, 7), "p": 0.8}
@@ -273,11 +287,13 @@ def _(rng):
     )
     yield "batch 1", {"logits": 2 * rng.randn(1, 6), "p": 0.9}
     yield "two of two", {"logits": torch.tensor([[0.45, 0.55]]).log(), "p": 0.6}
+    yield "equal logits: not all are needed", {"logits": torch.tensor([[2.0, 0.0, 2.0, 2.0, 2.0]]), "p": 0.4}
 
 
 @top_p_filter.random_inputs
 def _(rng):
-    return {"logits": 2 * rng.randn(rng.size(4), rng.size(7)), "p": rng.number(0.01, 0.98)}
+    logits = 2 * rng.randn(rng.size(4), rng.size(7))
+    return {"logits": rng.choice((logits, logits.round())), "p": rng.number(0.01, 0.98)}
 
 
 def top_p_variant(logits, p, *, filtered=lambda probability, before, p: before >= p, descending=True, fill=-torch.inf,
@@ -347,11 +363,19 @@ def _(logits, p):
     return top_p_variant(logits, p)
 
 
-@top_p_filter.alternative
+@top_p_filter.mutant("all that equal the last one stay: with equal logits those are more than needed", SAMPLING)
 def _(logits, p):
     probability = logits.softmax(dim=-1)
     above = ((logits[:, None] > logits[:, :, None]) * probability[:, None]).sum(dim=-1)
     return torch.where(above < p, logits, -torch.inf)
+
+
+@top_p_filter.alternative
+def _(logits, p):
+    order = logits.argsort(dim=-1, descending=True)
+    reached = logits.softmax(dim=-1).gather(-1, order).cumsum(dim=-1) >= p
+    before = F.pad(reached[:, :-1], (1, 0), value=False)
+    return logits.masked_fill(before.gather(-1, order.argsort(dim=-1)), -torch.inf)
 
 
 # ---- cache: one token -----------------------------------------------------------------------------------------------
@@ -574,6 +598,13 @@ def _(*inputs):
 @cached_chunk.mutant("the cached keys, which are rotated already, are rotated again", CONSTANT)
 def _(*inputs):
     return cached_chunk_variant(*inputs, rotate_cached=True)
+
+
+@cached_chunk.mutant("nothing is rotated: the new queries and keys have no positions", CACHE)
+def _(q, k, v, keys, values):
+    keys, values, past = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2), keys.shape[2]
+    mask = torch.ones(q.shape[2], keys.shape[2], dtype=torch.bool).tril(past)
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask), keys, values
 
 
 @cached_chunk.mutant("keys are cached before they are rotated", CONSTANT)

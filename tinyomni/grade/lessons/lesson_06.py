@@ -366,6 +366,7 @@ def _(rng):
     same = rng.randn(4, 3)
     yield "the usual temperature", {"images": same + 0.3 * rng.randn(4, 3), "texts": 2 * same}
     yield "batch 1: nothing to choose, no loss", {"images": rng.randn(1, 4), "texts": rng.randn(1, 4)}
+    yield "each image is sure of another caption", {"images": torch.eye(3), "texts": torch.eye(3).roll(1, 0) - 0.1}
     yield "as many images as features", {"images": rng.randn(3, 3), "texts": 3 * rng.randn(3, 3), "temperature": 0.2}
 
 

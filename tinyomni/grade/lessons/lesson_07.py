@@ -539,6 +539,9 @@ def _(rng):
     yield "a text that is too long has no alignment: the loss is infinite", {
         "scores": rng.randn(2, 3, 4), "tokens": torch.tensor([3, 2]), "texts": [[1, 2], [3, 1, 2]]
     }  # fmt: skip
+    yield "sure of the wrong character", {
+        "scores": torch.tensor([[[0.0, 15.0, -12.0]]]), "tokens": torch.tensor([1]), "texts": [[2]]
+    }  # fmt: skip
     yield "two equal characters", {"scores": rng.randn(1, 5, 3), "tokens": torch.tensor([5]), "texts": [[2, 2, 1]]}
     yield (
         "one token, one character",

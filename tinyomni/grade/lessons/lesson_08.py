@@ -128,7 +128,7 @@ def _(answer):
 # ---- concatenation --------------------------------------------------------------------------------------------------
 
 
-@exercise("Concatenate the modalities", minutes=15, level=2, raises=(ValueError,))
+@exercise("Concatenate the modalities", minutes=15, level=2, raises=(ValueError,), gradients=("parts",))
 def fuse(parts: dict[str, Float[Tensor, "batch _ d_model"]], ctx_len: int) -> Float[Tensor, "batch total d_model"]:
     """Token by token."""
     tokens = [part[:, t] for part in parts.values() for t in range(part.shape[1])]
@@ -162,6 +162,7 @@ def _(rng):
     yield "image, audio, text", {"parts": parts(2, 7, image=1, audio=4, text=5), "ctx_len": 20}
     yield "batch 1, one token each", {"parts": parts(1, 3, image=1, text=1), "ctx_len": 9}
     yield "text first: the caller decides the order", {"parts": parts(2, 3, text=2, image=1), "ctx_len": 9}
+    yield "many texts of few tokens", {"parts": parts(8, 2, image=1, text=2), "ctx_len": 3}
     yield "text only", {"parts": parts(2, 3, text=4), "ctx_len": 9}
     yield "exactly ctx_len", {"parts": parts(2, 3, image=1, audio=3, text=2), "ctx_len": 6}
     yield "one token too many: expects an error", {"parts": parts(1, 3, image=1, audio=3, text=2), "ctx_len": 5}

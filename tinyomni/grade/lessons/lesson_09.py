@@ -122,6 +122,11 @@ for cause, fault, section in (
     rvq_encode.mutant(cause, section)(functools.partial(rvq_encode_variant, **fault))
 
 
+@rvq_encode.mutant("each entry is subtracted from x itself: the residual of the codebooks before is lost", RESIDUAL)
+def _(x, codebooks):
+    return rvq_encode_variant(x, codebooks, update=lambda residual, entry: x - entry)
+
+
 @rvq_encode.mutant("the codes are in reverse order", BUGS)
 def _(x, codebooks):
     return rvq_encode_variant(x, codebooks).flip(-1)
@@ -588,6 +593,14 @@ def _(x, nearest, counts, sums, gamma=0.99):
 def _(x, nearest, counts, sums, gamma=0.99):
     codebook, _, new_sums = ema_update_variant(x, nearest, counts, sums, gamma)
     return codebook, counts, new_sums
+
+
+@ema_update.mutant("`sums[nearest] += x` adds one point for each entry, though several may have chosen it", ARGMIN)
+def _(x, nearest, counts, sums, gamma=0.99):
+    new_counts, new_sums = gamma * counts, gamma * sums
+    new_counts[nearest] += 1 - gamma
+    new_sums[nearest] += (1 - gamma) * x
+    return new_sums / new_counts[:, None], new_counts, new_sums
 
 
 ema_update.alternative(ema_update_variant)

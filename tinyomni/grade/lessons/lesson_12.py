@@ -967,10 +967,17 @@ for cause, fault in (
     atomic_save.mutant(cause, KEEP)(functools.partial(atomic_save_variant, **fault))
 
 
-@atomic_save.mutant(
-    "the old file is overwritten in place: a crash in the middle leaves half of the new one, and nothing of the old",
-    KEEP,
+IN_PLACE = (
+    "the old file is overwritten in place: a crash in the middle leaves half of the new one, and nothing of the old"
 )
+
+
+@atomic_save.mutant(f"{IN_PLACE}; nor is there an fsync", KEEP)
+def _(path, data):
+    path.write_bytes(data)
+
+
+@atomic_save.mutant(IN_PLACE, KEEP)
 def _(path, data):
     with path.open("wb") as file:
         file.write(data)

@@ -178,6 +178,14 @@ for cause, fault in (
     bigram_loss.mutant(cause, EVALUATION)(functools.partial(bigram_loss_variant, **fault))
 
 
+@bigram_loss.mutant("`table[before, after] += 1` counts a pair once that occurs several times", EVALUATION)
+def _(train, test, vocab, pad=0):
+    table, before, after = torch.ones(vocab, vocab), train[:, :-1], train[:, 1:]
+    table[before[after != pad], after[after != pad]] += 1
+    log_p = (table / table.sum(dim=1, keepdim=True)).log()
+    return -log_p[test[:, :-1], test[:, 1:]][test[:, 1:] != pad].mean()
+
+
 bigram_loss.alternative(bigram_loss_variant)
 
 

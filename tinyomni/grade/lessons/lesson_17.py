@@ -1,5 +1,6 @@
 """Lesson 17, bringing it together: its oracles label position by position, and look at a model after `train()`."""
 
+import contextlib
 import functools
 from typing import Any
 
@@ -72,7 +73,14 @@ def make_labels_variant(
 
 
 for cause, fault in (
-    ("the labels are not shifted: copying the input is easy to learn", {"after": 0}),
+    (
+        "the labels are not shifted, though they belong to the right positions: copying the input is easy to learn",
+        {"after": 0},
+    ),
+    (
+        "each token of the answer is its own label: at each position the label is the *next* token",
+        {"after": 0, "first": lambda p: p, "last": lambda n: n},
+    ),
     ("the labels are shifted by two", {"after": 2}),
     ("the labels are shifted the wrong way", {"after": -1}),
     ("the prompt is not masked: the model learns to ask", {"first": lambda p: p * 0}),
@@ -121,6 +129,8 @@ class Pair(nn.Module):
             torch.manual_seed(seed)
             self.vision = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Sequential(nn.Dropout(0.5)))
             self.thinker = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
+            for each in (self.vision, self.thinker):
+                each.register_parameter("start", nn.Parameter(torch.zeros(3)))
             self.vision_head = nn.Sequential(nn.Linear(3, 2))  # its name begins with that of another part
             self.thinker.add_module("vision", nn.Linear(2, 2))  # the same name, in another part
 
@@ -154,12 +164,27 @@ def freeze(model: nn.Module, part: str):
 
 @freeze.invoke
 def _(answer, model, part):
-    answer(model, part)
     found: dict[str, list[str]] = {}
-    for when, mode in (("train", True), ("eval", False), ("train again", True)):
-        model.train(mode)
-        found |= training_state(model, when)
+    with restored({type(each) for each in model.modules()}):
+        answer(model, part)
+        for when, mode in (("train", True), ("eval", False), ("train again", True)):
+            model.train(mode)
+            found |= training_state(model, when)
     return found
+
+
+@contextlib.contextmanager
+def restored(kinds):
+    """An answer may replace `train` of a whole class: the next answer finds the class as it was."""
+    before = {kind: vars(kind).get("train") for kind in {nn.Module, *kinds}}
+    try:
+        yield
+    finally:
+        for kind, train in before.items():
+            if train is not None:
+                kind.train = train
+            elif "train" in vars(kind):
+                del kind.train
 
 
 @freeze.cases
@@ -179,7 +204,9 @@ def _(rng):
     return {"model": model, "part": rng.choice(names)}
 
 
-@freeze.mutant("only gradients are switched off: `train()` puts the part back into training mode", FROZEN)
+@freeze.mutant(
+    "`train()` puts the part back into training mode: no gradients, and `eval()` once, are not enough", FROZEN
+)
 def _(model, part):
     getattr(model, part).requires_grad_(False)
     return model
@@ -193,8 +220,15 @@ def _(model, part):
 
 @freeze.mutant("its mode stays, but its weights are trained", FROZEN)
 def _(model, part):
-    getattr(model, part).train = lambda mode=True: getattr(model, part)
     getattr(model, part).eval()
+    getattr(model, part).train = lambda mode=True: getattr(model, part)
+    return model
+
+
+@freeze.mutant("`train` is replaced for a whole class: all other parts of that class stay in eval mode too", FROZEN)
+def _(model, part):
+    kind = type(getattr(model, part).requires_grad_(False).eval())
+    kind.train = lambda self, mode=True: self
     return model
 
 

@@ -54,7 +54,10 @@ def unprojected(thinker, proj_v, cls, ids):
     return thinker(embeddings=x)
 
 
-@exercise("Pitfall 1: the wrong width", minutes=5, level=1, float64=False, rtol=1e-3, atol=1e-3, starter=unprojected)
+@exercise(
+    "Pitfall 1: the wrong width", minutes=5, level=1, float64=False, rtol=1e-3, atol=1e-3, starter=unprojected,
+    gradients=("cls",),
+)  # fmt: skip
 def image_and_text(
     thinker: nn.Module,
     proj_v: nn.Module,
@@ -69,12 +72,14 @@ def image_and_text(
             sum(w * n for w, n in zip(row, vector[0], strict=True)) + b for row, b in zip(weights, biases, strict=True)
         ]
         rows.append(torch.cat([torch.stack(image)[None], table[text]]))
-    return torch.cat([thinker(embeddings=row[None]) for row in rows]).detach()
+    logits = torch.cat([thinker(embeddings=row[None]) for row in rows])
+    return logits if cls.requires_grad else logits.detach()
 
 
 @image_and_text.invoke
 def _(answer, thinker, proj_v, cls, ids):
-    return answer(thinker, proj_v, cls, ids).detach()
+    logits = answer(thinker, proj_v, cls, ids)
+    return logits if cls.requires_grad else logits.detach()
 
 
 @image_and_text.cases

@@ -87,7 +87,7 @@ for cause, fault in (
     ("one operation for each parameter and pass: a multiplication *and* an addition are two", {"cost": 3}),
     ("attention's products of tokens with tokens are missing", {"mixing": lambda n, t, d: 0}),
     ("attention's products are counted forward only", {"mixing": lambda n, t, d: 4 * n * t * d}),
-    ("attention's scores are counted, but not the weighted average of the values",
+    ("attention's products are counted by half: without the weighted average of the values, or without the masked keys",
      {"mixing": lambda n, t, d: 6 * n * t * d}),
     ("attention's products are counted for one layer", {"mixing": lambda n, t, d: 12 * t * d}),
     ("attention's products are those of all tokens, not of one: a token meets `tokens` keys",
@@ -235,6 +235,7 @@ def _(rng):
     yield "all sizes different", small | {"budgets": torch.tensor([1e4, 1e5, 130_000.0])}
     yield "a budget that is exactly spent", small | {"budgets": torch.tensor([6000.0, 24_000.0, 120_000.0, 96_000.0])}
     yield "a budget for no run", small | {"budgets": torch.tensor([5999.0, 1e9])}
+    yield "a run that costs a little more than the budget", small | {"budgets": torch.tensor([23_900.0, 95_000.0])}
     yield "budgets in any order", small | {"budgets": torch.tensor([1e9, 7000.0, 60_000.0, 30_000.0, 1.0, 97_000.0])}
     yield (
         "the largest and the longest run are not the best",

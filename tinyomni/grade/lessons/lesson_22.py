@@ -63,6 +63,14 @@ def _(rng):
         {"logits": torch.tensor([[2.0, 1.0, 0.0]]), "uniform": torch.tensor([0.5]), "temperature": 3.0},
     )
     yield "large logits", {"logits": torch.tensor([[200.0, 201.0, 199.0]]), "uniform": torch.tensor([0.3])}
+    yield (
+        "the least likely token, which comes first",
+        {"logits": torch.tensor([[-12.0, 2.5, 1.0]]), "uniform": torch.tensor([0.0])},
+    )
+    yield (
+        "rounded, the running sum never exceeds the random number: the last token",
+        {"logits": torch.zeros(1, 55), "uniform": torch.tensor([1 - 2**-24])},
+    )
 
 
 @sample_with_log_probs.random_inputs
@@ -96,10 +104,21 @@ for cause, fault in (
      {"pick": lambda p, u: (p <= u[:, None]).sum(-1)}),
     ("a token of probability 0 is chosen where the random number is 0: compare with > and not with ≥",
      {"pick": lambda p, u: (p.cumsum(-1) < u[:, None]).sum(-1)}),
+    ("a small number is added before the logarithm: what is less likely is not told apart",
+     {"log": lambda z, dim: (z.softmax(dim) + 1e-8).log()}),
     ("the tokens are sorted first, and the place in the sorted list is returned",
      {"pick": lambda p, u: (p.sort(-1, descending=True).values.cumsum(-1) <= u[:, None]).sum(-1)}),
 ):  # fmt: skip
     sample_with_log_probs.mutant(cause, SAMPLES)(functools.partial(sample_variant, **fault))
+
+
+@sample_with_log_probs.mutant(
+    "the id is outside of the vocabulary where the running sum, rounded, ends below 1", SAMPLES
+)
+def _(logits, uniform, temperature=1.0):
+    scaled = logits / temperature
+    ids = (scaled.softmax(dim=-1).cumsum(dim=-1) <= uniform[:, None]).sum(dim=-1)
+    return ids, scaled.log_softmax(dim=-1).gather(-1, ids[:, None]).squeeze(-1)
 
 
 sample_with_log_probs.alternative(sample_variant)
@@ -225,6 +244,13 @@ def _(rng):
     yield "the first step: the policy is still the old one", replies_of(rng, 4, 3, [3, 1, 2, 3], apart=0.0)
     yield "far away, another clip", replies_of(rng, 4, 6, [6, 5, 1, 3], apart=1.5) | {"clip": 0.1}
     yield "batch 1, tokens 1", replies_of(rng, 1, 1, [1], apart=1.0)
+    yield (
+        "a token that neither policy expects",
+        {
+            "log_probs": torch.tensor([[-24.9, -0.3]]), "old_log_probs": torch.tensor([[-25.0, -0.2]]),
+            "advantages": torch.tensor([1.5]), "mask": torch.ones(1, 2),
+        },
+    )  # fmt: skip
     far = replies_of(rng, 2, 4, [1, 4], apart=0.0)
     yield (
         "a good answer that is far likelier already, a bad one that is far likelier still",
@@ -262,6 +288,8 @@ for cause, fault in (
     ("only the clipped term is used: a bad answer that has become likelier gets no gradient",
      {"least": lambda plain, clipped: clipped}),
     ("the ratio is the wrong way round", {"ratio": lambda new, old: (old - new).exp()}),
+    ("probabilities are divided, with a small number added: subtract the logarithms",
+     {"ratio": lambda new, old: new.exp() / (old.exp() + 1e-8)}),
     ("the difference of the log-probabilities is used as the ratio: the exp is missing",
      {"ratio": lambda new, old: new - old}),
     ("log-probabilities are divided", {"ratio": lambda new, old: new / old}),
@@ -322,6 +350,10 @@ def _(rng):
     yield (
         "a token that the policy finds unlikely",
         {"log_probs": torch.tensor([[-3.0, -2.0]]), "reference_log_probs": torch.tensor([[-0.5, -0.2]])},
+    )
+    yield (
+        "far apart",
+        {"log_probs": torch.tensor([[-9.0, -0.1]]), "reference_log_probs": torch.tensor([[-0.5, -20.0]])},
     )
 
 
