@@ -199,6 +199,20 @@ def test_python_files_with_answers_are_not_overwritten(tmp_path: Path, capsys: p
     assert handout.run(["--as-py"], tmp_path) == 1 and "has answers in it" in capsys.readouterr().out
 
 
+def test_python_files_are_made_from_a_release_without_solutions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "exercises").mkdir()
+    untouched, answered = (tmp_path / "exercises" / solution.name for solution in SOLUTIONS[:2])
+    for path, solution in ((untouched, SOLUTIONS[0]), (answered, SOLUTIONS[1])):
+        path.write_text(build.make_exercises(solution), encoding="utf-8")
+    answered.write_text(answered.read_text(encoding="utf-8").replace("raise NotImplementedError", "pass"))
+    assert handout.run(["--as-py"], tmp_path) == 1
+    assert f"{answered.name} has answers in it: no Python file" in capsys.readouterr().out
+    assert untouched.with_suffix(".py").read_text(encoding="utf-8") == build.make_python(SOLUTIONS[0])
+    assert not answered.with_suffix(".py").exists()
+
+
 def test_cells_of_other_editors() -> None:
     assert percent.parse("x = 1\n") == [("code", "x = 1")]
     header = "# ---\n# jupyter:\n# ---\n\n"

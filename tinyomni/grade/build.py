@@ -94,11 +94,19 @@ def has_answers(path: Path) -> bool:
 
 
 def main(top: Path = TOP, as_py: bool = False) -> int:
-    """Write all of them; 1 if a file with answers was left as it is."""
+    """Write all of them; 1 if a file with answers was left as it is.
+
+    In a release for students, which has no solutions, Python files are made from the untouched notebooks.
+    """
     make, suffix = (make_python, ".py") if as_py else (make_exercises, ".ipynb")
     (top / "exercises").mkdir(exist_ok=True)
     made = skipped = 0
-    for solution in find_notebooks(top):
+    released = as_py and not (top / "solutions").is_dir()
+    for solution in sorted((top / "exercises").glob("*.ipynb")) if released else find_notebooks(top):
+        if released and has_answers(solution):
+            print(f"exercises/{solution.name} has answers in it: no Python file is made from it")
+            skipped = 1
+            continue
         target = (top / "exercises" / solution.name).with_suffix(suffix)
         if target.exists() and has_answers(target):
             print(
