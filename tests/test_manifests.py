@@ -188,7 +188,7 @@ BAD_JSON = {
     '{"audio": "a.wav"}': "got no text",
     '{"audio": "a.wav", "text": 5}': "text must be a string, got 5",
     '{"audio": "a.wav", "text": null}': "text must be a string, got null",
-    '{"audio": "a.wav", "text": "x",}': "invalid JSON.*column 32",
+    '{"audio": "a.wav", "text": "x",}': "invalid JSON.*column 3[12]",
     '{"audio": "a.wav", "text": "x", "text": "y"}': "duplicate key 'text'",
     '{"audio": "a.wav", "text": "x", "n": NaN}': "NaN is not a JSON value",
     '{"audio": "a.wav", "text": "\\ud800"}': "surrogate",

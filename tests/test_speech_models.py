@@ -7,13 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from tinyomni.codec import RVQ, SpeechCodec
+from tinyomni.codec import RVQ, PostNet, SpeechCodec, dct_basis
 from tinyomni.config import TINY
 from tinyomni.dry_run import AUDIO
+from tinyomni.errors import InputError
 from tinyomni.io import load_audio
 from tinyomni.shapes import ShapeError
-from tinyomni.talker import TalkerTiny, generate_codes, max_frames, previous
-from tinyomni.vocoder import GriffinLimVocoder, detect_domain
+from tinyomni.talker import (
+    TalkerTiny,
+    align_right,
+    generate_batch,
+    generate_codes,
+    max_frames,
+    previous,
+    stream_codes,
+    voice_token,
+)
+from tinyomni.vocoder import GriffinLimVocoder, detect_domain, from_log, soft_clip
 
 
 def talker() -> TalkerTiny:
@@ -89,6 +99,79 @@ def test_latents_describe_the_recording_far_better_than_its_mean_or_the_single_f
     error = distance(codec.decode_latents(codec.encode_latents(wav)))
     assert error < 0.6 * mean
     assert error < distance(single.decode_latents(single.encode_latents(wav)))
+
+
+@torch.no_grad()
+def test_half_precision_chooses_the_same_entries() -> None:
+    rvq, x = RVQ(), torch.randn(200, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        residual, got = rvq.in_proj(x).float(), rvq.encode(x)
+    for number, book in enumerate(rvq.codebooks):
+        nearest = torch.cdist(residual, book).argmin(dim=-1)
+        assert torch.equal(got[:, number], nearest)
+        residual = residual - book[nearest]
+
+
+def test_the_cosine_transform_has_its_lowest_frequency_first() -> None:
+    basis = dct_basis(4, 32)
+    torch.testing.assert_close(basis[0], torch.full((32,), 32**-0.5))
+    for number, row in enumerate(basis):
+        assert int((row[1:].sign() != row[:-1].sign()).sum()) == number
+        torch.testing.assert_close(row, (1 if number % 2 == 0 else -1) * row.flip(0), atol=1e-6, rtol=0)
+    assert basis[1, 0] > 0
+
+
+@torch.no_grad()
+def test_a_frame_is_eight_mel_frames_near_zero_and_decodes_to_what_they_nearly_were() -> None:
+    codec, wav = SpeechCodec(), load_audio(AUDIO)[None, :5000]
+    mel = codec.mel(torch.nn.functional.pad(wav, (0, 5120 - 5000)))
+    blocks = codec.mel_blocks(wav)
+    assert blocks.shape == (1, 4, 1024) and mel.shape == (1, 32, 128)
+    torch.testing.assert_close(blocks[0, 2, 3 * 128 : 4 * 128], (mel[0, 2 * 8 + 3] + 6) / 4)
+    latents = torch.randn(1, 4, 128)
+    torch.testing.assert_close(codec.down(codec.up(latents)), latents, atol=1e-4, rtol=1e-4)
+    assert not codec.down.bias.any() and not codec.up.bias.any()
+    found = codec.to_mel(latents)
+    assert found.shape == (1, 32, 128)
+    torch.testing.assert_close(found[0, 2 * 8 + 3], codec.up(latents)[0, 2, 3 * 128 : 4 * 128] * 4 - 6)
+    single = SpeechCodec(single_frame=True)
+    assert torch.equal(single.to_mel(latents), latents)
+    torch.testing.assert_close(single.encode_latents(wav), single.mel(torch.nn.functional.pad(wav, (0, 120))))
+
+
+@torch.no_grad()
+def test_the_correction_is_zero_at_first_and_reaches_three_frames_to_each_side() -> None:
+    net, x = PostNet(8, 4, channels=6), torch.randn(1, 15, 8)
+    assert net(x).shape == (1, 15, 4) and not net(x).any()
+    torch.nn.init.normal_(net.out.weight)
+    changed = x.clone()
+    changed[0, 7] += 1
+    seen = (net(x) != net(changed)).any(-1)[0].nonzero().flatten().tolist()
+    assert seen == [*range(7 - PostNet.REACH, 7 + PostNet.REACH + 1)]
+    inner = torch.nn.functional.gelu(net.look(x.transpose(1, 2)))
+    want = net.out((inner + torch.nn.functional.gelu(net.again(inner))).transpose(1, 2))
+    torch.testing.assert_close(net(x), want)
+    padded = x.clone()
+    padded[0, 9:] = 0
+    torch.testing.assert_close(net(padded, torch.tensor([9]))[:, :9], net(x[:, :9]))
+
+
+def test_the_codec_refuses_what_does_not_fit() -> None:
+    codec = SpeechCodec()
+    with pytest.raises(InputError, match="at least one sample"):
+        codec.encode(torch.zeros(1, 0))
+    with pytest.raises(InputError, match="at least one code frame"):
+        codec.decode_latents(torch.zeros(1, 0, 128))
+    with pytest.raises(ShapeError):
+        codec.decode_latents(torch.zeros(1, 3, 64))
+    with pytest.raises(ValueError, match="codec_dim must equal n_mels; got 64 and 128"):
+        SpeechCodec(dataclasses.replace(TINY.codec, codec_dim=64), single_frame=True)
+    for bad in (torch.tensor(1.0), [1.0] * 128):
+        with pytest.raises((ShapeError, TypeError)):
+            codec.rvq.encode(bad)
+    for bad in (torch.tensor(1), torch.zeros(3, 2), [[1, 2]]):
+        with pytest.raises((ShapeError, TypeError)):
+            codec.rvq.decode(bad)
 
 
 # ---- Talker ---------------------------------------------------------------------------------------------------------
@@ -171,6 +254,61 @@ def test_the_shift_is_by_one_frame_and_the_cap_is_that_of_the_specification() ->
     assert [max_frames(n) for n in (0, 1, 2, 10, 33, 34, 512)] == [50, 50, 60, 300, 990, 1000, 1000]
 
 
+def test_a_voice_is_one_of_the_last_ids() -> None:
+    assert voice_token(0) == [] and voice_token(1, 50) == [49] and voice_token(3, 50) == [47]
+    assert voice_token(1) == [TINY.talker.vocab - 1]
+
+
+def test_texts_end_where_the_codes_begin() -> None:
+    text = torch.tensor([[5, 6, 7, 0, 0], [9, 8, 7, 6, 5], [4, 0, 0, 0, 0]])
+    assert align_right(text).tolist() == [[0, 0, 5, 6, 7], [9, 8, 7, 6, 5], [0, 0, 0, 0, 4]]
+
+
+def test_rows_of_a_batch_end_each_on_its_own_and_a_stream_is_the_same() -> None:
+    model, texts = talker(), torch.tensor([[5, 6, 7], [9, 8, 7], [1, 2, 3]])
+    alone = [generate_codes(model, row[None], 12) for row in texts]
+    assert len({each.shape[1] for each in alone}) > 1, [each.shape for each in alone]
+    together, frames = generate_batch(model, texts, 12)
+    for row, each in enumerate(alone):
+        assert int(frames[row]) == each.shape[1] - 1
+        assert torch.equal(together[row, : int(frames[row]) + 1], each[0])
+        assert torch.equal(torch.stack(list(stream_codes(model, texts[row][None], 12))), each[0, 1:])
+        assert not each[0, 0].any()
+    free, counts = generate_batch(model, None, 4, batch=3, stop=False)
+    assert free.shape == (3, 5, 2) and counts.tolist() == [4] * 3
+    assert generate_batch(model, None, 4, stop=False)[0].shape == (1, 5, 2)
+
+
+def test_even_odds_are_no_end() -> None:
+    model, text = talker(), torch.tensor([[5, 6, 7]])
+    model.end.weight.data.zero_()
+    model.end.bias.data.zero_()
+    assert generate_codes(model, text, 6).shape == (1, 7, 2)
+    assert len(list(stream_codes(model, text, 6))) == 6
+    model.end.bias.data.fill_(0.01)
+    assert generate_codes(model, text, 6).shape == (1, 2, 2)
+    assert len(list(stream_codes(model, text, 6))) == 1
+
+
+def test_the_talker_takes_as_many_positions_as_it_has() -> None:
+    model = TalkerTiny(dataclasses.replace(TINY.talker, layers=1, vocab=50, max_text=4, max_frames=6)).eval()
+    assert model.max_seq_len == 11 and model.new_cache().max_seq_len == 11
+    text = torch.tensor([[5, 6, 7, 8]])
+    assert model(codes(1, 7), text)[0].shape == (1, 7, 128)
+    with pytest.raises(InputError, match="0 positions before \\+ 12 now = 12 > 11"):
+        model(codes(1, 8), text)
+    cache = model.new_cache()
+    model(codes(1, 7), text, cache)
+    with pytest.raises(InputError, match="11 positions before \\+ 1 now = 12 > 11"):
+        model(codes(1, 1), cache=cache)
+    with pytest.raises(ValueError, match="the text with the first call only"):
+        model(codes(1, 1), text, cache)
+    with pytest.raises(ShapeError, match="got 1"):
+        model(codes(2, 3), text)
+    with pytest.raises(ValueError, match="batch of 1"):
+        model(codes(2, 3), cache=model.new_cache())
+
+
 def test_bad_codes_and_nan() -> None:
     model = talker()
     with pytest.raises(ShapeError):
@@ -244,7 +382,34 @@ def test_griffin_lim_converges_as_librosas_does() -> None:
     assert mine < 1.1 * error(torch.from_numpy(theirs)) and mine < 0.3
 
 
+def test_levels_of_the_vocoder() -> None:
+    assert from_log(torch.tensor([-20.0, -11.6, 0.0, 1.0])).tolist() == pytest.approx(
+        [0, 0, 1 - 1e-5, torch.e - 1e-5], abs=1e-6
+    )
+    assert torch.isfinite(from_log(torch.tensor(1e30))) and from_log(torch.tensor(19.0)) > 1e8
+    wave = torch.tensor([-0.8, -0.3, 0.0, 0.79])
+    assert torch.equal(soft_clip(wave), wave)
+    loud = soft_clip(torch.tensor([0.85, -0.85, 1.0, 50.0]))
+    assert loud.tolist() == pytest.approx([0.849, -0.849, 0.8 + 0.2 * 0.761594, 1.0], abs=1e-3)
+    assert torch.equal(soft_clip(torch.tensor([0.5]), knee=0.6), torch.tensor([0.5]))
+    voc = GriffinLimVocoder(iterations=2)
+    assert (voc.hop, voc.momentum, voc.n_fft) == (1280, 0.99, 2048) and not voc.state_dict()
+    assert GriffinLimVocoder().iterations == 32
+    faint = voc.mel_to_audio(torch.full((3, 128), -11.5), domain="log")  # nearly the floor: it stays faint
+    assert float(faint.abs().max()) < 1e-3
+    assert torch.equal(voc.mel_to_audio(torch.zeros(3, 128)), torch.zeros(3 * 1280))  # zero is a magnitude
+    assert detect_domain(torch.zeros(2, 2)) == "magnitude"
+    mel = torch.randn(5, 128)
+    assert torch.equal(voc.mel_to_audio(mel), voc.mel_to_audio(mel))  # the phases it begins with are the same
+
+
 def test_the_vocoder_refuses_what_does_not_fit() -> None:
+    for momentum in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="momentum must lie in"):
+            GriffinLimVocoder(momentum=momentum)
+    assert GriffinLimVocoder(momentum=0).momentum == 0
+    with pytest.raises(ValueError, match="domain"):
+        GriffinLimVocoder().mel_to_audio(torch.zeros(2, 128), domain="loud")
     voc = GriffinLimVocoder()
     for bad in (torch.randn(1, 4, 128), torch.randn(4, 80), torch.randn(0, 128)):
         with pytest.raises(ShapeError):
