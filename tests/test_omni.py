@@ -1,5 +1,7 @@
 """Omni: one sequence for all, the token budget, answers, speech, weights on disk."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,14 @@ import torch
 from PIL import Image
 
 from tinyomni import TINY, Omni
+from tinyomni.config import OmniConfig
 from tinyomni.dry_run import AUDIO, IMAGE, build
 from tinyomni.errors import InputError
 from tinyomni.generation import Step
 from tinyomni.io.weights import FORMAT
+from tinyomni.omni import check_vocab, fuse, split_audio
 from tinyomni.shapes import ShapeError
+from tinyomni.tokenizer import BPETokenizer
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +140,88 @@ def test_weights_come_back_and_foreign_files_are_refused(omni: Omni, tmp_path: P
     ]:
         with pytest.raises(ValueError, match=words):
             Omni.from_pretrained(tmp_path / name)
+
+
+# ---- parts that need no model ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [0, 1, 99, 100, 101, 109, 110, 111, 250, 777])
+def test_a_recording_is_split_where_it_is_quietest(samples: int) -> None:
+    longest, window = 100, 10
+    wav = torch.rand(samples) + 0.5
+    for quiet in (63, 141, 222):
+        wav[quiet : quiet + 15] *= 0.01
+    slow, rest = [], wav
+    while len(rest) > longest:
+        windows = [slice(start, start + window) for start in range(longest // 2, longest - window + 1, window)]
+        quietest = min(windows, key=lambda each: float((rest[each] ** 2).mean()))
+        end = quietest.start + window // 2
+        slow.append(rest[:end])
+        rest = rest[end:] if len(rest) - end >= window else rest[:0]
+    slow += [rest] if len(rest) else []
+    parts = list(split_audio(wav, longest, window))
+    assert [each.tolist() for each in parts] == [each.tolist() for each in slow]
+    assert all(0 < len(each) <= longest for each in parts)
+    if samples == 109:
+        assert len(parts) == 2
+
+
+def test_the_parts_of_a_sequence_fill_the_context_and_no_more() -> None:
+    parts = {"image": torch.randn(2, 1, 8), "text": torch.randn(2, 4, 8)}
+    assert torch.equal(fuse(parts, 5), torch.cat([parts["image"], parts["text"]], dim=1))
+    with pytest.raises(InputError, match=r"image 1 \+ text 4 = 5 tokens > ctx_len = 4"):
+        fuse(parts, 4)
+
+
+def test_every_piece_and_every_voice_needs_a_row() -> None:
+    tokenizer = BPETokenizer()
+    pieces, voices = tokenizer.n_pieces, TINY.talker.voices
+    assert voices > 1
+
+    def sizes(thinker: int, talker: int) -> OmniConfig:
+        return replace(TINY, thinker=replace(TINY.thinker, vocab=thinker), talker=replace(TINY.talker, vocab=talker))
+
+    check_vocab(sizes(pieces, pieces + voices - 1), tokenizer)
+    with pytest.raises(InputError, match=f"thinker.vocab must be at least {pieces}, got {pieces - 1}"):
+        check_vocab(sizes(pieces - 1, pieces + voices), tokenizer)
+    with pytest.raises(InputError, match=f"talker.vocab must be at least {pieces + voices - 1}, got {pieces}"):
+        check_vocab(sizes(pieces, pieces), tokenizer)
+
+
+def test_what_the_talker_is_given(omni: Omni) -> None:
+    ids = omni.tokenizer.encode("Good night.")
+    assert omni.speech_ids("Good night.").tolist() == [ids]
+    assert omni.speech_ids("Good night.", 1).tolist() == [[TINY.talker.vocab - 1, *ids]]
+    assert torch.equal(omni.speech_ids("There are 3 circles."), omni.speech_ids("There are three circles."))
+    for voice in (-1, TINY.talker.voices):
+        with pytest.raises(InputError, match=f"expected a voice in 0 … {TINY.talker.voices - 1}, got {voice}"):
+            omni.speech_ids("Good night.", voice)
+    longest = "red " * (TINY.talker.max_text - 1) + "red"
+    assert omni.speech_ids(longest).shape == (1, TINY.talker.max_text)
+    with pytest.raises(InputError, match=f"{TINY.talker.max_text + 1} tokens > max_text"):
+        omni.speech_ids(longest + " red")
+    assert [omni.frame_limit(count) for count in (1, 2, 500)] == [50, 60, min(1000, TINY.talker.max_frames)]
+
+
+def test_ids_of_a_text_part(omni: Omni) -> None:
+    last = TINY.thinker.vocab - 1
+    assert omni.text_ids([1, 0, last]).tolist() == [[1, 0, last]]
+    assert omni.text_ids(torch.tensor([[1, 7]])).tolist() == [[1, 7]]
+    for wrong in ([1, -1], [1, last + 1], [7, 1], torch.tensor([[1, 2], [1, 3]]), torch.zeros(1, 0, dtype=torch.long)):
+        with pytest.raises(ValueError, match=r"expected"):
+            omni.text_ids(wrong)
+
+
+def test_a_fresh_model_is_ready_to_be_used(omni: Omni) -> None:
+    assert not Omni().training and Omni().style == "plain" and Omni().thresholds == {}
+    with pytest.raises(InputError, match=r"Omni.reply: expected at least one of"):
+        omni.reply()
+    spoken, typed = (omni.reply(**how, max_new_tokens=1) for how in ({"audio": AUDIO}, {"text": "Hello."}))
+    assert spoken.threshold is None and typed.threshold is None
+    other = copy.copy(omni)
+    other.thresholds = {"spoken": -0.5, "typed": -0.25}
+    assert other.reply(audio=AUDIO, max_new_tokens=1).threshold == -0.5
+    assert other.reply("Hello.", max_new_tokens=1).threshold == -0.25
 
 
 def test_tiny_is_what_the_design_says() -> None:
