@@ -4,12 +4,12 @@
     python benchmarks/mutants.py --count 200 --seed 0          a sample of 200; without --count and --minutes: every one
     python benchmarks/mutants.py --modules attention rope      of these modules only
     python benchmarks/mutants.py --again                       those that survived, after a test was added
-    python benchmarks/mutants.py --show --modules attention    list the mutants and run nothing
+    python benchmarks/mutants.py --show --modules attention    list the mutants that were not run, and run nothing
 
-The result goes to benchmarks/mutants.json; docs/reliability.md is made from it. A mutant is killed by a failing test or
-by the time limit, which counts processor time: a busy machine kills none. Survivors that change nothing that matters
-have a reason in benchmarks/survivors.toml.
-Every mutant runs in a fork of a process that has loaded all libraries, so that it costs little more than its tests.
+The result goes to benchmarks/mutants.json, where the next run goes on; docs/reliability.md is made from it. A mutant is
+killed by a failing test or by the time limit, which counts processor time: a busy machine kills none. Survivors that
+change nothing that matters have a reason in benchmarks/survivors.toml. Every mutant runs in a fork of a process that
+has loaded all libraries, so that it costs little more than its tests.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import signal
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,13 +81,8 @@ class Mutant:
     before: str
     after: str
 
-    @property
-    def change(self) -> str:
-        """What stood there → what stands there now."""
-        return f"{self.before} → {self.after}"
-
     def __str__(self) -> str:
-        return f"{self.module}:{self.line}: {self.code}: {self.change}"
+        return f"{self.module}:{self.line}: {self.code}: {self.before} → {self.after}"
 
 
 def changes_of(node: ast.AST) -> Iterator[ast.AST]:
@@ -259,7 +254,12 @@ def reasons() -> dict[tuple[str, str, str], str]:
 
 def reason_of(survivor: dict[str, Any]) -> str | None:
     """The stored reason, or None."""
-    return reasons().get((survivor["module"], survivor["code"], survivor["change"]))
+    return reasons().get((survivor["module"], survivor["code"], f"{survivor['before']} → {survivor['after']}"))
+
+
+def key_of(mutant: Mapping[str, Any]) -> tuple[str, int, str, str, str]:
+    """What tells a mutant from all others."""
+    return mutant["module"], mutant["number"], mutant["code"], mutant["before"], mutant["after"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -274,21 +274,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--show", action="store_true", help="list the mutants and run nothing")
     parser.add_argument("--out", default=str(TOP / "benchmarks" / "mutants.json"), metavar="FILE")
     args = parser.parse_args(arguments)
-    drawn = random.Random(args.seed)
-    pools = [mutants_of(module) for module in args.modules]
-    total = sum(map(len, pools))
-    for pool in pools:
-        drawn.shuffle(pool)
+    pools = {module: mutants_of(module) for module in TESTS}
+    for module, pool in pools.items():
+        random.Random(f"{args.seed} {module}").shuffle(pool)
     # turn by turn from each module, so that a short sample meets all of them
-    order = [pool[turn] for turn in range(max(map(len, pools))) for pool in pools if turn < len(pool)][: args.count]
-    results: list[dict[str, Any]] = []
-    if args.again:
-        stored = json.loads(Path(args.out).read_text(encoding="utf-8"))
-        survivors = {(each["module"], each["number"]) for each in stored["results"] if each["outcome"] == "survived"}
-        order = [each for each in order if (each[0].module, each[0].number) in survivors]
-        run = {(mutant.module, mutant.number) for mutant, _ in order}
-        results = [each for each in stored["results"] if (each["module"], each["number"]) not in run]
-        args.seed, total = stored["seed"], stored["of"]
+    longest = max(map(len, pools.values()))
+    order = [pools[name][turn] for turn in range(longest) for name in args.modules if turn < len(pools[name])]
+    every = {key_of(vars(mutant)) for pool in pools.values() for mutant, _ in pool}
+    out = Path(args.out)
+    stored = json.loads(out.read_text(encoding="utf-8"))["results"] if out.is_file() else []
+    done = {key_of(each): each for each in stored if key_of(each) in every}  # a line that changed is another mutant
+    order = [
+        (mutant, render)
+        for mutant, render in order[: args.count]
+        if (done.get(key_of(vars(mutant)), {}).get("outcome") == ("survived" if args.again else None))
+    ]
     if args.show:
         print("\n".join(str(mutant) for mutant, _ in order))
         return 0
@@ -304,13 +304,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     in_time = itertools.takewhile(lambda _: time.monotonic() < deadline, sources)
     for at, outcome in outcomes(in_time, args.jobs):
         mutant = order[at][0]
-        about = {"module": mutant.module, "number": mutant.number, "line": mutant.line, "code": mutant.code}
-        results.append({**about, "change": mutant.change, "outcome": outcome})
-        print(f"{len(results)} {outcome:8} {mutant}", flush=True)
-        # after each one: a run that is stopped has what it measured
-        report = {"seed": args.seed, "of": total, "run": len(results), "results": results}
-        Path(args.out).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return int(any(reason_of(each) is None for each in results if each["outcome"] == "survived"))
+        done[key_of(vars(mutant))] = {**vars(mutant), "outcome": outcome}
+        print(f"{len(done)} {outcome:8} {mutant}", flush=True)
+        # after each one: a run that is stopped has what it measured, and the next one goes on
+        of = {module: len(pool) for module, pool in pools.items()}
+        report = {"seed": args.seed, "of": of, "results": list(done.values())}
+        out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return int(any(reason_of(each) is None for each in done.values() if each["outcome"] == "survived"))
 
 
 if __name__ == "__main__":

@@ -48,19 +48,19 @@ def mutants() -> list[str]:
     outcomes: dict[str, Counter[str]] = {}
     for each in found["results"]:
         outcomes.setdefault(each["module"], Counter())[each["outcome"]] += 1
-    rows = ["| module | mutants | killed | by the time limit | survived |", "|---|--|--|--|--|"]
+    rows = ["| module | run | of | killed | by the time limit | survived |", "|---|--|--|--|--|--|"]
     for module, counts in outcomes.items():
-        cells = [counts.total(), counts["killed"], counts["timeout"], counts["survived"]]
+        cells = [counts.total(), found["of"][module], counts["killed"], counts["timeout"], counts["survived"]]
         rows.append(f"| {module} | {' | '.join(map(str, cells))} |")
     survivors = [each for each in found["results"] if each["outcome"] == "survived"]
     killed = 1 - len(survivors) / len(found["results"])
-    sample = (
-        f"A sample of {found['run']:,} of {found['of']:,} mutants (seed {found['seed']}); {killed:.0%} were killed."
-    )
-    lines = [sample, "", *rows, "", "Survivors, with the reason why no test has to notice them:", ""]
+    run, every = len(found["results"]), sum(found["of"].values())
+    sample = f"{'All' if run == every else f'A sample of {run:,} of'} {every:,} mutants (seed {found['seed']})"
+    why = "Survivors, with the reason why no test has to notice them:"
+    lines = [f"{sample}; {killed:.0%} were killed.", "", *rows, "", why, ""]
     for each in survivors:
         why = reason_of(each) or "no reason yet: a test is missing"
-        lines.append(f"- {each['module']}, `{each['code']}`: `{each['change']}`. {why}")
+        lines.append(f"- {each['module']}, `{each['code']}`: `{each['before']}` → `{each['after']}`. {why}")
     return lines
 
 

@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,33 @@ def test_mutants_that_once_survived_are_among_those_that_are_made(module: str) -
     made = {f"{mutant.before} → {mutant.after}": render for mutant, render in mutants.mutants_of(module)}
     for change in KNOWN[module]:
         compile(made[change](), module, "exec")
+
+
+def test_a_run_goes_on_where_the_last_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, seen = tmp_path / "mutants.json", []
+
+    def outcomes(sources: Iterable[tuple[int, str, str]], jobs: int) -> Iterator[tuple[int, str]]:
+        for at, module, source in sources:
+            unchanged = source == mutants.path_of(module).read_text(encoding="utf-8")
+            seen.extend([] if unchanged else [module])
+            yield at, "survived" if unchanged or module == survives else "killed"
+
+    monkeypatch.setattr(mutants, "outcomes", outcomes)
+    monkeypatch.setattr(mutants, "load_libraries", lambda: None)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def run(*arguments: str) -> tuple[int, list[str], Counter[str]]:
+        seen.clear()
+        status = mutants.main([*arguments, "--out", str(out)])
+        results = json.loads(out.read_text(encoding="utf-8"))["results"]
+        return status, [*seen], Counter(each["outcome"] for each in results)
+
+    names, survives = [*mutants.TESTS], "rope"
+    assert run("--count", "13") == (1, names, Counter(killed=12, survived=1))
+    assert run("--count", "26") == (1, names, Counter(killed=24, survived=2))
+    assert run("--again", "--modules", "vision") == (1, [], Counter(killed=24, survived=2))
+    survives = ""
+    assert run("--again") == (0, ["rope", "rope"], Counter(killed=26))
 
 
 def test_every_mutant_differs_and_compiles() -> None:
