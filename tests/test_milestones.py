@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import nbformat
 import pytest
 import soundfile
 
 from tinyomni import Omni, attention, cli
 from tinyomni.grade import milestones
 from tinyomni.grade.milestones import MILESTONES, milestone
+from tinyomni.grade.registry import find_lesson
 
 TOP = Path(__file__).resolve().parent.parent
 OWN = """import torch
@@ -46,6 +48,14 @@ def test_own_parts_take_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "  a cell of 03_attention.py raises ValueError: half done" in said
     assert "03_attention: yours split_heads; the library's causal_mask, merge_heads, attention" in said
     assert said[-2] == "Milestone 05: test, with 1 parts of your own" and said[-1]
+
+
+def test_a_stub_in_a_python_file_does_not_hide_the_answer_in_the_notebook(tmp_path: Path) -> None:
+    cell = nbformat.v4.new_code_cell("def merge_heads(x):\n    return x.transpose(1, 2).flatten(2)")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "03_attention.ipynb")
+    (tmp_path / "03_attention.py").write_text(f"{OWN}\ndef merge_heads(x):\n    raise NotImplementedError\n")
+    mine, missing = milestones.answers_of(find_lesson("03_attention"), tmp_path, lambda line: None)
+    assert list(mine) == ["merge_heads", "split_heads"] and missing == ["causal_mask", "attention"]
 
 
 @pytest.mark.parametrize("number", MILESTONES)

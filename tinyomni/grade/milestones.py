@@ -120,21 +120,31 @@ def milestone(
 
 
 def answers_of(lesson: Lesson, folder: Path, report: Report) -> tuple[dict[str, Any], list[str]]:
-    """The answers to a lesson that pass and can be swapped in, and the names of the others."""
-    names: dict[str, Any] = {"display": lambda *shown, **more: None}
+    """The answers to a lesson that pass and can be swapped in, and the names of the others.
+
+    Where there is a notebook and a Python file, an answer in either of them is enough.
+    """
+    usable = [each for each in lesson.exercises if each.replacements]
+    mine: dict[str, Any] = {}
     for suffix in (".ipynb", ".py"):
         path = folder / f"{lesson.notebook}{suffix}"
         if path.is_file() and has_answers(path):
-            for kind, source in read_cells(path):
-                if kind == "code" and not NO_ANSWER.search(source):
-                    try:
-                        exec(compile(source, str(path), "exec", dont_inherit=True), names)
-                    except Exception as error:  # whatever a learner's cell raises: the others may still be used
-                        report(f"  a cell of {path.name} raises {type(error).__name__}: {error}")
-    usable = [each for each in lesson.exercises if each.replacements]
-    mine = {
-        each.name: names[each.answer_name]
-        for each in usable
-        if each.answer_name in names and grade_answer(each, names[each.answer_name])
-    }
+            names = names_of(path, report)
+            mine |= {
+                each.name: names[each.answer_name]
+                for each in usable
+                if each.answer_name in names and grade_answer(each, names[each.answer_name])
+            }
     return mine, [each.name for each in usable if each.name not in mine]
+
+
+def names_of(path: Path, report: Report) -> dict[str, Any]:
+    """What the cells of a file define, those left out that check or swap."""
+    names: dict[str, Any] = {"display": lambda *shown, **more: None}
+    for kind, source in read_cells(path):
+        if kind == "code" and not NO_ANSWER.search(source):
+            try:
+                exec(compile(source, str(path), "exec", dont_inherit=True), names)
+            except Exception as error:  # whatever a learner's cell raises: the others may still be used
+                report(f"  a cell of {path.name} raises {type(error).__name__}: {error}")
+    return names
