@@ -72,7 +72,7 @@ def choose_questions(schedule: Schedule, today: datetime.date, lesson: str = "",
     known = [each for each in questions() if lesson in ("", each.lesson)]
     if not known:
         lessons = sorted({each.lesson for each in questions()})
-        raise InputError(f"expected a lesson from {lessons[0]} to {lessons[-1]}, got {lesson!r}")
+        raise InputError(f"expected one of the lessons {', '.join(lessons)}, got {lesson!r}")
     again = [each for each in known if each.key in schedule and schedule[each.key][1] <= today.isoformat()]
     new = [each for each in known if each.key not in schedule]
     return (sorted(again, key=lambda each: schedule[each.key][1]) + new)[:count]
