@@ -75,7 +75,7 @@ def test_a_question_can_be_left_and_the_quiz_ended() -> None:
 
 
 def test_a_damaged_file_and_an_unknown_lesson_are_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match="expected one of the lessons 01, .*, 23, got '77'"):
+    with pytest.raises(InputError, match=r"expected one of the lessons 01, .*, 23, got '77'"):
         quiz("77")
     home.mkdir()
     for damage in ("{", "[]", '{"a": [1]}', '{"a": [1, "tomorrow"]}'):
