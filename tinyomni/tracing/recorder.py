@@ -132,6 +132,7 @@ class Recorder:
     def _clear(self) -> None:
         """Let go of the program's objects."""
         self._codes: dict[int, tuple[types.CodeType, Located | Named | None]] = {}
+        self._passed: dict[int, tuple[types.CodeType, bool]] = {}  # by the id of the code, as above
         self._calls: dict[Function, Calls] = {}
         self._open: list[OpenCall] = []
         self._annotated, self._unnamed = 0, 0
@@ -305,9 +306,16 @@ class Recorder:
 
     def _called(self, frame: types.FrameType | None, above: OpenCall | None) -> str:
         """Where a call comes from; below a call from within a library, where that one comes from."""
-        while frame is not None and is_passed_over(frame):
-            if above is not None and frame is above.frame:
-                return above.record.called
+        passed, end = self._passed, above.frame if above else None
+        while frame is not None:
+            code = frame.f_code
+            known = passed.get(id(code))
+            if known is None:
+                known = passed[id(code)] = (code, is_passed_over(frame))
+            if not known[1]:
+                break
+            if frame is end:
+                return above.record.called if above else ""
             frame = frame.f_back
         return place_of(frame)
 

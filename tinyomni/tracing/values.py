@@ -20,6 +20,7 @@ from tinyomni.tracing.tensors import TensorInfo
 
 LONGEST_TEXT = 80
 DEEPEST = 6
+FEW = 4
 MOST_ITEMS = 256  # of one container
 MOST_NODES = 2048  # of one value
 
@@ -91,6 +92,8 @@ def key_of(value: Any) -> Any:
         return kind
     if how <= SCALAR:
         return _leaf_key(value, kind, how)
+    if kind is tuple and len(value) <= FEW and all(type(part) is Tensor for part in value):  # often, so quickly
+        return kind, *map(key_of, value)
     return _container_key(value, kind, how, DEEPEST, [MOST_NODES])
 
 
