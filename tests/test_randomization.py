@@ -112,7 +112,9 @@ def test_made_up_shapes_are_closed_outlines_unlike_each_other() -> None:
     outlines = [made_up(random.Random(seed)) for seed in range(60)]
     assert len({len(each) for each in outlines}) > 6
     assert all(0.3 < max(math.hypot(x, y) for x, y in each) <= 1.001 for each in outlines)
-    assert len(FOREIGN["wedge"]) == 4 and min(map(len, outlines)) == 5  # nothing with four corners is made up
+    assert len(FOREIGN["wedge"]) == 4 and min(map(len, outlines)) == 4
+    for a, b, c, _ in (each for each in outlines if len(each) == 4):  # too flat for a square or a diamond
+        assert math.dist(a, b) > 1.5 * math.dist(b, c)
 
 
 def test_scenes_of_the_wide_style_vary_more_and_more() -> None:

@@ -48,8 +48,8 @@ class Randomization:
     background: float = 1.0  # how often it is not white paper
     gradient: float = 0.3
     texture: float = 0.3
-    outline: float = 0.6  # how often a thing has one
-    thick: float = 0.4  # how often that is up to a third of its radius wide
+    outline: float = 0.7  # how often a thing has one
+    thick: float = 0.6  # how often that is up to a third of its radius wide
     hollow: float = 0.1  # only the outline of a thing is drawn, in its colour
     scribble: float = 0.12  # filled with strokes
     hand_drawn: float = 0.35  # wobbly lines, round corners
@@ -194,15 +194,39 @@ ANY_TURN = ("circle", "ring", "star", "triangle")
 
 
 def made_up(rng: random.Random) -> Outline:
-    """A shape that the world has no word for: a star, but not of five points, a polygon, regular or not, an ellipse."""
-    kind = rng.choice(("star", "regular", "polygon", "ellipse"))
+    """A shape that the world has no word for: a star, but not of five points, a polygon, regular or not, a flat
+    parallelogram, an ellipse, a blob, or a circle of which a piece is missing.
+    """
+    kind = rng.choice(("star", "regular", "polygon", "parallelogram", "ellipse", "blob", "sector"))
+    if kind == "parallelogram":
+        half, shear = rng.uniform(0.3, 0.5), rng.choice((-1, 1)) * rng.uniform(0.0, 0.6)
+        corners = [
+            (-1 + shear * half, -half),
+            (1 + shear * half, -half),
+            (1 - shear * half, half),
+            (-1 - shear * half, half),
+        ]
+        far = math.hypot(1 + abs(shear) * half, half)
+        return [(x / far, y / far) for x, y in corners]
+    if kind == "sector":
+        half = rng.uniform(0.3, 1.3)  # of the angle that is missing
+        return [(0.0, 0.0), *((math.cos(t), math.sin(t)) for t in np.linspace(half, 2 * math.pi - half, 40))]
     if kind == "star":
-        count, inner = rng.choice((4, 6, 7, 9)), rng.uniform(0.4, 0.75)
+        count = rng.choice((4, 6, 7, 9, 10, 12))
+        inner = rng.uniform(0.3, 0.5 if count == 4 else 0.75)  # a blunt star of four points is a diamond
         radii = [1.0, inner] * count
     elif kind == "regular":
         radii = [1.0] * rng.choice((5, 6))
+    elif kind == "polygon":
+        radii = [rng.uniform(0.4, 1.0) for _ in range(rng.randint(5, 9))]
+    elif kind == "ellipse":
+        radii = [1.0] * 40
     else:
-        radii = [rng.uniform(0.4, 1.0) for _ in range(rng.randint(5, 9))] if kind == "polygon" else [1.0] * 40
+        waves = [(n, rng.uniform(0.1, 0.35) / n**0.5, rng.uniform(0, 2 * math.pi)) for n in (2, 3, 5)]
+        radii = [
+            1 + sum(high * math.cos(n * 2 * math.pi * k / 40 + start) for n, high, start in waves) for k in range(40)
+        ]
+        radii = [r / max(radii) for r in radii]
     step, flat = 2 * math.pi / len(radii), rng.uniform(0.35, 0.6) if kind == "ellipse" else 1.0
     shift = [rng.uniform(-0.3, 0.3) * step if kind == "polygon" else 0.0 for _ in radii]
     angles = [(number + more) * step for number, more in enumerate(shift)]
@@ -264,7 +288,8 @@ def masks(spot: Spot, rng: random.Random, how: Randomization, can_be_hollow: boo
     """Of one thing, on a tile of (2 × reach)²: what its colour covers, and its outline, each as a mask."""
     reach, scale = tile_reach(spot.radius), SUPERSAMPLING
     side, radius = 2 * reach * scale, spot.radius * scale
-    angle = rng.uniform(-math.pi, math.pi) if how.rotation and spot.shape in ANY_TURN else 0.0
+    any_turn = spot.outline is not None or spot.shape in ANY_TURN
+    angle = rng.uniform(-math.pi, math.pi) if how.rotation and any_turn else 0.0
     angle = rng.uniform(-how.rotation, how.rotation) if not angle or how.rotation < 0.3 else angle
     points = turned(
         spot.outline or outline_of(spot.shape), angle, 1 + rng.uniform(-0.12, 0.12) * min(1.0, how.size * 3)
@@ -357,7 +382,7 @@ def outline_colour(colour: Colour, behind: np.ndarray, rng: random.Random, clear
     """Dark, light, a darker shade of the thing's colour, or any; where the thing itself is hardly seen, one that is."""
     darker: Colour = (colour[0] * 0.55, colour[1] * 0.55, colour[2] * 0.55)
     any_colour: Colour = (rng.uniform(0, 255), rng.uniform(0, 255), rng.uniform(0, 255))
-    choices: list[Colour] = [(0, 0, 0), (0, 0, 0), (90, 90, 90), darker, darker, (255, 255, 255), any_colour]
+    choices: list[Colour] = [*3 * [(0, 0, 0)], (90, 90, 90), darker, darker, (255, 255, 255), any_colour]
     if not clear:
         choices = [each for each in choices if min(contrast(each, behind), contrast(each, colour)) >= CONTRAST]
         choices = choices or [max(((0, 0, 0), (255, 255, 255)), key=lambda each: contrast(each, behind))]

@@ -78,7 +78,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 RAMP = 0.2  # of the first cycle of the wide style, over which images vary more and more, from scratch
-P_UNCLEAR = 0.25  # of its images have no description
+P_UNCLEAR = 0.3  # of its images have no description
 MASKED_PATCHES = 48  # that are encoded of most images where the masks of the things are known
 WHOLE = {"plain": 4, "wide": 32}  # one of so many images is encoded with all patches
 CAPTIONS = {"plain": 1, "wide": 4}  # one of so many captions is read
