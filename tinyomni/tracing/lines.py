@@ -81,7 +81,8 @@ class Lines:
         rows = "".join(
             f'<tr><td style="text-align:left;white-space:pre{"" if ran or not code.strip() else ";color:#888"}">'
             f"<code>{escape(code) or '&nbsp;'}</code></td>"
-            f'<td style="text-align:left;white-space:pre-wrap;padding-left:2em;color:var(--jp-content-link-color,#0b5394)">'
+            '<td style="text-align:left;white-space:pre-wrap;padding-left:2em;'
+            'color:var(--jp-content-link-color,#0b5394)">'
             f"<code>{escape(note)}</code></td></tr>"
             for _, code, note, ran in self._rows()
         )
