@@ -61,6 +61,8 @@ def test_one_run_has_the_colour_of_its_modality_and_labels_at_its_curves(runs: l
     above = plot_runs([runs[0].rename(tmp_path / "vision")]).axes[0]
     assert above.get_legend() is None and {text.get_text() for text in above.texts} == {"training", "validation"}
     assert {line.get_color() for line in above.lines} == {IMAGE.colour}
+    assert above.get_title("left") == "After 100 steps the training loss is 0.109, from 2.85"  # means of two steps
+    assert not plot_runs(runs[1:] * 2).axes[0].get_title("left")
 
 
 def test_a_picture_is_written(runs: list[Path], tmp_path: Path) -> None:

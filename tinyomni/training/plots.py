@@ -30,7 +30,8 @@ def plot_runs(runs: Sequence[Path]) -> "Figure":
 
     Lines are running means of the training loss, over a fiftieth of the run; the pale lines are the single batches, the
     marks are validations, a cross at the top is a skipped batch. Runs differ in line and mark, not in colour alone; a
-    single run has the colour of its modality, and its curves are labelled where they end.
+    single run has the colour of its modality, its curves are labelled where they end, and the title says how far the
+    loss went.
     """
     from matplotlib.figure import Figure  # slow to load, and only needed here
 
@@ -48,7 +49,8 @@ def plot_runs(runs: Sequence[Path]) -> "Figure":
         colour, of = look.colour, "" if alone else f"{run.name}: "
         at, losses = [entry["step"] for entry in steps], np.array([entry["loss"] for entry in steps])
         above.plot(at, losses, color=colour, alpha=0.2, linewidth=0.6)
-        above.plot(at, running_mean(losses, max(1, len(at) // 50)), style, color=colour, label=f"{of}training")
+        mean = running_mean(losses, width := max(1, len(at) // 50))
+        above.plot(at, mean, style, color=colour, label=f"{of}training")
         checks = [e for e in entries if (e.get("validation") or {}).get("loss") is not None]
         if checks:
             above.plot(
@@ -67,6 +69,9 @@ def plot_runs(runs: Sequence[Path]) -> "Figure":
         below.plot(at, [entry["lr"] for entry in steps], style, color=colour)
     above.set_ylabel("loss")
     if alone:
+        above.set_title(
+            f"After {at[-1]} steps the training loss is {mean[-1]:.3g}, from {mean[width - 1]:.3g}", loc="left"
+        )
         label_ends(above)
     else:
         above.legend(loc="upper right", bbox_to_anchor=(1, 0.93))  # below the crosses
