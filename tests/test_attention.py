@@ -150,6 +150,9 @@ def test_the_angles_are_the_formula_at_every_position() -> None:
 def test_a_plain_layer_has_no_bias_no_rope_and_sees_the_future() -> None:
     layer, x = SelfAttention(H * D, H), torch.randn(B, T, H * D)
     assert layer.state_dict().keys() == {f"{name}_proj.weight" for name in "qkvo"}
+    plain = qkv()
+    assert torch.equal(attend(*plain), attend(*plain, causal=False))
+    assert torch.equal(attention(*plain)[0], attention(*plain, causal=False)[0])
     changed = x.clone()
     changed[:, -1] += 1
     assert not torch.allclose(layer(x)[:, 0], layer(changed)[:, 0])

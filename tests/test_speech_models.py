@@ -386,7 +386,7 @@ def test_levels_of_the_vocoder() -> None:
     assert from_log(torch.tensor([-20.0, -11.6, 0.0, 1.0])).tolist() == pytest.approx(
         [0, 0, 1 - 1e-5, torch.e - 1e-5], abs=1e-6
     )
-    assert torch.isfinite(from_log(torch.tensor(1e30))) and from_log(torch.tensor(19.0)) > 1e8
+    assert float(from_log(torch.tensor(1e30))) == pytest.approx(torch.e**20)
     wave = torch.tensor([-0.8, -0.3, 0.0, 0.79])
     assert torch.equal(soft_clip(wave), wave)
     loud = soft_clip(torch.tensor([0.85, -0.85, 1.0, 50.0]))

@@ -53,6 +53,20 @@ def test_sound_is_there_four_frames_behind_the_codes(omni: Omni) -> None:
     assert [len(piece) for piece in pieces] == [1280] * (len(codes) - 2)
 
 
+def test_a_codec_of_single_frames_waits_for_none_behind_them() -> None:
+    codec, asked = SpeechCodec(single_frame=True), 0
+
+    def frames() -> Iterator[Tensor]:
+        nonlocal asked
+        for frame in torch.randint(0, 128, (5, 2)):
+            asked += 1
+            yield frame
+
+    pieces = codec.stream(frames())
+    assert len(next(pieces)) == 1280 and asked == 2  # the vocoder's one
+    assert sum(map(len, pieces)) == 4 * 1280 and asked == 5
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_stream_is_as_good_as_the_whole(omni: Omni, text: str) -> None:
     whole, stream = omni.speak(text), torch.cat(list(omni.speak(text, stream=True)))
