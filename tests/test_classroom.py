@@ -24,6 +24,7 @@ from tinyomni.grade.isolation import FORKS, Limits
 from tinyomni.grade.notebook import code_cells, find_answered, grade_notebook, read_cells
 from tinyomni.grade.registry import exercises, find_lesson, lessons
 from tinyomni.grade.self_test import quiz
+from tinyomni.training import stages
 
 TOP = Path(__file__).resolve().parent.parent
 SOLUTIONS = sorted((TOP / "solutions").glob("*.ipynb"))
@@ -591,3 +592,23 @@ def test_the_quiz_says_how_to_answer() -> None:
 def test_a_milestone_names_the_folder_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"milestone 05: there is no folder .*nowhere"):
         milestones.milestone("5", tmp_path / "nowhere")
+
+
+# ---- the instructor's page ------------------------------------------------------------------------------------------
+
+
+def test_the_projected_hours_follow_from_the_presets_and_the_model_card() -> None:
+    card = (TOP / "tinyomni" / "weights" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    page = (TOP / "docs" / "instructors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| (\d[\d,]+,\d{3}) \w+ \| (.*) \|$", page, re.MULTILINE)
+    assert [stage for stage, *_ in rows] == ["thinker", "vision", "audio", "codec", "talker", "omni"]
+    for stage, samples, hours in rows:
+        settings = stages.get(stage).presets["gpu"]
+        count = settings.steps * settings.batch_size * settings.grad_accum_steps
+        assert samples == f"{count:,}"
+        trained = re.search(rf"^\| {stage} \| \d+ \| [^|]* \| ([\d.]+) \| (\d+) \|", card, re.MULTILINE)
+        if trained is None:
+            assert hours == "not in the card"
+        else:
+            expected = round(count * float(trained[1]) / float(trained[2]) / 60)
+            assert hours == f"{expected} hour{'s' * (expected != 1)}"
