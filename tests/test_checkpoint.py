@@ -464,6 +464,30 @@ def test_metadata_that_no_parser_likes_is_a_corrupt_checkpoint(tmp_path: Path) -
             load(path)
 
 
+def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "tmp-00000003").mkdir()
+    (tmp_path / "tmp-00000003" / "tensors.safetensors").write_bytes(b"half")
+    (tmp_path / "tmp-last").write_bytes(b"step-0")
+    path = save(tmp_path, 2, {"model.a": torch.ones(2)}, {})
+    checkpoint.clear_temporary(tmp_path)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["last", path.name]
+
+
+def test_checkpoints_are_listed_from_the_newest_and_the_best_is_kept(tmp_path: Path) -> None:
+    paths = [save(tmp_path, step, {"model.a": torch.ones(2) * step}, {}) for step in (9, 10, 2, 100)]
+    assert [each.name for each in paths] == ["step-00000009", "step-00000010", "step-00000002", "step-00000100"]
+    (tmp_path / "step-00000200.corrupt").mkdir()
+    newest = [paths[3], paths[1], paths[0], paths[2]]
+    assert checkpoint.list_checkpoints(tmp_path) == newest
+    checkpoint.set_pointer(tmp_path, "best", paths[2])
+    checkpoint.prune(tmp_path, 2)
+    assert checkpoint.list_checkpoints(tmp_path) == [*newest[:2], paths[2]]
+    assert read_pointer(tmp_path, "last") == paths[3] and read_pointer(tmp_path, "none") is None
+    again = save(tmp_path, 100, {"model.a": torch.zeros(2)}, {"more": 1})
+    tensors, metadata = load(again)
+    assert not tensors["model.a"].any() and (metadata["step"], metadata["more"]) == (100, 1)
+
+
 def test_a_pointer_that_is_no_name_is_an_error(tmp_path: Path) -> None:
     save(tmp_path, 7, {"model.w": torch.ones(2)}, {})
     assert read_pointer(tmp_path, "last") == path_of(tmp_path, 7)

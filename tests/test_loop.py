@@ -542,6 +542,45 @@ def test_the_costs_of_earlier_runs_add_up(tmp_path: Path) -> None:
     assert written["initialized_from"] == result.initialized_from
 
 
+def test_the_clock_goes_on_where_a_run_is_lengthened(tmp_path: Path) -> None:
+    first, _ = run(tmp_path, steps=4)
+    second, _ = run(tmp_path, steps=8)
+    seconds = [entry["seconds"] for entry in read_log(tmp_path / "log.jsonl") if "loss" in entry]
+    assert len(seconds) == 8 and 0 < first.seconds < second.seconds < 600
+    assert (
+        seconds == sorted(seconds) and seconds[3] == round(first.seconds, 3) and seconds[7] == round(second.seconds, 3)
+    )
+
+
+def test_metrics_are_means_by_weight() -> None:
+    averager = loop.MetricAverager()
+    averager.add({"a": 1, "b": torch.tensor(2.0)}, 1)
+    averager.add({"a": 4.0}, 3)
+    averager.add({"c": 5.0}, 0)
+    assert averager.means() == {"a": 13 / 4, "b": 2}
+
+
+def test_the_best_validation_is_the_lowest_and_patience_counts_those_that_are_not() -> None:
+    result, settings = Result(), short(steps=12, patience=2)
+    told = []
+    for result.steps, loss in enumerate((2.0, 2.0, 1.5, torch.nan, 1.6), 1):
+        result.validation = {"loss": loss}
+        told.append((loop.update_best(result), result.best, result.best_step, result.not_improved))
+    assert told == [(True, 2.0, 1, 0), (False, 2.0, 1, 1), (True, 1.5, 3, 0), (False, 1.5, 3, 1), (False, 1.5, 3, 2)]
+    assert loop.done(result, settings) and not loop.done(result, short(steps=12, patience=3))
+    result.validation = {}
+    assert not loop.update_best(result) and result.not_improved == 2
+    for result.steps, ended in ((11, False), (12, True), (13, True)):
+        assert loop.done(result, short(steps=12)) is ended
+
+
+def test_skipped_batches_and_overflows_are_counted_apart() -> None:
+    result = Result()
+    for skip in (loop.SkipBatch("bad"), loop.Overflow("fp16"), loop.SkipBatch("bad")):
+        loop.count(skip, result)
+    assert (result.skipped, result.skipped_in_a_row, result.overflows) == (2, 2, 1)
+
+
 def test_a_run_starts_from_the_weights_of_another(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     learned = run(tmp_path / "one", eval_every=4)[1]
     checkpoint.load_weights(learned, tmp_path / "one")
