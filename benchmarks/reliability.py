@@ -137,9 +137,7 @@ def page() -> str:
         ),
         "Tried by hand": ("From `benchmarks/by_hand.toml`. No script repeats it.", by_hand()),
     }
-    made = (
-        "Made by `python benchmarks/reliability.py`; a script measured every figure but those of the last part."
-    )
+    made = "Made by `python benchmarks/reliability.py`; a script measured every figure but those of the last part."
     lines = ["# Reliability", "", made]
     for title, (text, found) in parts.items():
         lines += ["", f"## {title}", "", text, "", *found]
