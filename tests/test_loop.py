@@ -552,6 +552,16 @@ def test_the_clock_goes_on_where_a_run_is_lengthened(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("every", "steps"), [(100, [12]), (5, [5, 10, 12]), (4, [4, 8, 12])])
+def test_it_validates_now_and_then_and_at_the_end(every: int, steps: list[int], tmp_path: Path) -> None:
+    result, _ = run(tmp_path, eval_every=every, checkpoint_freq=7)
+    log = read_log(tmp_path / "log.jsonl")
+    assert [entry["step"] for entry in log if "validation" in entry] == steps
+    assert result.validation["loss"] == log[-1]["validation"]["loss"]
+    saved = {int(each.name[5:]) for each in checkpoint.list_checkpoints(tmp_path)}
+    assert {12, result.best_step} <= saved <= {7, *steps}
+
+
 def test_metrics_are_means_by_weight() -> None:
     averager = loop.MetricAverager()
     averager.add({"a": 1, "b": torch.tensor(2.0)}, 1)
