@@ -505,11 +505,14 @@ def test_a_release_holds_no_solution(releases: dict[str, dict[str, str]]) -> Non
 
 
 def test_without_graders_a_check_judges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("checker", "registry", "progress"):
-        name = "lessons" if module == "progress" else "exercises"
+    for module, name in (
+        ("checker", "exercises"), ("registry", "exercises"), ("progress", "lessons"), ("notebook", "lessons"),
+    ):  # fmt: skip
         monkeypatch.setattr(f"tinyomni.grade.{module}.{name}", lambda: {})
     assert "your instructor grades it" in repr(check.merge_heads(None))
     assert "your instructor" in progress.format_progress()
+    with pytest.raises(InputError, match="holds no graders: your instructor has them"):
+        find_answered(SOLUTIONS[0], code_cells(SOLUTIONS[0]))
 
 
 def test_a_release_without_a_deleted_lesson(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tinyomni.grade import swapping
 from tinyomni.grade.build import has_answers
 from tinyomni.grade.grading import grade_answer
 from tinyomni.grade.notebook import read_cells
-from tinyomni.grade.registry import Lesson, lessons
+from tinyomni.grade.registry import NO_GRADERS, Lesson, lessons
 from tinyomni.grade.swapping import swap
 from tinyomni.omni import DESCRIBE, Omni
 
@@ -102,6 +102,8 @@ def milestone(
         raise InputError(
             f"milestone {number}: there is no folder {folder}; name that of your exercises with --exercises"
         )
+    if not lessons():
+        raise InputError(NO_GRADERS)
     answers: dict[str, Any] = {}
     for lesson in lessons():
         if lesson.notebook[:2] <= number and any(each.replacements for each in lesson.exercises):

@@ -23,7 +23,7 @@ from tinyomni.grade.exercise import Exercise
 from tinyomni.grade.grading import NOT_ATTEMPTED, PASSED, SYMBOLS, judge
 from tinyomni.grade.isolation import FORKS, MODES, EndedEarly, Limits, Worker, printable
 from tinyomni.grade.percent import parse
-from tinyomni.grade.registry import Lesson, exercises, find_lesson, lessons
+from tinyomni.grade.registry import NO_GRADERS, Lesson, exercises, find_lesson, lessons
 from tinyomni.grade.worker import main as worker_main
 
 MISSING, NO_RESULT = "missing", "no result"
@@ -69,6 +69,8 @@ def read_cells(path: Path) -> list[tuple[str, str]]:
 
 def detect_lesson(path: Path, cells: list[str]) -> str:
     """Which lesson a notebook answers: by the checks in it and by its name. Raises InputError if neither tells."""
+    if not lessons():
+        raise InputError(NO_GRADERS)
     called = re.findall(r"check\.(\w+)", "\n".join(cells))
     votes = [exercises()[name].notebook for name in called if name in exercises()]
     votes += [lesson.notebook for lesson in lessons() if path.stem.startswith(lesson.notebook)]

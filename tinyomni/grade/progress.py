@@ -14,7 +14,7 @@ from typing import Any
 from tinyomni.errors import InputError
 from tinyomni.files import whole
 from tinyomni.grade.grading import NOT_ATTEMPTED, PASSED, Verdict
-from tinyomni.grade.registry import lessons
+from tinyomni.grade.registry import NO_GRADERS, lessons
 
 
 def data_dir() -> Path:
@@ -81,7 +81,7 @@ def format_progress() -> str:
         rows.append(f"{lesson.notebook[:2]}  {lesson.title:28} {counts}  {bar}{started}")
         open_exercises += [each for each in lesson.exercises if each not in passed]
     if not rows:
-        return "This release holds no graders: your instructor has them."
+        return NO_GRADERS
     if not open_exercises:
         return "\n".join([*rows, "All exercises passed."])
     first = open_exercises[0]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from tinyomni.grade import lessons as lesson_modules
 from tinyomni.grade.exercise import Exercise
 
+NO_GRADERS = "This release holds no graders: your instructor has them."
+
 
 @dataclass(frozen=True)
 class Lesson:
