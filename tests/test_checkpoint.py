@@ -469,6 +469,8 @@ def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else(tmp_pat
     (tmp_path / "tmp-00000003" / "tensors.safetensors").write_bytes(b"half")
     (tmp_path / "tmp-last").write_bytes(b"step-0")
     path = save(tmp_path, 2, {"model.a": torch.ones(2)}, {})
+    assert load(save(tmp_path / "not" / "there", 2, {"model.a": torch.ones(2)}, {}))[1]["step"] == 2
+    shutil.rmtree(tmp_path / "not")
     checkpoint.clear_temporary(tmp_path)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["last", path.name]
 
