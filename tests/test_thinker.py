@@ -145,6 +145,7 @@ def test_a_row_that_has_ended_does_not_end_the_others() -> None:
     eos = next(id for id in free[0].tolist() if id not in free[1].tolist())
     stopped = generate(model, ids, max_new_tokens=12, eos=eos)
     end = free[0].tolist().index(eos)
+    assert torch.equal(generate(model, ids[:1], max_new_tokens=12, eos=eos), free[:1, : end + 1])  # nothing behind it
     assert torch.equal(stopped[1], free[1]) and stopped[0].tolist() == [*free[0, :end].tolist(), *[eos] * (12 - end)]
 
 
