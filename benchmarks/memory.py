@@ -1,6 +1,6 @@
 """The most memory that each command needs, in a process of its own.
 
-    python benchmarks/memory.py                    all commands, on two threads; about 5 minutes
+    python benchmarks/memory.py                    all commands, on two threads; 10 to 20 minutes
     python benchmarks/memory.py --only ask speak   these, into the same file; the others keep what was measured
 
 The result goes to benchmarks/memory.json; docs/reliability.md is made from it. Training is measured by every run: its
