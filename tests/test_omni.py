@@ -87,6 +87,7 @@ def test_the_budget_is_spelled_out(omni: Omni) -> None:
     wave = torch.randn(81_920) * 0.1
     with torch.no_grad():
         assert omni.embed(audio=(wave, 16_000)).shape[1] == 128
+    omni.check_audio(torch.cat([wave, wave[:159]])[None])  # not a whole frame more
     with pytest.raises(ValueError, match=r"129 audio tokens > 128.* 5\.12 s fit"):
         omni.embed(audio=(torch.cat([wave, wave[:160]]), 16_000))
     with pytest.raises(ValueError, match=r"image 1 \+ audio 128 \+ text 401 = 530 tokens > ctx_len = 512"):
