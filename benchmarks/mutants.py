@@ -304,7 +304,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     in_time = itertools.takewhile(lambda _: time.monotonic() < deadline, sources)
     for at, outcome in outcomes(in_time, args.jobs):
         mutant = order[at][0]
-        done[key_of(vars(mutant))] = {**vars(mutant), "outcome": outcome}
+        key = key_of(vars(mutant))
+        # what was found first is kept: a test that was written for a survivor says nothing about other mutants
+        done[key] = {**vars(mutant), "outcome": outcome, "first": done.get(key, {}).get("first", outcome)}
         print(f"{len(done)} {outcome:8} {mutant}", flush=True)
         # after each one: a run that is stopped has what it measured, and the next one goes on
         of = {module: len(pool) for module, pool in pools.items()}

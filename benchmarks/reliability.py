@@ -54,10 +54,12 @@ def mutants() -> list[str]:
         rows.append(f"| {module} | {' | '.join(map(str, cells))} |")
     survivors = [each for each in found["results"] if each["outcome"] == "survived"]
     killed = 1 - len(survivors) / len(found["results"])
+    at_first = sum(each["first"] != "survived" for each in found["results"]) / len(found["results"])
     run, every = len(found["results"]), sum(found["of"].values())
     sample = f"{'All' if run == every else f'A sample of {run:,} of'} {every:,} mutants (seed {found['seed']})"
     why = "Survivors, with the reason why no test has to notice them:"
-    lines = [f"{sample}; {killed:.0%} were killed.", "", *rows, "", why, ""]
+    told = f"{sample}: {at_first:.0%} were killed at first, {killed:.0%} once survivors had got tests."
+    lines = [told, "", *rows, "", why, ""]
     for each in survivors:
         why = reason_of(each) or "no reason yet: a test is missing"
         lines.append(f"- {each['module']}, `{each['code']}`: `{each['before']}` → `{each['after']}`. {why}")

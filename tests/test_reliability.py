@@ -106,6 +106,8 @@ def test_a_run_goes_on_where_the_last_one_ended(tmp_path: Path, monkeypatch: pyt
     assert run("--again", "--modules", "vision") == (1, [], Counter(killed=24, survived=2))
     survives = ""
     assert run("--again") == (0, ["rope", "rope"], Counter(killed=26))
+    first = Counter(each["first"] for each in json.loads(out.read_text(encoding="utf-8"))["results"])
+    assert first == Counter(killed=24, survived=2)
 
 
 def test_every_mutant_differs_and_compiles() -> None:
