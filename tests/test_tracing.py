@@ -416,9 +416,12 @@ def test_two_runs_print_and_save_the_same_and_come_back(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 2}', '{"schema": 1, "title": "x", "values": 3}'])
-def test_another_file_is_no_trace(text: str, tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(text)
+NO_TRACES = [b"", b"[]", b"{}", b'{"schema": 2}', b'{"schema": 1, "title": "x", "values": 3}', b"\xff", b"[" * 200_000]
+
+
+@pytest.mark.parametrize("content", NO_TRACES, ids=lambda content: content[:40].decode(errors="replace"))
+def test_another_file_is_no_trace(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.json"):
         Trace.load(tmp_path / "a.json")
 

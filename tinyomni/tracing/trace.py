@@ -160,7 +160,7 @@ class Trace(Run):
                 [Mismatch(**each) for each in data["mismatches"]],
                 data["problem"],
             )
-        except (KeyError, TypeError, IndexError, AttributeError, json.JSONDecodeError) as error:
+        except (LookupError, TypeError, AttributeError, UnicodeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a trace written by t.save(): {error!r}") from error
 
 
