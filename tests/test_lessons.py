@@ -107,8 +107,10 @@ def test_a_slider_over_choices_grows_to_the_right_and_begins_at_the_first_one() 
     assert slider.value == 3 and list(slider.options) == [1, 2, 3]
 
 
-def test_what_a_reader_may_write_wrongly_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_reader_may_write_wrongly_is_told_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     def show_file(image_file: str) -> tuple[Figure, str]:
+        if image_file == "":
+            raise ValueError
         Path(image_file).read_bytes()
         return Figure(figsize=(2, 1)), image_file
 
@@ -117,6 +119,9 @@ def test_what_a_reader_may_write_wrongly_is_told_in_a_line(capsys: pytest.Captur
     field = show._controls(show_file, handle, {"image_file": __file__}).children[0]
     field.value = "no_such.png"
     assert "No such file" in capsys.readouterr().out and updates == []
+    field.value = ""  # an error without a text
+    told = capsys.readouterr().out
+    assert "✘" in told and "Traceback" not in told and updates == []
     field.value = __file__
     assert updates == [__file__]
 

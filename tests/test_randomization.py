@@ -117,6 +117,21 @@ def test_made_up_shapes_are_closed_outlines_unlike_each_other() -> None:
         assert math.dist(a, b) > 1.5 * math.dist(b, c)
 
 
+def test_a_made_up_star_of_four_points_is_no_diamond() -> None:
+    stars = [each for each in (made_up(random.Random(seed)) for seed in range(400)) if len(each) == 8]
+    stars = [each for each in stars if all(math.hypot(*point) == pytest.approx(1) for point in each[::2])]
+    assert len(stars) > 3 and all(math.hypot(*point) < 0.51 for each in stars for point in each[1::2])  # diamond: 0.71
+
+
+def test_made_up_shapes_turn_to_any_side() -> None:
+    bar = [(-1.0, -0.2), (1.0, -0.2), (1.0, 0.2), (-1.0, 0.2)]
+    spot = randomization.Spot(FOREIGN_SHAPE, "red", 112, 112, 30, bar)
+    fills = [randomization.masks(spot, random.Random(seed), WIDE, can_be_hollow=False)[0] for seed in range(40)]
+    boxes = [box for each in fills if (box := each.getbbox())]
+    upright = [right - left < 0.6 * (lower - upper) for left, upper, right, lower in boxes]
+    assert 3 < sum(upright) < 37  # 0.6 radians, as far as the world's own shapes lean, leave it lying
+
+
 def test_scenes_of_the_wide_style_vary_more_and_more() -> None:
     plain, wide = Scenes(size=50, speech=False), Scenes(size=50, speech=False, style="wide", ramp=40)
     samples = [wide[index] for index in range(12)]

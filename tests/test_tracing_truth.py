@@ -34,6 +34,8 @@ class Takes(nn.Module):
     ("one", "other"),
     [
         (Pair(torch.zeros(2), torch.zeros(3)), Pair(torch.zeros(2), torch.zeros(4))),
+        ((torch.zeros(2), torch.zeros(3)), (torch.zeros(2), torch.zeros(4))),
+        ((torch.zeros(2),), (torch.zeros(2).long(),)),
         (tuple(torch.zeros(2) for _ in range(19)), (*(torch.zeros(2) for _ in range(18)), torch.zeros(5))),
         ([torch.zeros(1)] * 40, [torch.zeros(1)] * 39 + [torch.zeros(1).long()]),
         ({"a": {"b": [torch.zeros(2)]}}, {"a": {"b": [torch.zeros(7)]}}),

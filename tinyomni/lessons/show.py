@@ -157,7 +157,7 @@ def _controls(draw: Callable[..., Drawing], handle: Any, choices: dict[str, Any]
             try:
                 data, metadata, below = drawn(draw, values, play=True)
             except (OSError, ValueError) as error:  # a name that is no file, a text that is too long
-                print(f"✘ {str(error).splitlines()[0]}")
+                print(f"✘ {error}")
                 return
             if below:
                 data["text/html"] = data.get("text/html", "") + below

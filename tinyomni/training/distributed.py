@@ -137,8 +137,9 @@ def start(device: str = "auto") -> ProcessGroup:
 def leave() -> None:
     """Leave the group, and give gloo's threads time to let go of the last tensors that were sent.
 
-    A tensor that Python knows needs the interpreter's lock to be released. A thread of gloo that asks for it after the
-    interpreter has ended aborts the process ("terminate called without an active exception").
+    DDP keeps the group, and so its threads, alive. A tensor that Python knows needs the interpreter's lock to be
+    released, and a thread that asks for it after the interpreter has ended aborts the process ("terminate called
+    without an active exception"). Nothing tells when the threads are done, so this waits.
     """
     dist.destroy_process_group()
     time.sleep(LAST_WORK_SECONDS)
