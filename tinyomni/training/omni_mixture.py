@@ -50,6 +50,9 @@ TYPED = 8  # typed questions in an item
 SHORT, LONG = 2, 3  # retrieval examples in it: short lists, whole descriptions
 WARMUP_LISTS = 16  # short lists in an item of the warm-up, which holds nothing else
 
+# of the wide style, of the typed questions: kinds that are learned late come more often than people ask them
+P_UNCLEAR = 0.15  # about an image that has no description
+P_COMPARED = 0.15  # how many are big, or whether the star is red: the looked-up value is counted, or compared
 P_NORMALIZED = 0.8  # how often what is typed is read as the apps read it; the library's own calls do not
 
 Featurize = Callable[[OmniExample], OmniExample]
@@ -134,6 +137,9 @@ class OmniMixture(Dataset[list[OmniExample]]):
         seen = [(self.scenes.things(number), self.cached(self.scenes, number)) for number in numbers]
         typed = []
         for things, scene in seen:
+            if self.style == "wide" and rng.random() < P_UNCLEAR:
+                typed.append(self.with_features(self.unclear_example(things, rng)))
+                continue
             text, question = self.typed_question(things, rng)
             typed.append(self.question_example(text, world.ordered_description(things), question, image=scene.image))
         things, scene = seen[0]
@@ -160,8 +166,15 @@ class OmniMixture(Dataset[list[OmniExample]]):
         if rng.random() < 1 / 3:
             turns, question = wordings.conversation(things, rng)
             return wordings.prompt(normalized(turns), as_typed(question.text, rng)), question
-        question = wordings.draw_question(things, rng)
+        question = self.compared(things, rng) if rng.random() < P_COMPARED else wordings.draw_question(things, rng)
         return as_typed(question.text, rng), question
+
+    def compared(self, things: list[world.Thing], rng: random.Random) -> Question:
+        """How many are of a size or a colour, or whether a thing is as the question has it."""
+        family = rng.choice(("people", None))
+        if rng.random() < 0.5 and (found := wordings.is_it(things, rng, family)):
+            return found
+        return wordings.counts_of_a_field(things, rng, family)
 
     def describe(self, rng: random.Random, things: list[world.Thing] | None = None) -> str:
         """Ask for a description; with `things`, every fourth time after a conversation about them."""
@@ -273,6 +286,10 @@ class OmniMixture(Dataset[list[OmniExample]]):
                 example = self.example(prompt, unanswerable.SEE_NOTHING, **inputs)
             else:
                 example = self.question_example(asked.text, unanswerable.SEE_NOTHING, asked, **inputs)
+        return self.with_features(example)
+
+    def with_features(self, example: OmniExample) -> OmniExample:
+        """Of images and recordings that come once: nothing of them is kept."""
         return example if self.featurize is None else self.featurize(example)
 
     def cached(self, source: Scenes | Speech, number: int) -> OmniExample:
