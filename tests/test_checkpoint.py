@@ -213,6 +213,16 @@ def test_a_full_disk_leaves_the_one_before_complete(
     same(tmp_path, run(tmp_path, Random(), **SETTINGS)[1], whole)
 
 
+def test_an_error_that_is_no_full_disk_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path, data: bytes) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "write_synced", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        run(tmp_path, Random(), **SETTINGS)
+    assert not list(tmp_path.glob("tmp-*"))
+
+
 def test_a_checkpoint_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace

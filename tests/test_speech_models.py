@@ -414,6 +414,8 @@ def test_the_vocoder_refuses_what_does_not_fit() -> None:
     for bad in (torch.randn(1, 4, 128), torch.randn(4, 80), torch.randn(0, 128)):
         with pytest.raises(ShapeError):
             voc.mel_to_audio(bad)
+    with pytest.raises(ShapeError, match="axes swapped"):
+        voc.mel_to_audio(torch.randn(128, 4))
     with pytest.raises(ValueError, match="2 NaN or infinite values"):
         voc.mel_to_audio(torch.tensor([[torch.nan, torch.inf] + [0.0] * 126]))
     with pytest.raises(ValueError, match="expected magnitudes of at least 0"):

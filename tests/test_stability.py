@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tinyomni.stability import (
     assert_finite,
@@ -74,6 +75,13 @@ def test_each_tensor_with_a_bad_value_is_named_and_counted_and_no_other() -> Non
     assert_finite("here", shape=bad.to("meta"))  # a shape without values
     with pytest.raises(RuntimeError, match="bad: NaN=1"):
         assert_finite("here", bad=bad, fine=good)
+
+
+def test_what_has_no_values_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeTensorMode():
+        assert_finite("here", shape=torch.ones(3))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert_finite("here", bad=torch.tensor([torch.nan]))
 
 
 def test_the_checks_are_as_before_after_a_block_without_them() -> None:

@@ -96,6 +96,20 @@ def test_what_was_given_out_stays_and_ends_meet(omni: Omni) -> None:
     assert borders.mean() < 2 * jumps.mean()  # no click where two pieces meet
 
 
+def test_every_column_that_reaches_beyond_what_was_given_out_is_estimated(
+    omni: Omni, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocoder, counts = StreamingVocoder(omni.codec.vocoder, iterations=1), list[int]()
+    irfft = torch.fft.irfft
+    monkeypatch.setattr(torch.fft, "irfft", lambda x, n: (counts.append(len(x)), irfft(x, n))[1])
+    n_fft, hop, columns = vocoder.vocoder.n_fft, vocoder.vocoder.hop, 0
+    for part in torch.zeros(64, 128).split(16):
+        columns, given = columns + len(part), vocoder.done
+        vocoder.push(part)
+        # a column has its middle at column × hop, and reaches half a window to either side
+        assert counts.pop() == sum(column * hop + n_fft // 2 > given for column in range(columns))
+
+
 def test_levels_and_short_inputs(omni: Omni) -> None:
     loud = torch.linspace(-3, 3, 101)
     assert soft_clip(loud).abs().max() <= 1 and torch.equal(soft_clip(loud * 0.2), loud * 0.2)

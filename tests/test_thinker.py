@@ -106,6 +106,9 @@ def test_lecun_initialization_keeps_the_variance_at_any_width() -> None:
     parts = (model.tok_emb, block.attn.q_proj, block.attn.o_proj, block.mlp.down)
     expected = [1, 256**-0.5, 256**-0.5 / 4, 400**-0.5 / 4]
     assert [float(part.weight.detach().std()) for part in parts] == pytest.approx(expected, rel=0.1)
+    layer = torch.nn.Linear(3, 4)
+    init_weights(layer, layers=8)
+    assert not layer.bias.any()
     queries = block.attn.q_proj(block.norm1(model.embed(prompt(8))))
     assert float(queries.detach().std()) == pytest.approx(1, rel=0.1)  # as large as what goes in
 
@@ -187,6 +190,7 @@ def bad_calls() -> dict[str, tuple[object, type[Exception], str]]:
         "embeddings of another width": (lambda m: m(embeddings=torch.randn(1, 4, 128)), ShapeError, "proj_v|d_model"),
         "no batch axis": (lambda m: m(torch.tensor([1, 5, 6])), ShapeError, r"unsqueeze\(0\)"),
         "float ids": (lambda m: m(ids.float()), ShapeError, "integer|Int"),
+        "float ids, generating": (lambda m: generate(m, ids[:, 1:].float()), ShapeError, "integer|Int"),
         "an id outside": (lambda m: m(torch.tensor([[1, 61]])), IndexError, "0 … 60"),
         "an id outside, generating": (
             lambda m: generate(m, torch.tensor([[1, 61]]), max_new_tokens=3),
