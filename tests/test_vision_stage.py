@@ -246,7 +246,7 @@ def test_a_wide_run_shows_each_image_once_in_order(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unmasked must be at least 0, got -1"):
         prepare("vision", run_dir, {"unmasked": "-1"})
     assert {name: spec.style for name, spec in vision.PRESETS.items()} == {
-        "smoke": "plain", "laptop": "wide", "quick": "plain", "gpu": "wide"}  # fmt: skip
+        "smoke": "plain", "laptop": "wide", "quick": "plain", "gpu": "wide", "shipped": "wide"}  # fmt: skip
 
 
 def test_the_last_steps_of_a_wide_run_encode_all_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,8 +62,8 @@ class Metric:
 
 
 def laptop_gpu(laptop: float | None, gpu: float) -> dict[str, float]:
-    """Thresholds of these presets."""
-    return {"gpu": gpu} if laptop is None else {"laptop": laptop, "gpu": gpu}
+    """Thresholds of these presets; `shipped` has those of `laptop`."""
+    return {"gpu": gpu} if laptop is None else {"laptop": laptop, "shipped": laptop, "gpu": gpu}
 
 
 OUTSIDE = {"not there": "absent thing", "unknown word": "unknown word", "no scene": "image without a scene",

@@ -11,7 +11,8 @@ from typing import Any, Self, get_args, get_type_hints
 
 from tinyomni.errors import InputError
 
-PRESETS = ("laptop", "quick", "gpu", "smoke")  # the first is the default; every stage has settings for each
+# the first is the default; every stage has settings for each; shipped: as many steps as the shipped weights have had
+PRESETS = ("laptop", "quick", "gpu", "smoke", "shipped")
 OPTIMIZERS = ("adamw", "muon")
 SHIPPED = "shipped"  # `init_from` with this value: the weights that come with the package
 

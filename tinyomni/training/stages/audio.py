@@ -64,6 +64,7 @@ PRESETS = {
         style="wide", makers=other_makers.INSTALLED, **MUON,
     ),
 }  # fmt: skip
+PRESETS["shipped"] = replace(PRESETS["laptop"], steps=11_600, cycle=8600, restart_lr=1.5e-3)
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------

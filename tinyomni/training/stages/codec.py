@@ -61,6 +61,7 @@ PRESETS = {
         steps=20_000, batch_size=32, lr=2e-3, warmup=200, weight_decay=0.0, eval_every=1000, utterances=20_000
     ),
 }  # fmt: skip
+PRESETS["shipped"] = PRESETS["laptop"]
 COMMITMENT = 0.25
 EMA_DECAY = 0.98  # of an entry's usage: a mean over about 50 steps
 DEAD_CODE_THRESHOLD = 0.1  # an entry is dead when it is chosen less often than this fraction of the average

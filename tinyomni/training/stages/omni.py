@@ -76,6 +76,7 @@ PRESETS = {
         validation_items=128, style="wide", makers=other_makers.INSTALLED, **MUON,
     ),
 }  # fmt: skip
+PRESETS["shipped"] = replace(PRESETS["laptop"], steps=5000, cycle=4000, restart_lr=1e-3, scenes=32_000)
 WARMUP_STEPS = 300  # from scratch, with nothing but retrieval, but no more than a quarter of all steps
 MAX_VALIDATION_ROWS = 128  # of custom data
 IGNORE = -100  # a label that cross-entropy leaves out

@@ -13,7 +13,7 @@ Sources: Wang et al., VALL-E (2023); Bengio et al., Scheduled Sampling (2015) fo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,6 +69,7 @@ PRESETS = {
         steps=10_000, batch_size=64, lr=1e-3, warmup=300, eval_every=1000, utterances=40_000, style="wide", **MUON
     ),
 }
+PRESETS["shipped"] = replace(PRESETS["laptop"], steps=6000, cycle=3600, restart_lr=1e-3)
 CORRUPTION_RATE = 0.1  # fraction of the input codes that are replaced
 SHUFFLED = 0.5  # fraction of texts with words in random order: a memorized line would hide a word that it lacks
 WITHOUT_TEXT = 0.1  # fraction of the batches in which the Talker gets no text: it babbles

@@ -35,6 +35,7 @@ PRESETS = {
     "quick": Settings(steps=200, batch_size=64, lr=2e-3, warmup=20, eval_every=100),
     "gpu": Settings(steps=6000, batch_size=256, lr=1e-3, warmup=200, eval_every=500, num_workers=4),
 }
+PRESETS["shipped"] = PRESETS["laptop"]
 VALIDATION_LINES = 500  # of the closed world
 
 

@@ -18,7 +18,7 @@ al., PatchDropout (2022), arXiv:2208.07220.
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -77,6 +77,7 @@ PRESETS = {
         validation_scenes=1024, style="wide", **MUON,
     ),
 }  # fmt: skip
+PRESETS["shipped"] = replace(PRESETS["laptop"], steps=19_500, restarts=6, unmasked=11_500, skip_grad_norm=2000.0)
 RAMP = 0.2  # of the first cycle of the wide style, over which images vary more and more, from scratch
 P_UNCLEAR = 0.3  # of its images have no description
 MASKED_PATCHES = 48  # that are encoded of most images where the masks of the things are known
