@@ -18,7 +18,7 @@ from tinyomni.evaluation.calibration import threshold, validation_wording
 from tinyomni.reply import parse_reply, split_reply
 from tinyomni.tokenizer import BPETokenizer, train_tokenizer
 from tinyomni.training.omni_examples import OmniExample
-from tinyomni.training.omni_mixture import OmniMixture
+from tinyomni.training.omni_mixture import P_UNCLEAR, TYPED, OmniMixture
 
 SCENES = [world.draw_scene("train", index) for index in range(150)]
 
@@ -162,6 +162,17 @@ def test_the_mixture_of_the_wide_style_teaches_people(tmp_path: Path) -> None:
     assert max(each.size for each in examples) < TINY.thinker.ctx_len // 2
 
 
+def test_what_is_learned_late_comes_often() -> None:
+    tokenizer, rng = BPETokenizer(), random.Random(0)
+    data = OmniMixture(tokenizer.encode, Scenes("train", 64, speech=False, style="wide"), 12, style="wide")
+    typed = [tokenizer.decode(each.answer) for index in range(12) for each in data[index][:TYPED]]
+    unclear = sum(not answer.startswith("There is") for answer in typed)
+    assert 0.5 * P_UNCLEAR < unclear / len(typed) < 2 * P_UNCLEAR
+    compared = [data.compared(things, rng) for things in SCENES]
+    assert {"Yes.", "No.", "None.", "One.", "Two."} <= {question.answer for question in compared}
+    assert {question.kind for question in compared} == {"count", "colour", "size", "place"}
+
+
 def test_small_talk_follows_on_questions_and_no_image_is_described_that_is_not_there() -> None:
     tokenizer, rng = BPETokenizer(), random.Random(0)
     data = OmniMixture(tokenizer.encode, Scenes("train", 64, speech=False, style="wide"), 12, style="wide")
@@ -187,7 +198,7 @@ def test_special_tokens_stand_before_scratchpad_and_answer_and_nowhere_else(tmp_
     )
     examples = [pair for index in range(6) for pair in zip(plain[index], special[index], strict=True)]
     questions = [(one, two) for one, two in examples if two.answer != one.answer]
-    assert len(questions) > 6 * 8  # all typed questions, and some unanswerable ones
+    assert len(questions) > 6 * 7  # nearly all typed questions, and some unanswerable ones
     for one, two in questions:
         assert two.answer.count(scratchpad) == two.answer.count(answer) == 1 and two.prompt == one.prompt
         assert tokenizer.decode(two.answer) == tokenizer.decode(one.answer)
