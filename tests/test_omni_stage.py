@@ -145,6 +145,7 @@ def test_features_give_the_same_loss_as_pixels_and_waves(stage: OmniStage) -> No
            example("", "Good night.", audio=torch.randn(16_001) * 0.1)]  # fmt: skip
     kept = [stage.featurize(each) for each in raw]
     assert kept[1].image is not None and kept[1].image.shape == (1, 128)
+    assert kept[1].image.untyped_storage().nbytes() == 128 * 4  # nothing else stays in memory with it
     assert kept[2].audio is not None and kept[2].audio.shape == (25, 192)
     with torch.no_grad():
         torch.testing.assert_close(stage(collate([raw]))[0], stage(collate([kept]))[0], atol=1e-4, rtol=1e-4)

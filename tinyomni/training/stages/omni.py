@@ -125,11 +125,14 @@ class OmniStage(Stage):
 
     @torch.no_grad()
     def featurize(self, example: OmniExample) -> OmniExample:
-        """The example with image and audio replaced by the encoders' features."""
+        """The example with image and audio replaced by the encoders' features.
+
+        These are copies: a CLS is a view of the tokens of all patches, which would stay in memory with it.
+        """
         device = self.proj_v.weight.device
         image, audio = example.image, example.audio
         if image is not None and image.ndim == 3:
-            image = self.encode_images(image[None].to(device))[0].cpu()
+            image = self.encode_images(image[None].to(device))[0].cpu().clone()
         if audio is not None and audio.ndim == 1:
             audio = self.encode_audios(audio[None].to(device), torch.tensor([len(audio)], device=device))[0][0].cpu()
         return replace(example, image=image, audio=audio)
