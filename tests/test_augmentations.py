@@ -1,0 +1,61 @@
+"""`benchmarks/augmentations.py`: what each augmentation is worth. In small sizes."""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinyomni.data.randomization import WIDE, Randomization
+from tinyomni.evaluation.independent_renderer import LOOKS
+
+TOP = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP / "benchmarks"))
+import augmentations  # noqa: E402
+
+SMALL = ["--images", "40", "--epochs", "1", "--n", "4", "--seeds", "1"]
+
+
+def test_every_variation_is_in_one_family_and_every_look_is_known() -> None:
+    varied = Counter(name for names in augmentations.FAMILIES.values() for name in names)
+    assert varied == Counter(field.name for field in fields(Randomization))
+    concerned = [look for looks in augmentations.CONCERNED.values() for look in looks]
+    assert sorted([*concerned, "plain", "mixed"]) == sorted(LOOKS)
+    assert list(augmentations.CONCERNED) == list(augmentations.FAMILIES)
+
+
+def test_a_condition_leaves_out_what_it_says() -> None:
+    how = augmentations.families_of
+    assert how("all") == WIDE and how("none") == WIDE.scaled(0)
+    for name, varied in augmentations.FAMILIES.items():
+        without, alone = how(f"all but {name}"), how(f"only {name}")
+        for field in (each.name for each in fields(Randomization)):
+            full = getattr(WIDE, field)
+            values = getattr(without, field), getattr(alone, field)
+            assert values == ((0, full) if field in varied else (full, 0))
+
+
+def test_the_scenes_are_the_same_whatever_varies() -> None:
+    images, labels, shown = augmentations.training_set(augmentations.families_of("none"), 6, 3)
+    others = augmentations.training_set(augmentations.families_of("only background"), 6, 3)
+    assert torch.equal(labels, others[1]) and not torch.equal(images, others[0])
+    assert images.shape == (6, 3, 112, 112) and shown.shape == (6, 49) and (shown == 0).any(dim=1).all()
+
+
+def test_runs_are_kept_and_not_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "a.json")]
+    assert augmentations.main([*SMALL, *out, "--only", "none", "all but place"]) == 0
+    table = capsys.readouterr().out
+    assert table.count(" seed 0 ") == 2 and "| all but place |" in table
+    assert augmentations.main([*SMALL, *out, "--only", "none", "only place"]) == 0
+    again = capsys.readouterr().out
+    assert again.count(" seed 0 ") == 1 and again.count("\n| ") == 4
+    result = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert [run["condition"] for run in result["runs"]] == ["none", "all but place", "only place"]
+    for run in result["runs"]:
+        assert list(run["right"]) == list(LOOKS)
+        for counts in run["right"].values():
+            assert 0 <= counts["scene"] <= min(counts.values()) and max(counts.values()) <= 4
