@@ -8,6 +8,7 @@ import pytest
 from test_ask import answering
 
 from tinyomni import Omni
+from tinyomni.apps.chat import uncertainty_note
 from tinyomni.config import SAMPLE_RATE
 from tinyomni.data.datasets import Scenes
 from tinyomni.data.tts import FIXED_PROSODY, TALKER_VOICES, SpeechCache
@@ -69,4 +70,15 @@ def test_thresholds_are_what_right_answers_reach(tmp_path: Path) -> None:
     right = [dialogue.ask(omni, each.question.text, each.image).certainty for each in samples
              if each.answer == common]  # fmt: skip
     found = export.thresholds(omni, 6, str(tmp_path))
-    assert found["typed"] == pytest.approx(np.quantile(right, 0.02), abs=1e-6) and "asr" not in found
+    assert found["typed"] == pytest.approx(np.quantile(right, 0.02), abs=1e-6) and set(found) == {"typed"}
+
+
+def test_the_wide_style_has_a_threshold_of_scenes(tmp_path: Path) -> None:
+    omni = answering("There is a big red star on the left: Yes.")
+    assert dialogue.ask(omni, "Is it?", IMAGE).scene_certainty is not None
+    omni.style = "wide"
+    found = export.thresholds(omni, 12, str(tmp_path))
+    omni.thresholds = {"typed": -100.0, "scene": 0.5}
+    reply = dialogue.ask(omni, "Is it?", IMAGE)
+    assert "scene" in found and reply.doubts_scene and "a scene it can describe" in uncertainty_note(reply)
+    assert not dialogue.ask(omni, "Is it?", None).doubts_scene

@@ -123,6 +123,30 @@ def test_certainty_comes_from_the_steps() -> None:
     assert not reply("Red.", eos=False).finish().ended
 
 
+@pytest.mark.parametrize("separators", [False, True])
+def test_it_doubts_a_scene_where_the_description_begins_uncertainly(separators: bool) -> None:
+    special = TOK.separators
+    assert special is not None
+
+    def one(text: str, first: float, limit: float | None = -0.1, threshold: float | None = -1.0) -> Reply:
+        described, colon, answer = text.partition(": ")
+        ids, at = TOK.encode(text), int(separators and bool(colon))
+        if at:
+            ids = [special.scratchpad, *TOK.encode(described), special.answer, *TOK.encode(answer)]
+        log_probs = [first if place == at else -0.01 for place in range(len(ids))]
+        steps = (Step(torch.tensor([id]), torch.tensor([each])) for id, each in zip(ids, log_probs, strict=True))
+        return Reply(steps, TOK, 3, False, threshold, "wide", limit).finish()
+
+    for text in (f"{STAR}.", f"{STAR}. Shape red star: A star."):
+        assert one(text, -0.2).doubts_scene and one(text, -0.2).unsure
+        assert one(text, -0.2).scene_certainty == pytest.approx(-0.2)
+        assert not one(text, -0.05).doubts_scene and one(text, -0.05).unsure is False
+        assert not one(text, -0.2, limit=None).doubts_scene and one(text, -2.0, limit=None).unsure
+        assert one(text, -0.2, limit=None, threshold=None).unsure is None
+    for text in ("I can see nothing.", "I can see nothing. Shape red not: I do not know.", "I am fine, thank you."):
+        assert one(text, -0.2).scene_certainty is None and one(text, -0.2).unsure is False
+
+
 def test_a_transcript_joins_its_parts() -> None:
     def parts() -> Iterator[tuple[str, float]]:
         yield from [("", -0.1), ("one", -0.2), ("", -0.3), ("two", -0.4)]

@@ -43,8 +43,8 @@ class Omni(nn.Module):
     """Sees, hears, reads, answers, speaks. `Omni(TINY)` has fresh weights, `from_pretrained(path)` trained ones.
 
     `thresholds` says for `typed` and `spoken` questions and for transcripts (`asr`) below which certainty an answer is
-    called unsure; it is measured on validation data and stored with the weights. `style` is that of the data of the
-    stage omni: with `wide`, a prompt may hold a conversation.
+    called unsure, and for which certainty of a `scene`; it is measured on validation data and stored with the weights.
+    `style` is that of the data of the stage omni: with `wide`, a prompt may hold a conversation.
     """
 
     def __init__(self, cfg: OmniConfig = TINY, tokenizer: BPETokenizer | None = None) -> None:
@@ -189,7 +189,8 @@ class Omni(nn.Module):
         steps = stream(self.thinker, embeddings=prompt, vocab_limit=self.tokenizer.n_pieces, **sampling)
         spoken = audio is not None
         threshold = self.thresholds.get("spoken" if spoken else "typed")
-        return Reply(steps, self.tokenizer, prompt.shape[1], spoken, threshold, self.style)
+        scene = None if image is None else self.thresholds.get("scene")
+        return Reply(steps, self.tokenizer, prompt.shape[1], spoken, threshold, self.style, scene)
 
     @overload
     def generate(

@@ -23,6 +23,7 @@ Kind = Literal["typed", "spoken", "asr"]
 
 SCRATCHPAD_END = ": "
 OBJECT = r"an? \w+ \w+ \w+ (?:on|at|in) the \w+"
+DESCRIBES = "There is a"
 UNCLEAR = "I can see nothing|I can count only to three|I do not know what I see"
 # the answer behind the colon may be still to come
 SCRATCHPAD = re.compile(
@@ -114,7 +115,11 @@ class GeneratedText(Iterator[str]):
 
 
 class Reply(GeneratedText):
-    """The reply to a prompt of `prompt_tokens` tokens; `spoken` says whether a recording was in it."""
+    """The reply to a prompt of `prompt_tokens` tokens; `spoken` says whether a recording was in it.
+
+    `scene_threshold` is what nearly all right descriptions begin with (`scene_certainty`); None where that was not
+    measured, or no image is in the prompt.
+    """
 
     def __init__(
         self,
@@ -124,8 +129,10 @@ class Reply(GeneratedText):
         spoken: bool,
         threshold: float | None,
         style: str = "plain",
+        scene_threshold: float | None = None,
     ) -> None:
         super().__init__("spoken" if spoken else "typed", threshold, style)
+        self.scene_threshold = scene_threshold
         self.steps, self.decoder = steps, StreamDecoder(tokenizer)
         self.prompt_tokens, self.spoken = prompt_tokens, spoken
         self.ids: list[int] = []  # with EOS, where there is one
@@ -138,6 +145,28 @@ class Reply(GeneratedText):
                 yield piece
         if piece := self.decoder.decode([], final=True):
             yield piece
+
+    @property
+    def scene_certainty(self) -> float | None:
+        """Log-probability of the first token of the description, `There`: that the image shows a scene that the model
+        can describe. None where it described none.
+        """
+        if not (self.description or self.answer).startswith(DESCRIBES):
+            return None
+        separators = self.decoder.tokenizer.separators
+        asked = separators is not None and separators.scratchpad in self.ids
+        return self.log_probs[self.ids.index(separators.scratchpad) + 1 if separators and asked else 0]
+
+    @property
+    def doubts_scene(self) -> bool:
+        """Whether it described an image that may show no scene: too many things, overlapping ones, foreign shapes."""
+        certainty = self.scene_certainty
+        return certainty is not None and self.scene_threshold is not None and certainty < self.scene_threshold
+
+    @property
+    def unsure(self) -> bool | None:
+        """Whether the certainty, of all tokens or of the scene, is below its threshold; None if none was measured."""
+        return self.doubts_scene or super().unsure
 
     def finish(self) -> "Reply":
         """Generate the rest; the reply itself is returned."""

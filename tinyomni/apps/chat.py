@@ -114,6 +114,11 @@ def uncertainty_note(result: Reply | Transcript) -> str:
     """A line that says how uncertain the model was; empty where it was as certain as it is of right answers."""
     if not result.unsure:
         return ""
+    if isinstance(result, Reply) and result.doubts_scene:
+        return (
+            f"(not sure that this is a scene it can describe: certainty {result.scene_certainty:.3f}; "
+            f"right descriptions rarely begin below {result.scene_threshold:.3f})"
+        )
     return (
         f"(not sure: certainty {result.certainty:.3f}; "
         f"right {NAMES[result.kind]} are rarely below {result.threshold:.3f})"

@@ -18,12 +18,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tinyomni.config import SAMPLE_RATE
 from tinyomni.data.datasets import Scenes, Speech
 from tinyomni.errors import InputError
-from tinyomni.evaluation.calibration import MAX_WRONG, UNSURE_QUANTILE, threshold, validation_wording
+from tinyomni.evaluation.calibration import (
+    MAX_WRONG,
+    UNSURE_QUANTILE,
+    UNSURE_SCENE_QUANTILE,
+    threshold,
+    validation_wording,
+)
 from tinyomni.evaluation.dialogue import ask
 from tinyomni.evaluation.model_card import CARD, RELIABILITY, model_card
 from tinyomni.evaluation.registry import WHOLE_MODEL, WIDE
@@ -91,7 +98,8 @@ def assemble(run_dir: RunDir) -> tuple[Omni, Tensors]:
 def thresholds(omni: Omni, n: int = 200, cache: str | None = None) -> dict[str, float]:
     """Certainty below which typed answers, spoken ones and transcripts are unsure, from the validation split.
 
-    Of weights of the style `wide` it is measured on images and wordings of that style, those of held-out families too.
+    Of weights of the style `wide` it is measured on images and wordings of that style, those of held-out families too;
+    and for `scene`, how certain typed answers that are right are of what begins their description.
     """
     style = omni.style
     silent = Scenes("validation", n, speech=False, style=style)
@@ -99,6 +107,7 @@ def thresholds(omni: Omni, n: int = 200, cache: str | None = None) -> dict[str, 
     utterances = Speech("validation", n, cache=cache, style=style)
     certainties: dict[str, list[float]] = {"typed": [], "spoken": [], "asr": []}
     wrong: dict[str, list[float]] = {"typed": [], "spoken": [], "asr": []}
+    scenes: list[float] = []
     for index in range(n):
         typed, spoken, utterance = silent[index], aloud[index], utterances[index]
         assert spoken.question_wave is not None
@@ -108,11 +117,14 @@ def thresholds(omni: Omni, n: int = 200, cache: str | None = None) -> dict[str, 
         ):
             right = reply.answer.lower() == sample.answer.lower()
             (certainties if right else wrong)[name].append(reply.certainty)
+            if style == "wide" and name == "typed" and right and reply.scene_certainty is not None:
+                scenes.append(reply.scene_certainty)
         transcript = omni.transcribe((utterance.wave, SAMPLE_RATE))
         right = "".join(transcript) == utterance.text
         (certainties if right else wrong)["asr"].append(transcript.certainty)
     max_wrong = MAX_WRONG if style == "wide" else 1.0
-    return {name: threshold(found, wrong[name], max_wrong) for name, found in certainties.items() if found}
+    found = {name: threshold(right, wrong[name], max_wrong) for name, right in certainties.items() if right}
+    return found | ({"scene": float(np.quantile(scenes, UNSURE_SCENE_QUANTILE))} if scenes else {})
 
 
 # ---- out ------------------------------------------------------------------------------------------------------------

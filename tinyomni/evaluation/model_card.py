@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyomni.config import TINY
-from tinyomni.evaluation.calibration import MAX_WRONG
+from tinyomni.evaluation.calibration import MAX_WRONG, UNSURE_SCENE_QUANTILE
 from tinyomni.evaluation.report import HEADINGS, MetricResult, Report
 from tinyomni.io.weights import number_types
 from tinyomni.training import stages
@@ -32,7 +32,10 @@ DRAWN = {
     "wide": """; the rows "independent renderer" say in which looks it sees them. Of too many, overlapping or
   unknown shapes it can give a description all the same: the rows "confident claims" say how often""",
 }
-STRICTER = f", or than a stricter limit, where more than {MAX_WRONG:.0%} of those called sure were wrong"
+STRICTER = (
+    f", or than a stricter limit, where more than {MAX_WRONG:.0%} of those called sure were wrong; or that it began to "
+    f"describe an image less certainly than {1 - UNSURE_SCENE_QUANTILE:.0%} of them"
+)
 
 
 def style_of(made: dict[str, Any]) -> str:

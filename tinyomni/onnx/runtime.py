@@ -134,8 +134,9 @@ class OnnxOmni:
                 f"ctx_len = {self.thinker['ctx_len']}. Shorten the text or the recording."
             )
         threshold = self.about["thresholds"].get("spoken" if audio is not None else "typed")
+        scene = None if image is None else self.about["thresholds"].get("scene")
         steps = self.steps(prompt, max_new_tokens)
-        return Reply(steps, self.tokenizer, prompt.shape[1], audio is not None, threshold, self.style)
+        return Reply(steps, self.tokenizer, prompt.shape[1], audio is not None, threshold, self.style, scene)
 
     def recognize(self, wav: Float[torch.Tensor, "samples"]) -> tuple[str, float]:
         """As `Omni.recognize`."""
