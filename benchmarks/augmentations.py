@@ -1,13 +1,13 @@
-"""What each augmentation of the image encoder is worth: train without it, and with it alone; look at other drawings.
+"""What each augmentation of the image encoder is worth: train without it, and look at another renderer's drawings.
 
-    python benchmarks/augmentations.py                          all runs, on one thread
+    python benchmarks/augmentations.py                          all runs, on one thread: 20 minutes of processor time
     python benchmarks/augmentations.py --only none all --seeds 1
 
 A small image encoder learns one thing a scene, of twelve colours and four shapes, from images of
-`tinyomni.data.randomization`: with none of its families of variation, with all, with all but one, with only one. Then
-it reads the colour, shape, size and place of things off drawings of `tinyomni.evaluation.independent_renderer`, which
-no training has. The result goes to benchmarks/augmentations.json after every run, and what is there is not run again;
-lesson 14 and docs/studies.md show it.
+`tinyomni.data.randomization`: with none of its families of variation, with all, with all but one. Then it reads the
+colour, shape, size and place of things off drawings of `tinyomni.evaluation.independent_renderer`, which no training
+has. The result goes to benchmarks/augmentations.json after every run, and what is there is not run again; lesson 14
+and docs/studies.md show it.
 """
 
 import argparse
@@ -58,6 +58,7 @@ CONCERNED: dict[str, tuple[str, ...]] = {
     "file": ("noise", "jpeg", "blur"),
 }
 """The looks of the independent renderer that each family is for. `plain` and `mixed` are nobody's."""
+CONDITIONS = ("none", "all", *(f"all but {name}" for name in FAMILIES))
 SHAPES = ("circle", "square", "heart", "cross")
 SCENES = [Thing(*values) for values in itertools.product(SIZES, COLOURS, SHAPES, PLACES)]
 SMALL = VisionConfig(image_size=112, patch=16, vision_dim=64, heads=2, layers=2, intermediate_size=256)
@@ -65,17 +66,9 @@ OUT = Path(__file__).with_suffix(".json")
 
 
 def families_of(condition: str) -> Randomization:
-    """`none`, `all`, `all but NAME` or `only NAME` as the renderer takes it."""
-    left_out = {
-        "none": list(FAMILIES),
-        "all": [],
-        **{f"all but {name}": [name] for name in FAMILIES},
-        **{f"only {name}": [each for each in FAMILIES if each != name] for name in FAMILIES},
-    }[condition]
+    """`none`, `all` or `all but NAME` as the renderer takes it."""
+    left_out = [name for name in FAMILIES if condition in ("none", f"all but {name}")]
     return replace(WIDE, **{field: 0.0 for name in left_out for field in FAMILIES[name]})
-
-
-CONDITIONS = ("none", "all", *(f"all but {name}" for name in FAMILIES), *(f"only {name}" for name in FAMILIES))
 
 
 class SmallImageEncoder(nn.Module):
@@ -166,22 +159,35 @@ def right(encoder: SmallImageEncoder, images: Tensor, labels: Tensor) -> dict[st
 # ---- what it gives --------------------------------------------------------------------------------------------------
 
 
-def share(result: dict[str, Any], condition: str, looks: Sequence[str], field: str = "scene") -> list[float]:
+def share(result: dict[str, Any], condition: str, looks: Sequence[str], field: str = "scene") -> list[int]:
     """How much is right in these looks, in percent, of each run with this condition."""
     runs = [run["right"] for run in result["runs"] if run["condition"] == condition]
-    return [100 * statistics.mean(run[look][field] for look in looks) / result["n"] for run in runs]
+    return [round(100 * statistics.mean(run[look][field] for look in looks) / result["n"]) for run in runs]
+
+
+def own_and_other_looks(family: str) -> tuple[list[str], list[str]]:
+    """The looks that a family is for, and all others."""
+    return list(CONCERNED[family]), [look for look in LOOKS if look not in CONCERNED[family]]
+
+
+def cell(runs: Sequence[int]) -> str:
+    """The runs' mean and their range."""
+    return f"{statistics.mean(runs):.0f} ({min(runs)}…{max(runs)})" if runs else "–"
 
 
 def table(result: dict[str, Any]) -> str:
-    """For each condition whole scenes, colours and shapes in all looks, and scenes in the looks that it concerns."""
-    lines = ["| trained with | scenes | colours | shapes | scenes in its looks |", "|---|---|---|---|---|"]
-    done = {run["condition"] for run in result["runs"]}
-    for condition in (each for each in CONDITIONS if each in done):
-        columns = [share(result, condition, list(LOOKS), field) for field in ("scene", "colour", "shape")]
-        family = condition.removeprefix("all but ").removeprefix("only ")
-        columns += [share(result, condition, CONCERNED[family])] if family in CONCERNED else []
-        cells = [f"{statistics.mean(each):.0f} ({min(each):.0f}…{max(each):.0f})" for each in columns]
-        lines.append(f"| {condition} | {' | '.join([*cells, *['–'] * (4 - len(cells))])} |")
+    """All looks, with none and all families; then for each family its own looks and the others, without and with it."""
+    lines = ["| trained with | scenes right (%) | colours | shapes | sizes | places |", "|---|---|---|---|---|---|"]
+    for condition in ("none", "all"):
+        cells = [cell(share(result, condition, list(LOOKS), field)) for field in ("scene", *FIELDS)]
+        lines.append(f"| {condition} | {' | '.join(cells)} |")
+    heads = ("its looks: none", "all but it", "all", "other looks: all but it", "all")
+    lines += ["", f"| family | {' | '.join(heads)} |", "|---|---|---|---|---|---|"]
+    for name in FAMILIES:
+        own, others = own_and_other_looks(name)
+        cells = [cell(share(result, condition, own)) for condition in ("none", f"all but {name}", "all")]
+        cells += [cell(share(result, condition, others)) for condition in (f"all but {name}", "all")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -204,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = found
     done = {(run["condition"], run["seed"]) for run in result["runs"]}
     missing = [key for key in itertools.product(args.only, range(args.seeds)) if key not in done]
-    missing.sort(key=lambda key: (key[0].startswith("only"), key[1]))
+    missing.sort(key=lambda key: key[1])
     tests = {look: drawings(look, args.n) for look in LOOKS} if missing else {}
     for condition, seed in missing:
         start = time.process_time()
