@@ -6,8 +6,8 @@
 A small image encoder learns one thing a scene, of twelve colours and four shapes, from images of
 `tinyomni.data.randomization`: with none of its families of variation, with all, with all but one. Then it reads the
 colour, shape, size and place of things off drawings of `tinyomni.evaluation.independent_renderer`, which no training
-has. The result goes to benchmarks/augmentations.json after every run, and what is there is not run again; lesson 14
-and docs/studies.md show it.
+has. The result goes to tinyomni/assets/augmentations.json after every run, and what is there is not run again; lesson
+14 and docs/studies.md show it.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from tinyomni.config import VisionConfig
 from tinyomni.data.randomization import NOTHING, WIDE, Randomization, render
 from tinyomni.data.world import COLOURS, PLACES, SIZES, Thing
 from tinyomni.evaluation.independent_renderer import LOOKS, draw
+from tinyomni.lessons.augmentations import CONCERNED, MEASURED, other_looks, share
 from tinyomni.training.optim import Muon, learning_rate
 from tinyomni.training.settings import MUON, Settings
 from tinyomni.training.stages.vision import CHOICES, FIELDS, fields_loss, patches_loss, slots_of
@@ -47,22 +48,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "file": ("blur", "low_resolution", "noise", "jpeg"),
 }
 """Every field of `Randomization`, by what it varies."""
-CONCERNED: dict[str, tuple[str, ...]] = {
-    "place": ("shifted", "jittered", "far off"),
-    "size": ("resized",),
-    "rotation": ("turned",),
-    "colour": ("css colours", "xkcd colours"),
-    "background": ("white", "dark", "coloured", "gradient"),
-    "outline": ("no outline", "thick outline"),
-    "hand": ("hand-drawn",),
-    "file": ("noise", "jpeg", "blur"),
-}
-"""The looks of the independent renderer that each family is for. `plain` and `mixed` are nobody's."""
 CONDITIONS = ("none", "all", *(f"all but {name}" for name in FAMILIES))
 SHAPES = ("circle", "square", "heart", "cross")
 SCENES = [Thing(*values) for values in itertools.product(SIZES, COLOURS, SHAPES, PLACES)]
 SMALL = VisionConfig(image_size=112, patch=16, vision_dim=64, heads=2, layers=2, intermediate_size=256)
-OUT = Path(__file__).with_suffix(".json")
 
 
 def families_of(condition: str) -> Randomization:
@@ -159,17 +148,6 @@ def right(encoder: SmallImageEncoder, images: Tensor, labels: Tensor) -> dict[st
 # ---- what it gives --------------------------------------------------------------------------------------------------
 
 
-def share(result: dict[str, Any], condition: str, looks: Sequence[str], field: str = "scene") -> list[int]:
-    """How much is right in these looks, in percent, of each run with this condition."""
-    runs = [run["right"] for run in result["runs"] if run["condition"] == condition]
-    return [round(100 * statistics.mean(run[look][field] for look in looks) / result["n"]) for run in runs]
-
-
-def own_and_other_looks(family: str) -> tuple[list[str], list[str]]:
-    """The looks that a family is for, and all others."""
-    return list(CONCERNED[family]), [look for look in LOOKS if look not in CONCERNED[family]]
-
-
 def cell(runs: Sequence[int]) -> str:
     """The runs' mean and their range."""
     return f"{statistics.mean(runs):.0f} ({min(runs)}…{max(runs)})" if runs else "–"
@@ -179,14 +157,13 @@ def table(result: dict[str, Any]) -> str:
     """All looks, with none and all families; then for each family its own looks and the others, without and with it."""
     lines = ["| trained with | scenes right (%) | colours | shapes | sizes | places |", "|---|---|---|---|---|---|"]
     for condition in ("none", "all"):
-        cells = [cell(share(result, condition, list(LOOKS), field)) for field in ("scene", *FIELDS)]
+        cells = [cell(share(result, condition, field=field)) for field in ("scene", *FIELDS)]
         lines.append(f"| {condition} | {' | '.join(cells)} |")
     heads = ("its looks: none", "all but it", "all", "other looks: all but it", "all")
     lines += ["", f"| family | {' | '.join(heads)} |", "|---|---|---|---|---|---|"]
     for name in FAMILIES:
-        own, others = own_and_other_looks(name)
-        cells = [cell(share(result, condition, own)) for condition in ("none", f"all but {name}", "all")]
-        cells += [cell(share(result, condition, others)) for condition in (f"all but {name}", "all")]
+        cells = [cell(share(result, condition, CONCERNED[name])) for condition in ("none", f"all but {name}", "all")]
+        cells += [cell(share(result, condition, other_looks(name))) for condition in (f"all but {name}", "all")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -199,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=3000, help="that each encoder is trained on")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--n", type=int, default=100, help="drawings of each look")
-    parser.add_argument("--out", type=Path, default=OUT, metavar="FILE")
+    parser.add_argument("--out", type=Path, default=MEASURED, metavar="FILE")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     settings = {"images": args.images, "epochs": args.epochs, "n": args.n}
@@ -218,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counts = {look: right(encoder, *tests[look]) for look in LOOKS}
         took = round(time.process_time() - start)
         result["runs"].append({"condition": condition, "seed": seed, "seconds": took, "right": counts})
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        args.out.write_text(json.dumps(result) + "\n", encoding="utf-8")
         print(f"{condition:20} seed {seed} {took:4} s", flush=True)
     print(table(result))
     return 0

@@ -11,6 +11,7 @@ import torch
 
 from tinyomni.data.randomization import WIDE, Randomization
 from tinyomni.evaluation.independent_renderer import LOOKS
+from tinyomni.lessons.augmentations import CONCERNED, draw_worth, measured
 
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP / "benchmarks"))
@@ -22,9 +23,9 @@ SMALL = ["--images", "40", "--epochs", "1", "--n", "4", "--seeds", "1"]
 def test_every_variation_is_in_one_family_and_every_look_is_known() -> None:
     varied = Counter(name for names in augmentations.FAMILIES.values() for name in names)
     assert varied == Counter(field.name for field in fields(Randomization))
-    concerned = [look for looks in augmentations.CONCERNED.values() for look in looks]
+    concerned = [look for looks in CONCERNED.values() for look in looks]
     assert sorted([*concerned, "plain", "mixed"]) == sorted(LOOKS)
-    assert list(augmentations.CONCERNED) == list(augmentations.FAMILIES)
+    assert list(CONCERNED) == list(augmentations.FAMILIES)
 
 
 def test_a_condition_leaves_out_what_it_says() -> None:
@@ -55,3 +56,13 @@ def test_runs_are_kept_and_not_made_again(tmp_path: Path, capsys: pytest.Capture
         assert list(run["right"]) == list(LOOKS)
         for counts in run["right"].values():
             assert 0 <= counts["scene"] <= min(counts.values()) and max(counts.values()) <= 4
+
+
+def test_the_page_and_the_figure_show_what_was_measured() -> None:
+    result = measured()
+    assert {run["condition"] for run in result["runs"]} == set(augmentations.CONDITIONS)
+    page = (TOP / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert augmentations.table(result) in page, "put there what `python benchmarks/augmentations.py` prints"
+    figure, alt = draw_worth("title")
+    assert all(name in alt for name in CONCERNED)
+    assert [len(ax.lines) for ax in figure.axes] == [5 * len(CONCERNED)] * 2
