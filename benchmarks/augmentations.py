@@ -149,8 +149,9 @@ def right(encoder: SmallImageEncoder, images: Tensor, labels: Tensor) -> dict[st
 
 
 def cell(runs: Sequence[int]) -> str:
-    """The runs' mean and their range."""
-    return f"{statistics.mean(runs):.0f} ({min(runs)}…{max(runs)})" if runs else "–"
+    """The runs' mean, and the range of several."""
+    spread = f" ({min(runs)}…{max(runs)})" if len(runs) > 1 else ""
+    return f"{statistics.mean(runs):.0f}{spread}" if runs else "–"
 
 
 def table(result: dict[str, Any]) -> str:
