@@ -28,7 +28,7 @@ from tinyomni.evaluation.registry import METRICS, PARTS, WIDE
 from tinyomni.evaluation.report import Report, result
 from tinyomni.io import weights as weights_io
 from tinyomni.metrics import accuracy
-from tinyomni.training import checkpoint
+from tinyomni.training import checkpoint, stages
 from tinyomni.training.recipe import RunDir
 
 RATE = accuracy([1, 1, 0, 1])
@@ -156,6 +156,12 @@ def test_weights_that_do_not_say_how_they_were_made_cannot_be_unpacked(tmp_path:
     build(seed=1).save(tmp_path / "x")
     with pytest.raises(InputError, match="expected weights that say how they were made"):
         export.unpack(tmp_path / "x", tmp_path / "runs")
+
+
+def test_the_preset_shipped_has_as_many_steps_as_the_shipped_weights() -> None:
+    for name, each in json.loads(weights_io.read()[1]["made"])["stages"].items():
+        steps = each["steps"] + (each.get("initialized_from") or {"steps": 0})["steps"]
+        assert stages.get(name).settings("shipped").steps == pytest.approx(steps, rel=0.02), name
 
 
 def test_the_shipped_weights_say_what_each_stage_was_initialized_from() -> None:

@@ -35,7 +35,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the exporter's own deprecat
 def omni() -> Model:
     """Fresh weights, small sizes, with shared key heads: what counts is that both sides agree."""
     torch.manual_seed(0)
-    return Omni(SMALL)
+    omni = Omni(SMALL)
+    omni.thresholds = {"typed": -1.0, "spoken": -2.0, "asr": -0.5, "scene": -0.1}
+    return omni
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,8 @@ def test_replies_codes_and_speech_are_those_of_pytorch(exact: runtime.OnnxOmni, 
         ours = exact.reply(**given, max_new_tokens=12).finish()  # type: ignore[arg-type]
         theirs = omni.reply(**given, max_new_tokens=12).finish()  # type: ignore[arg-type]
         assert ours.ids == theirs.ids and ours.certainty == pytest.approx(theirs.certainty, abs=1e-4)
+        assert (ours.threshold, ours.scene_threshold) == (theirs.threshold, theirs.scene_threshold)
+        assert (ours.scene_threshold is None) == ("image" not in given)
     codes = exact.speech_codes("A red star.", voice=1)
     np.testing.assert_array_equal(codes, omni.speech_codes("A red star.", voice=1))
     with torch.no_grad():

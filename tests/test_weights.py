@@ -248,7 +248,7 @@ def test_shipped_weights_answer_transcribe_and_speak() -> None:
     folder = weights_file.SHIPPED.parent
     assert sum(each.stat().st_size for each in folder.iterdir()) <= 30_000_000
     omni = Omni.from_pretrained()
-    assert set(omni.thresholds) == {"typed", "spoken", "asr"}
+    assert set(omni.thresholds) == {"typed", "spoken", "asr", "scene"}
     for question, answer in [("What colour is the circle?", "Red."), ("How many things are there?", "Three."),
                              ("Where is the star?", "At the top.")]:  # fmt: skip
         assert omni.generate(question, IMAGE) == answer
