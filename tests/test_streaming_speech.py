@@ -90,6 +90,7 @@ def test_what_was_given_out_stays_and_ends_meet(omni: Omni) -> None:
     vocoder = StreamingVocoder(omni.codec.vocoder)
     pieces = [vocoder.push(part) for part in mel.split(8)]
     wave = torch.cat([*pieces, vocoder.finish()])
+    assert len(wave) == len(mel) * 160 and vocoder.magnitudes.shape[1] == len(mel) + 1
     assert len(vocoder.push(mel[:0])) == 0
     jumps = (wave[1:] - wave[:-1]).abs()
     borders = jumps[1279::1280]
