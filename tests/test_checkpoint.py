@@ -500,6 +500,25 @@ def test_checkpoints_are_listed_from_the_newest_and_the_best_is_kept(tmp_path: P
     assert not tensors["model.a"].any() and (metadata["step"], metadata["more"]) == (100, 1)
 
 
+def test_weights_are_the_best_ones_and_their_mean_where_there_is_one(tmp_path: Path) -> None:
+    stage, one = torch.nn.Linear(2, 1, bias=False), torch.ones(1, 2)
+
+    def loaded(which: str) -> float:
+        checkpoint.load_weights(stage, tmp_path, which)
+        return float(stage.weight.detach().mean())
+
+    best = save(tmp_path, 1, {"model.weight": one}, {})
+    save(tmp_path, 2, {"model.weight": 2 * one}, {})
+    assert loaded("best") == 2  # without a best one, the last
+    checkpoint.set_pointer(tmp_path, "best", best)
+    assert (loaded("best"), loaded("last")) == (1, 2)
+    save(tmp_path, 3, {"model.weight": one, f"{checkpoint.PREFIX}weight": 9 * one}, {})
+    assert loaded("last") == 9
+    save(tmp_path, 4, {"model.weight": one, "model.more": one}, {})
+    with pytest.raises(InputError, match=r"1 names or shapes differ\. The first is more: expected none"):
+        loaded("last")
+
+
 def test_a_pointer_that_is_no_name_is_an_error(tmp_path: Path) -> None:
     save(tmp_path, 7, {"model.w": torch.ones(2)}, {})
     assert read_pointer(tmp_path, "last") == path_of(tmp_path, 7)

@@ -88,6 +88,8 @@ def test_what_was_given_out_stays_and_ends_meet(omni: Omni) -> None:
     with torch.no_grad():
         mel = omni.codec.to_mel(omni.codec.rvq.decode(omni.speech_codes(TEXTS[2])))[0]
     vocoder = StreamingVocoder(omni.codec.vocoder)
+    assert len(vocoder.push(mel[:3])) == 0 and vocoder.done == 0  # these wait for more
+    vocoder = StreamingVocoder(omni.codec.vocoder)
     pieces = [vocoder.push(part) for part in mel.split(8)]
     wave = torch.cat([*pieces, vocoder.finish()])
     assert len(wave) == len(mel) * 160 and vocoder.magnitudes.shape[1] == len(mel) + 1
