@@ -190,7 +190,11 @@ def bad_calls() -> dict[str, tuple[object, type[Exception], str]]:
         "embeddings of another width": (lambda m: m(embeddings=torch.randn(1, 4, 128)), ShapeError, "proj_v|d_model"),
         "no batch axis": (lambda m: m(torch.tensor([1, 5, 6])), ShapeError, r"unsqueeze\(0\)"),
         "float ids": (lambda m: m(ids.float()), ShapeError, "integer|Int"),
-        "float ids, generating": (lambda m: generate(m, ids[:, 1:].float()), ShapeError, "integer|Int"),
+        "float ids, generating": (
+            lambda m: generate(m, ids[:, 1:].float(), max_new_tokens=3),
+            ShapeError,
+            "integer|Int",
+        ),
         "an id outside": (lambda m: m(torch.tensor([[1, 61]])), IndexError, "0 … 60"),
         "an id outside, generating": (
             lambda m: generate(m, torch.tensor([[1, 61]]), max_new_tokens=3),
