@@ -149,7 +149,7 @@ class Reply(GeneratedText):
     @property
     def scene_certainty(self) -> float | None:
         """Log-probability of the first token of the description, `There`: that the image shows a scene that the model
-        can describe. None where it described none.
+        can describe. None where it described none. In a spoken reply, special tokens tell where the description begins.
         """
         if not (self.description or self.answer).startswith(DESCRIBES):
             return None
