@@ -171,6 +171,16 @@ def test_a_recording_and_the_microphone(page: Any, omni: Omni) -> None:
     assert page.locator(".token.audio").count() > 10
 
 
+def test_it_says_what_it_is_not_sure_of(page: Any, omni: Omni, tmp_path: Path) -> None:
+    recording = TOP / "data" / "real_speech" / "letters-c.flac"  # "c", that sounds like "three" here
+    page.evaluate("window.tinyomni.answer = null")
+    page.set_input_files("#audio-file", str(recording))
+    finished(page)
+    reply = omni.reply(None, image(page), str(recording), trim=True).finish()
+    assert reply.doubts_speech and page.inner_text("#status").startswith("Not sure what was said; letter by letter")
+    assert page.locator("#answer.unsure").count() == 1
+
+
 def test_hover_shows_what_a_word_attended_to(page: Any) -> None:
     ask(page, "Where is the star?")
     page.locator(".token.new").first.hover()

@@ -1,7 +1,9 @@
 """Every exported graph gives what PyTorch gives, for lengths other than the traced ones; the page's code agrees too."""
 
 import dataclasses
+import itertools
 import json
+import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +15,10 @@ import torch
 
 from tinyomni import Omni
 from tinyomni.config import AudioConfig, OmniConfig, TalkerConfig, ThinkerConfig, VisionConfig
+from tinyomni.generation import Step
 from tinyomni.omni import Omni as Model
+from tinyomni.reply import Reply, disagreement
+from tinyomni.tokenizer import EOS, BPETokenizer
 
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
@@ -149,6 +154,41 @@ def test_the_axis_names_come_from_the_annotations(exact: runtime.OnnxOmni) -> No
     assert "tokens" in axes["embeddings"] and "d_model" in axes["embeddings"] and "vocab" in axes["return"]
 
 
+def judged_replies(tokenizer: BPETokenizer) -> list[tuple[dict[str, Any], Reply]]:
+    """Replies as the page and this library judge them: with and without separators, image, recording, thresholds."""
+    rng, special, found = random.Random(0), tokenizer.separators, []
+    assert special is not None
+    described = "There is a big red star on the left. Is star red"
+    texts = [
+        ("Is it red?", described, "Yes."),
+        ("", described, "Yes."),
+        ("Is it?", "I can see nothing. Is star", "No."),
+        ("", "", "A star. Is it red?"),
+        ("", "", "I heard nothing."),
+        ("", "", "There is a star."),
+        ("", "", "."),
+    ]
+    readings = (None, "", "Is it red?", "is i rd", "Yes", "n i t l e n", "I heard nothing.", "There is a star.")
+    for (transcript, scratchpad, answer), reading in itertools.product(texts, readings):
+        encode = tokenizer.encode
+        ids = [*encode(transcript), special.scratchpad, *encode(scratchpad), special.answer] if scratchpad else []
+        ids += [*encode(answer), EOS]
+        log_probs = [-rng.choice((0.01, 0.01, 0.05, 0.3)) * rng.random() for _ in ids]
+        thresholds = {"typed": -0.25, "spoken": -0.25, "asr": -0.1, "scene": -0.04}
+        for name in rng.sample(list(thresholds), rng.randrange(2)):
+            del thresholds[name]
+        image, style = rng.random() < 0.5, rng.choice(("wide", "wide", "plain"))
+        steps = (Step(torch.tensor([id]), torch.tensor([each])) for id, each in zip(ids, log_probs, strict=True))
+        spoken, scene = reading is not None, thresholds.get("scene") if image else None
+        read = (lambda text=reading: text) if spoken and "asr" in thresholds else None
+        threshold = thresholds.get("spoken" if spoken else "typed")
+        reply = Reply(steps, tokenizer, 1, spoken, threshold, style, scene, read).finish()
+        case = {"ids": ids, "logProbs": log_probs, "image": image, "reading": reading, "thresholds": thresholds,
+                "style": style}  # fmt: skip
+        found.append((case, reply))
+    return found
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_the_pages_tokenizer_vocoder_and_parser_agree(exact: runtime.OnnxOmni, omni: Model, tmp_path: Path) -> None:
     """Without onnxruntime-web: what the page does itself."""
@@ -174,8 +214,10 @@ def test_the_pages_tokenizer_vocoder_and_parser_agree(exact: runtime.OnnxOmni, o
     assert own.separators is not None
     odd, (start, end) = own.encode("There is a star. Is it: yes"), own.separators
     special = [[*odd, start, *odd, end, *odd], [start, *odd], [start, end, *odd], [*odd, start, end], odd[:3]]
+    judged = judged_replies(own)
     given = {"texts": texts, "replies": replies, "frames": len(mel), "questions": questions,
-             "special": {"pieces": own.vocabulary(), "ids": special}}  # fmt: skip
+             "special": {"pieces": own.vocabulary(), "ids": special},
+             "judged": [case for case, _ in judged]}  # fmt: skip
     (tmp_path / "given.json").write_text(json.dumps(given))
     command = ["node", TOP / "site" / "live" / "test" / "agree.mjs", exact.folder / "model.json", tmp_path]
     subprocess.run([str(part) for part in command], check=True, timeout=120)
@@ -189,6 +231,14 @@ def test_the_pages_tokenizer_vocoder_and_parser_agree(exact: runtime.OnnxOmni, o
     for ids, said in zip(special, found["special"], strict=True):
         expected = split_reply(ids, own) or parse_reply(own.decode(ids), spoken=True)
         assert said == {"text": own.decode(ids), "parts": dict(zip(fields, expected, strict=True))}
+    for (case, reply), page in zip(judged, found["judged"], strict=True):
+        assert page["certainty"] == pytest.approx(reply.certainty) and page["unsure"] == bool(reply.unsure), case
+        of = "scene" if reply.doubts_scene else "speech" if reply.doubts_speech else None
+        assert page["of"] == of, case
+        apart = -1.0 if case["reading"] is None else disagreement(case["reading"], reply.parts)
+        assert float(page["apart"]) == pytest.approx(apart), case
+    assert {True, False} == {bool(reply.unsure) for _, reply in judged}
+    assert {"scene", "speech", None} == {page["of"] for page in found["judged"]}
     ours, theirs = np.fromfile(tmp_path / "wav", dtype=np.float32), vocoder.mel_to_audio(mel, domain="log").numpy()
     ours *= np.abs(theirs).max() / np.abs(ours).max()
     assert np.linalg.norm(ours - theirs) < 1e-2 * np.linalg.norm(theirs)

@@ -147,6 +147,38 @@ def test_it_doubts_a_scene_where_the_description_begins_uncertainly(separators: 
         assert one(text, -0.2).scene_certainty is None and one(text, -0.2).unsure is False
 
 
+@pytest.mark.parametrize(
+    ("text", "reading", "doubts"),
+    [
+        (f"What is it? {STAR}. Shape red star: A star.", "what is it", False),
+        (f"What is it? {STAR}. Shape red star: A star.", "Whad is id?", False),  # 2 of 10 letters
+        (f"What is it? {STAR}. Shape red star: A star.", "Whad ism hd?", True),  # 4 of 10
+        (f"What is it? {STAR}. Shape red star: A star.", "A star.", True),  # not what was asked, but what is answered
+        ("Good night.", "god nigt", False),
+        ("Good night.", "", True),
+        (f"{STAR}. Good night.", "Good night.", False),  # a description, then what was to be repeated
+        (f"{STAR}. Good night.", "There is a big red star", True),
+        ("I heard nothing.", "oe", False),
+        ("I heard nothing. Yes.", "oe", True),
+        (".", "Dot.", True),
+        ("", "", True),
+    ],
+)
+def test_it_doubts_speech_that_the_recogniser_reads_otherwise(text: str, reading: str, doubts: bool) -> None:
+    calls: list[str] = []
+
+    def read() -> str:
+        calls.append(reading)
+        return reading
+
+    steps = [Step(torch.tensor([number]), torch.tensor([-0.1])) for number in [*TOK.encode(text), EOS]]
+    one = Reply(iter(steps), TOK, 3, True, -0.5, read=read).finish()
+    assert not calls  # only where it is asked for, and once
+    assert one.doubts_speech is doubts and one.unsure is doubts and one.reading == reading and len(calls) == 1
+    assert not Reply(iter(steps), TOK, 3, True, -0.5).finish().unsure
+    assert Reply(iter(steps), TOK, 3, True, -0.05, read=read).finish().unsure
+
+
 def test_a_transcript_joins_its_parts() -> None:
     def parts() -> Iterator[tuple[str, float]]:
         yield from [("", -0.1), ("one", -0.2), ("", -0.3), ("two", -0.4)]

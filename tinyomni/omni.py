@@ -132,6 +132,12 @@ class Omni(nn.Module):
         self.check_audio(wav)
         return self.proj_a(self.audio(self.mel(wav).to(self.dtype)))
 
+    def load_recording(self, audio: AudioLike, trim: bool) -> Float[Tensor, "samples"]:
+        """A recording as `embed` takes it."""
+        rate = self.cfg.audio.sample_rate
+        wav = load_audio(audio, rate)
+        return normalize_level(trim_silence(wav, rate), rate) if trim else wav
+
     def embed(
         self,
         text: TextLike | None = None,
@@ -149,10 +155,7 @@ class Omni(nn.Module):
         if image is not None:
             parts["image"] = self.embed_image(load_image(image, self.cfg.vision.image_size)[None].to(self.device))
         if audio is not None:
-            wav = load_audio(audio, self.cfg.audio.sample_rate)
-            if trim:
-                rate = self.cfg.audio.sample_rate
-                wav = normalize_level(trim_silence(wav, rate), rate)
+            wav = self.load_recording(audio, trim)
             parts["audio"] = self.embed_audio(wav[None].to(self.device))
         if text is not None:
             parts["text"] = self.embed_text(self.text_ids(text))
@@ -184,13 +187,18 @@ class Omni(nn.Module):
         """
         if text is None and image is None and audio is None:
             raise InputError("Omni.reply: expected at least one of text=, image=, audio=")
+        read = None
+        if audio is not None:
+            wav = self.load_recording(audio, trim)
+            audio = wav, self.cfg.audio.sample_rate
+            read = (lambda: self.recognize(wav)[0]) if "asr" in self.thresholds else None
         with torch.no_grad():
-            prompt = self.embed([BOS] if text is None else text, image, audio, trim)
+            prompt = self.embed([BOS] if text is None else text, image, audio)
         steps = stream(self.thinker, embeddings=prompt, vocab_limit=self.tokenizer.n_pieces, **sampling)
         spoken = audio is not None
         threshold = self.thresholds.get("spoken" if spoken else "typed")
         scene = None if image is None else self.thresholds.get("scene")
-        return Reply(steps, self.tokenizer, prompt.shape[1], spoken, threshold, self.style, scene)
+        return Reply(steps, self.tokenizer, prompt.shape[1], spoken, threshold, self.style, scene, read)
 
     @overload
     def generate(

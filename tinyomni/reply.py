@@ -10,12 +10,15 @@ Special tokens stand between these parts (`tokenizer.Separators`), so that no te
 Weights from before they were there are told apart by their text alone.
 """
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from statistics import fmean
 from typing import Literal, NamedTuple
 
 from tinyomni.generation import Step
+from tinyomni.metrics import cer
 from tinyomni.tokenizer import EOS, BPETokenizer, StreamDecoder
 
 Kind = Literal["typed", "spoken", "asr"]
@@ -32,6 +35,8 @@ SCRATCHPAD = re.compile(
     re.DOTALL,
 )
 SENTENCE = re.compile(r".+?[.?!] ", re.DOTALL)
+HEARD_NOTHING = "I heard nothing."
+MOST_APART = 0.3  # of the letters, that the recogniser may read otherwise in a recording that was understood
 
 
 class ReplyParts(NamedTuple):
@@ -79,6 +84,25 @@ def split_reply(ids: Sequence[int], tokenizer: BPETokenizer) -> ReplyParts | Non
     return ReplyParts(transcript or None, description or None, lookup or None, answer)
 
 
+def disagreement(reading: str, parts: ReplyParts) -> float:
+    """How far the recogniser's reading of a recording is from what a reply takes it for: the character error rate.
+
+    That is its transcript; a reply without one repeats what was said, and ends with it. Infinite for one without a
+    letter, 0 for a reply that heard nothing.
+    """
+    if parts.answer == HEARD_NOTHING and not parts.transcript:
+        return 0.0
+    whole = parts.transcript or parts.answer
+    starts = [0] if parts.transcript else [0, *(found.end() for found in SENTENCE.finditer(whole))]
+    taken_for = [letters for start in starts if (letters := letters_of(whole[start:]))]
+    return min((cer([letters_of(reading)], [each]).rate for each in taken_for), default=math.inf)
+
+
+def letters_of(text: str) -> str:
+    """Without capitals and punctuation."""
+    return " ".join(re.findall(r"[a-z]+", text.lower()))
+
+
 class GeneratedText(Iterator[str]):
     """Text piece by piece; then `text`, the whole of it, and how certain the model was.
 
@@ -118,7 +142,8 @@ class Reply(GeneratedText):
     """The reply to a prompt of `prompt_tokens` tokens; `spoken` says whether a recording was in it.
 
     `scene_threshold` is what nearly all right descriptions begin with (`scene_certainty`); None where that was not
-    measured, or no image is in the prompt.
+    measured, or no image is in the prompt. `read` has the recogniser read the recording; None where there is none, or
+    the recogniser is untrained.
     """
 
     def __init__(
@@ -130,9 +155,10 @@ class Reply(GeneratedText):
         threshold: float | None,
         style: str = "plain",
         scene_threshold: float | None = None,
+        read: Callable[[], str] | None = None,
     ) -> None:
         super().__init__("spoken" if spoken else "typed", threshold, style)
-        self.scene_threshold = scene_threshold
+        self.scene_threshold, self._read = scene_threshold, read
         self.steps, self.decoder = steps, StreamDecoder(tokenizer)
         self.prompt_tokens, self.spoken = prompt_tokens, spoken
         self.ids: list[int] = []  # with EOS, where there is one
@@ -163,10 +189,24 @@ class Reply(GeneratedText):
         certainty = self.scene_certainty
         return certainty is not None and self.scene_threshold is not None and certainty < self.scene_threshold
 
+    @cached_property
+    def reading(self) -> str | None:
+        """What the recogniser reads in the recording, when this is asked for; None without one."""
+        return None if self._read is None else self._read()
+
+    @property
+    def doubts_speech(self) -> bool:
+        """Whether the recogniser, which hears with the same encoder but spells letter by letter, reads something else
+        than the reply took the recording for: of speech that neither has learned, they rarely make the same words.
+        """
+        return self.reading is not None and disagreement(self.reading, self.parts) > MOST_APART
+
     @property
     def unsure(self) -> bool | None:
-        """Whether the certainty, of all tokens or of the scene, is below its threshold; None if none was measured."""
-        return self.doubts_scene or super().unsure
+        """Whether the certainty, of all tokens or of the scene, is below its threshold, or the speech was read
+        otherwise; None if none of it was measured.
+        """
+        return self.doubts_scene or self.doubts_speech or super().unsure
 
     def finish(self) -> "Reply":
         """Generate the rest; the reply itself is returned."""

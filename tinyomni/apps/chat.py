@@ -119,6 +119,8 @@ def uncertainty_note(result: Reply | Transcript) -> str:
             f"(not sure that this is a scene it can describe: certainty {result.scene_certainty:.3f}; "
             f"right descriptions rarely begin below {result.scene_threshold:.3f})"
         )
+    if isinstance(result, Reply) and result.doubts_speech:
+        return f"(not sure what was said: letter by letter it was heard as {str(result.reading)!r})"
     return (
         f"(not sure: certainty {result.certainty:.3f}; "
         f"right {NAMES[result.kind]} are rarely below {result.threshold:.3f})"

@@ -22,8 +22,9 @@ from tinyomni.config import IMAGE_SIZE, SAMPLE_RATE
 from tinyomni.data import randomization, world
 from tinyomni.data.randomization import NOTHING, PATCH, WIDE, Randomization, Rendered
 from tinyomni.data.world import QUESTION_KINDS, SHAPES, Question, Thing
+from tinyomni.reply import HEARD_NOTHING
 
-DO_NOT_KNOW, SEE_NOTHING, HEARD_NOTHING = "I do not know.", "I can see nothing.", "I heard nothing."
+DO_NOT_KNOW, SEE_NOTHING = "I do not know.", "I can see nothing."
 CANNOT_SEE = "I cannot see that."
 ANSWERS = (DO_NOT_KNOW, SEE_NOTHING, HEARD_NOTHING, CANNOT_SEE)
 COUNT_TO_THREE, CANNOT_TELL = "I can count only to three.", "I do not know what I see."

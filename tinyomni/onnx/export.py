@@ -31,7 +31,7 @@ from tinyomni.io import levels
 from tinyomni.io.weights import SHIPPED
 from tinyomni.omni import Omni
 from tinyomni.onnx import graphs
-from tinyomni.reply import SCRATCHPAD, SENTENCE
+from tinyomni.reply import DESCRIBES, HEARD_NOTHING, MOST_APART, SCRATCHPAD, SENTENCE
 from tinyomni.stability import finite_checks
 from tinyomni.tracing import annotations
 
@@ -236,7 +236,13 @@ def describe(omni: Omni, made: list[Graph], weights: str = "") -> dict[str, Any]
         "voices": omni.cfg.talker.voices,
         "vocoder": {"n_fft": vocoder.n_fft, "hop": vocoder.hop},
         "inverse": [round(number, 6) for number in vocoder.inverse.flatten().tolist()],
-        "reply": {"scratchpad": in_javascript(SCRATCHPAD), "sentence": in_javascript(SENTENCE)},
+        "reply": {
+            "scratchpad": in_javascript(SCRATCHPAD),
+            "sentence": in_javascript(SENTENCE),
+            "describes": DESCRIBES,
+            "heard_nothing": HEARD_NOTHING,
+            "most_apart": MOST_APART,
+        },
         "world": drawing(),
         "normalization": normalization_data(),
         "level": {"usual": list(levels.USUAL), "target": levels.TARGET, "loud": levels.LOUD},

@@ -83,6 +83,11 @@ class OnnxOmni:
                 f"At most {limit * 4 * self.audio.hop / self.audio.sample_rate:.2f} s fit: cut the recording."
             )
 
+    def load_recording(self, audio: AudioLike, trim: bool) -> Float[torch.Tensor, "samples"]:
+        """As `Omni.load_recording`."""
+        wav = load_audio(audio, self.audio.sample_rate)
+        return self.usual(trim_silence(wav, self.audio.sample_rate)) if trim else wav
+
     # -- think ---------------------------------------------------------------------------------------------------
 
     def embed(
@@ -93,8 +98,7 @@ class OnnxOmni:
         if image is not None:
             parts.append(self.run("image", image=load_image(image, self.image_size)[None].numpy())[0])
         if audio is not None:
-            wav = load_audio(audio, self.audio.sample_rate)
-            wav = self.usual(trim_silence(wav, self.audio.sample_rate)) if trim else wav
+            wav = self.load_recording(audio, trim)
             check_not_silent(wav)
             self.check_length(wav)
             parts.append(self.run("audio", mel=self.run("mel", wav=wav[None].numpy())[0])[0])
@@ -127,7 +131,12 @@ class OnnxOmni:
         """As `Omni.reply`, greedy."""
         if text is None and image is None and audio is None:
             raise InputError("OnnxOmni.reply: expected at least one of text=, image=, audio=")
-        prompt = self.embed(text, image, audio, trim)
+        read = None
+        if audio is not None:
+            wav = self.load_recording(audio, trim)
+            audio = wav, self.audio.sample_rate
+            read = (lambda: self.recognize(wav)[0]) if "asr" in self.about["thresholds"] else None
+        prompt = self.embed(text, image, audio)
         if prompt.shape[1] + max_new_tokens > self.thinker["ctx_len"]:
             raise InputError(
                 f"OnnxOmni.reply: {prompt.shape[1]} prompt tokens + {max_new_tokens} new tokens > "
@@ -136,7 +145,7 @@ class OnnxOmni:
         threshold = self.about["thresholds"].get("spoken" if audio is not None else "typed")
         scene = None if image is None else self.about["thresholds"].get("scene")
         steps = self.steps(prompt, max_new_tokens)
-        return Reply(steps, self.tokenizer, prompt.shape[1], audio is not None, threshold, self.style, scene)
+        return Reply(steps, self.tokenizer, prompt.shape[1], audio is not None, threshold, self.style, scene, read)
 
     def recognize(self, wav: Float[torch.Tensor, "samples"]) -> tuple[str, float]:
         """As `Omni.recognize`."""

@@ -59,10 +59,11 @@ const handlers = {
     glass.prompt(message, image), say(message.seen.transcript ? `Heard: “${message.seen.transcript}”` : message.read ? `Read as: “${message.read}”` : "Thinking …");
   },
   token(message) { glass.step(message), show(message.parts); },
-  answer({ parts, certainty, unsure, ms, ran }) {
+  answer({ parts, certainty, unsure, of, ms, ran }) {
     glass.drawTable(ran), show(parts), $("answer").classList.toggle("unsure", unsure);
     const which = about.style === "wide" ? "least" : "mean";
-    say(`${unsure ? "Not sure" : "Sure"}: ${which} log-probability of a token ${certainty.toFixed(3)}. ${ms.toFixed(0)} ms.`);
+    const what = { scene: " that this is a scene it can describe", speech: " what was said; letter by letter it heard something else" };
+    say(`${unsure ? "Not sure" : "Sure"}${what[of] ?? ""}: ${which} log-probability of a token ${certainty.toFixed(3)}. ${ms.toFixed(0)} ms.`);
     window.tinyomni.answer = parts;
   },
   frame({ codes }) { roll.add(codes); },

@@ -138,6 +138,31 @@ export class Model {
     return { transcript: text.slice(0, start).trimEnd() || null, description, lookup: lookup ?? null, answer: answer ?? "" };
   }
 
+  // How certain a reply is, whether it is called unsure, and of what: `Reply.certainty`, `unsure`, `doubts_scene` and
+  // `doubts_speech` of tinyomni/reply.py. reading: what the recogniser reads in the recording; null without one.
+  judge(ids, logProbs, { parts, image, reading }, { separators } = this.tokenizer) {
+    const { style, thresholds, reply } = this.about, below = (value, limit) => limit !== undefined && value < limit;
+    const mean = logProbs.reduce((sum, each) => sum + each, 0) / logProbs.length;
+    const certainty = style === "wide" ? Math.min(...logProbs) : mean;
+    const described = image && (parts.description || parts.answer).startsWith(reply.describes);
+    const first = logProbs[separators ? ids.indexOf(separators.scratchpad) + 1 : 0];
+    const apart = reading !== null && thresholds.asr !== undefined && this.disagreement(reading, parts) > reply.most_apart;
+    const scene = Boolean(described) && below(first, thresholds.scene), speech = !scene && apart;
+    const unsure = scene || speech || below(certainty, thresholds[reading === null ? "typed" : "spoken"]);
+    return { certainty, unsure, of: scene ? "scene" : speech ? "speech" : null };
+  }
+
+  // How far the recogniser's reading is from what a reply takes a recording for: `disagreement` of tinyomni/reply.py.
+  disagreement(reading, { transcript, answer }) {
+    if (!transcript && answer === this.about.reply.heard_nothing) return 0;
+    const starts = [0];
+    this.sentence.lastIndex = 0;
+    while (!transcript && this.sentence.exec(answer)) starts.push(this.sentence.lastIndex);
+    const letters = (text) => (text.toLowerCase().match(/[a-z]+/g) ?? []).join(" "), read = letters(reading);
+    const takenFor = starts.map((start) => letters((transcript || answer).slice(start))).filter(Boolean);
+    return Math.min(...takenFor.map((each) => editDistance(read, each) / each.length));
+  }
+
   // -- speak --------------------------------------------------------------------------------------------------------
 
   // Yields the codes of each frame of 80 ms as they are written.
@@ -163,6 +188,17 @@ export class Model {
   async mel(codes) {
     return (await this.run("codec", { codes: this.int(codes.flat(), [1, codes.length, 2]) })).mel.data;
   }
+}
+
+// Insertions, deletions and substitutions (Levenshtein, 1966).
+function editDistance(one, two) {
+  let row = Array.from({ length: two.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= one.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= two.length; j++) next[j] = Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + (one[i - 1] !== two[j - 1]));
+    row = next;
+  }
+  return row[two.length];
 }
 
 export function argmax(values) {

@@ -64,16 +64,9 @@ async function ask({ image, wav, text, temperature, aloud, voice, seed = 0 }) {
     delete step.logits;
     post("token", { ...step, text: said, parts: model.parts(ids, Boolean(wav)), ms: performance.now() - started }, [step.attention.buffer]);
   }
-  // `GeneratedText.certainty` of tinyomni/reply.py
-  const mean = logProbs.reduce((sum, each) => sum + each, 0) / logProbs.length;
-  const certainty = model.about.style === "wide" ? Math.min(...logProbs) : mean;
-  const below = (value, limit) => limit !== undefined && value < limit;
-  const parts = model.parts(ids, Boolean(wav)), limits = model.about.thresholds;
-  // `Reply.doubts_scene`
-  const described = image && (parts.description ?? parts.answer).startsWith("There is a");
-  const first = logProbs[model.tokenizer.separators ? ids.indexOf(model.tokenizer.separators.scratchpad) + 1 : 0];
-  const unsure = below(certainty, limits[wav ? "spoken" : "typed"]) || Boolean(described && below(first, limits.scene));
-  post("answer", { ran: model.ran, parts, certainty, unsure, ms: performance.now() - started });
+  const parts = model.parts(ids, Boolean(wav)), { transcript } = embedded.seen;
+  const judged = model.judge(ids, logProbs, { parts, image: Boolean(image), reading: wav ? transcript : null });
+  post("answer", { ran: model.ran, parts, ...judged, ms: performance.now() - started });
   if (aloud && parts.answer.trim()) await speak({ text: parts.answer, voice }, number);
   post("done");
 }

@@ -24,4 +24,8 @@ fs.writeFileSync(path.join(folder, "level"), Buffer.from(scaled.buffer));
 const found = { questions: given.questions.map((each) => normalizer.normalize(each)), ids, texts: ids.map((each) => tokenizer.decode(each)), replies: given.replies.map(([text, spoken]) => model.parse(text, spoken)) };
 const special = new Tokenizer(given.special.pieces);
 found.special = given.special.ids.map((each) => ({ text: special.decode(each), parts: model.parts(each, true, special) }));
+found.judged = given.judged.map(({ ids, logProbs, image, reading, thresholds, style }) => {
+  const judge = Model.withParser({ ...about, thresholds, style }), parts = judge.parts(ids, reading !== null, special);
+  return { ...judge.judge(ids, logProbs, { parts, image, reading }, special), apart: reading === null ? "-1" : String(judge.disagreement(reading, parts)) };
+});
 fs.writeFileSync(path.join(folder, "found.json"), JSON.stringify(found));
