@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_ask import answering
+from torch import Tensor
 
 from tinyomni import Omni
 from tinyomni.apps.chat import uncertainty_note
@@ -28,10 +29,11 @@ def omni() -> Omni:
 def test_a_dialogue_is_measured_as_a_whole_and_in_parts(omni: Omni) -> None:
     reply = dialogue.ask(omni, (load_audio(AUDIO), SAMPLE_RATE), IMAGE)
     yes, no = Question(None, "Is it?", reply.answer), Question(None, "Is he?", "No.")
-    turns = [Turn(yes, reply, reply.answer, asr_judge.words(reply.answer)), Turn(no, reply, reply.answer, ["no"])]
+    turns = [Turn(yes, reply, reply.answer, asr_judge.words(reply.answer), ["no"]),
+             Turn(no, reply, reply.answer, ["no"], ["no"])]  # fmt: skip
     assert {name: rate.parts for name, rate in dialogue.dialogue_rates(turns).items()} == {
         "accuracy": (1, 0), "transcript": (0, 0), "answer": (1, 0), "speech": (1, 1), "baseline": (0, 1),
-        "accuracy_judge": (1, 1)}  # fmt: skip
+        "accuracy_judge": (1, 1), "recording_judge": (0, 1)}  # fmt: skip
     without_judge = [replace(each, judge=None) for each in turns]
     assert "accuracy_judge" not in dialogue.dialogue_rates(without_judge)
 
@@ -42,6 +44,34 @@ def test_the_independent_asr_tells_answers_apart() -> None:
     for text in ("Red.", "Three.", "On the left.", "A triangle.", "Yes."):
         wave = SpeechCache(None).utter(text, TALKER_VOICES[0], *FIXED_PROSODY)
         assert asr_judge.transcribe(wave, "answers") == asr_judge.words(text)
+
+
+def test_the_independent_asr_reads_the_recordings_of_answers() -> None:
+    """What it makes of the Talker says something about the Talker only if it understands the recordings."""
+    if not asr_judge.available():
+        pytest.skip("the independent ASR judge needs pocketsphinx")
+    read = []
+    for answer in asr_judge.answers():
+        wave = SpeechCache(None).utter(f"{answer.capitalize()}.", TALKER_VOICES[0], *FIXED_PROSODY)
+        read.append(asr_judge.transcribe(wave, "answers") == answer.split())
+    assert sum(read) >= 0.9 * len(read)
+
+
+def test_a_person_who_says_other_words_gets_no_confident_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = {}
+    for name, answer, thresholds in (
+        ("sure", "Red.", {"spoken": -100.0}),
+        ("doubted", "Red.", {"spoken": -100.0, "asr": -100.0}),
+        ("unsure", "Red.", {"spoken": 0.0}),
+        ("says so", "I heard nothing.", {"spoken": -100.0}),
+    ):
+        omni = answering(answer)
+        omni.thresholds = thresholds
+        monkeypatch.setattr(omni, "recognize", lambda wav: ("Green.", -0.1))
+        read, other, confident = dialogue.people(omni, 4)
+        claims[name] = confident.rate
+        assert confident.n == 8 and read.n == other.n == 4 and read.rate > 0.5 < other.rate
+    assert claims == {"sure": 1.0, "doubted": 0.0, "unsure": 0.0, "says so": 0.0}
 
 
 def test_a_spoken_question_gets_a_spoken_answer(omni: Omni, tmp_path: Path) -> None:
@@ -82,3 +112,22 @@ def test_the_wide_style_has_a_threshold_of_scenes(tmp_path: Path) -> None:
     reply = dialogue.ask(omni, "Is it?", IMAGE)
     assert "scene" in found and reply.doubts_scene and "a scene it can describe" in uncertainty_note(reply)
     assert not dialogue.ask(omni, "Is it?", None).doubts_scene
+
+
+def test_speech_that_the_recogniser_reads_otherwise_is_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
+    omni = answering("Is it? There is a big red star on the left: Yes.")
+    omni.thresholds = {"spoken": -100.0, "asr": -100.0}
+    heard: list[int] = []
+
+    def recognize(wav: Tensor) -> tuple[str, float]:
+        heard.append(len(wav))
+        return "Bring me tea.", -0.1
+
+    monkeypatch.setattr(omni, "recognize", recognize)
+    rng = np.random.default_rng(0)
+    wave = np.concatenate([np.zeros(8000), rng.standard_normal(16_000), np.zeros(8000)]).astype(np.float32) / 8
+    reply = dialogue.ask(omni, (wave, 16_000), IMAGE)
+    assert reply.unsure and "letter by letter it was heard as 'Bring me tea.'" in uncertainty_note(reply)
+    assert len(heard) == 1 and 16_000 <= heard[0] < 17_000  # as the Thinker was given it: without the silence
+    omni.thresholds = {"spoken": -100.0}  # of an untrained recogniser nothing is known
+    assert dialogue.ask(omni, (wave, 16_000), IMAGE).unsure is False

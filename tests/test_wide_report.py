@@ -33,12 +33,16 @@ def test_every_look_wording_and_recording_is_a_metric(
     monkeypatch.setattr(looks, "accuracy", lambda found: accuracy(found or [True]))
     monkeypatch.setattr(other_makers, "installed", lambda voices: ())
     monkeypatch.setattr(Omni, "answer", "Yes.", raising=False)
+    monkeypatch.setattr(Omni, "unsure", False, raising=False)
     found = {part: [id for id, *_ in report.MEASURE_MODEL[part](omni, str(tmp_path), 1)] for part in WIDE}
     for part, ids in found.items():
         expected = [id for id, metric in METRICS.items() if metric.part == part]
         if part == "recordings":  # voices of other makers: where they are installed
-            assert ids == expected[: len(CONDITIONS)]
-            assert len(expected) == len(CONDITIONS) + len((*other_makers.HELD_OUT, *other_makers.TRAINED))
+            person = ["recordings.person_cer", "recordings.person_confident"]
+            assert ids == [*expected[: len(CONDITIONS)], *person] and expected[-2:] == person
+            assert len(expected) == len(ids) + len((*other_makers.HELD_OUT, *other_makers.TRAINED))
+            monkeypatch.setattr(dialogue, "REAL_SPEECH", tmp_path / "not here")
+            assert [id for id, *_ in report.MEASURE_MODEL[part](omni, str(tmp_path), 1)] == ids[:-2]
         else:
             assert sorted(ids) == sorted(expected)
     assert set(WIDE) < set(WHOLE_MODEL) < set(PARTS) and set(report.MEASURE_MODEL) == set(WHOLE_MODEL)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,6 +22,8 @@ from tinyomni.config import SAMPLE_RATE
 from tinyomni.data import unanswerable, world
 from tinyomni.errors import InputError
 from tinyomni.metrics import Rate, error_rate
+
+HISS, HISS_SAMPLES = 1e-3, SAMPLE_RATE // 5  # as loud as -60 dBFS
 
 
 def words(text: str) -> list[str]:
@@ -91,11 +94,22 @@ def add_word_pairs(found: Any) -> None:
     found.add_fsg("lines", found.create_fsg("lines", begin, end, arcs))
 
 
+def in_a_room(wave: Float[Tensor, "samples"]) -> Float[Tensor, "padded"]:
+    """With a moment of faint hiss before and after it. The judge learns from these what no speech sounds like, and
+    expects them, as in the recordings it was trained on; ours begin and end with speech.
+
+    Measured on eSpeak's recordings in eight voices, of the validation split: of all answers 86% are read right instead
+    of 64%, and of the words in lines 18% are wrong instead of 34%.
+    """
+    padded = torch.nn.functional.pad(wave, (HISS_SAMPLES, HISS_SAMPLES))
+    return padded + HISS * torch.randn(padded.shape, generator=torch.Generator().manual_seed(0))
+
+
 def transcribe(wave: Float[Tensor, "samples"], grammar: str = "lines") -> list[str]:
     """The words in a recording at 16 kHz."""
     judge = decoder(grammar)
     judge.start_utt()
-    judge.process_raw((wave.clamp(-1, 1) * 32767).short().numpy().tobytes(), full_utt=True)
+    judge.process_raw((in_a_room(wave).clamp(-1, 1) * 32767).short().numpy().tobytes(), full_utt=True)
     judge.end_utt()
     found = judge.hyp()
     return words(found.hypstr) if found else []

@@ -5,7 +5,7 @@
     image ────────────┘
 
 Right means that the recogniser reads the words of the right answer. One recogniser is the model's own, the other is the
-independent ASR judge with a list of all answers.
+independent ASR judge with a list of all answers; what it makes of the training's synthesizer is the ceiling.
 
 Then inputs from outside the model's world: whether it says that it does not know, or is called unsure. And how often
 right and wrong answers are called unsure.
@@ -14,6 +14,7 @@ right and wrong answers are called unsure.
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -21,9 +22,11 @@ from torch import Tensor
 
 from tinyomni.config import IMAGE_SIZE, SAMPLE_RATE
 from tinyomni.data import other_makers, unanswerable
+from tinyomni.data.custom import open_data
 from tinyomni.data.datasets import Sample, Scenes, pixels
+from tinyomni.data.manifests import RowDataset
 from tinyomni.data.normalization import normalize_question
-from tinyomni.data.tts import TTS_VOICES
+from tinyomni.data.tts import FIXED_PROSODY, TALKER_VOICES, TTS_VOICES, SpeechCache
 from tinyomni.data.world import Question
 from tinyomni.evaluation import asr_judge
 from tinyomni.evaluation.asr_judge import words
@@ -31,9 +34,14 @@ from tinyomni.evaluation.recordings import CONDITIONS
 from tinyomni.evaluation.registry import OUTSIDE, slug
 from tinyomni.io.audio import AudioLike
 from tinyomni.io.images import ImageLike, open_image
-from tinyomni.metrics import Rate, accuracy
+from tinyomni.metrics import Rate, accuracy, cer
 from tinyomni.omni import Omni
-from tinyomni.reply import Reply
+from tinyomni.reply import Reply, letters_of
+
+SAYS_SO = ("I do not know", "I can see nothing", "I can count only", "I cannot see", "I heard nothing")
+"""Beginnings of sentences that make no claim."""
+REAL_SPEECH = Path(__file__).resolve().parents[2] / "data" / "real_speech"
+"""Recordings of a person, where the package is in its repository."""
 
 
 def ask(omni: Omni, question: str | AudioLike, image: ImageLike | None) -> Reply:
@@ -69,6 +77,30 @@ def recorded(omni: Omni, n: int, cache: str | None) -> Iterator[tuple[str, Rate]
         yield f"recordings.{slug(voice)}", accuracy([right(*each) for each in questions(voice)])
 
 
+# ---- people ---------------------------------------------------------------------------------------------------------
+
+
+def people(omni: Omni, n: int) -> tuple[Rate, Rate, Rate]:
+    """Recordings of a person, of words that nobody asks here: the recogniser's character error rate, that of what was
+    said in another recording, and how many replies are confident claims, with an image and without one.
+
+    A reply that repeats what was said is right, and one that does not know claims nothing.
+    """
+    rows, scenes = open_data(REAL_SPEECH), Scenes("test", n, speech=False)
+    assert isinstance(rows, RowDataset)
+    picked = [rows[row] for row in random.Random("people").sample(range(len(rows)), min(n, len(rows)))]
+    said, texts, confident = [], [each.texts["text"] for each in picked], []
+    for index, (item, text) in enumerate(zip(picked, texts, strict=True)):
+        assert item.wave is not None
+        recording = item.wave, SAMPLE_RATE
+        said.append(letters_of("".join(omni.transcribe(recording))))
+        for image in (None, scenes[index].image):
+            reply = ask(omni, recording, image)
+            claims = not reply.answer.startswith(SAYS_SO) and letters_of(reply.answer) != text
+            confident.append(claims and not reply.unsure)
+    return cer(said, texts), cer(texts[1:] + texts[:1], texts), accuracy(confident)
+
+
 # ---- spoken question → spoken answer --------------------------------------------------------------------------------
 
 
@@ -80,6 +112,7 @@ class Turn:
     reply: Reply
     transcript: str  # by the model's own recogniser
     judge: list[str] | None  # words, by the independent one; None where it is not installed
+    recording: list[str] | None = None  # what that one reads where the synthesizer of the training says the answer
 
     @property
     def understood(self) -> bool:
@@ -108,7 +141,9 @@ def dialogue(omni: Omni, n: int = 200, cache: str | None = None, split: str = "t
         wave = omni.speak(reply.answer or ".")
         transcript = "".join(omni.transcribe((wave, SAMPLE_RATE)))
         judge = asr_judge.transcribe(wave, "answers") if judged else None
-        turns.append(Turn(sample.question, reply, transcript, judge))
+        ceiling = SpeechCache(cache).utter(sample.question.answer, TALKER_VOICES[0], *FIXED_PROSODY)
+        recording = asr_judge.transcribe(ceiling, "answers") if judged else None
+        turns.append(Turn(sample.question, reply, transcript, judge, recording))
     return turns
 
 
@@ -125,6 +160,9 @@ def dialogue_rates(turns: list[Turn]) -> dict[str, Rate]:
     }  # fmt: skip
     if all(turn.judge is not None for turn in turns):
         rates["accuracy_judge"] = accuracy([turn.judge == answer for turn, answer in zip(turns, answers, strict=True)])
+        rates["recording_judge"] = accuracy(
+            [turn.recording == answer for turn, answer in zip(turns, answers, strict=True)]
+        )
     return rates
 
 

@@ -17,7 +17,7 @@ from tinyomni.data.datasets import pixels
 from tinyomni.data.world import Thing
 from tinyomni.evaluation import independent_renderer
 from tinyomni.evaluation.calibration import accuracy_by_confidence, calibration_error
-from tinyomni.evaluation.dialogue import ask
+from tinyomni.evaluation.dialogue import SAYS_SO, ask
 from tinyomni.evaluation.questions import Answer, generate_parts, generate_replies
 from tinyomni.evaluation.registry import slug
 from tinyomni.metrics import Rate, accuracy
@@ -25,9 +25,6 @@ from tinyomni.omni import DESCRIBE, Omni
 from tinyomni.tokenizer import BOS, BPETokenizer
 from tinyomni.training.omni_examples import OmniExample
 from tinyomni.training.stages.omni import OmniStage
-
-SAYS_SO = ("I do not know", "I can see nothing", "I can count only", "I cannot see")
-"""Beginnings of sentences that make no claim about the image."""
 
 
 def scenes_in(look: str, n: int, split: str = "test") -> list[tuple[list[Thing], Image.Image]]:

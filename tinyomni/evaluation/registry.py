@@ -136,7 +136,9 @@ METRICS: dict[str, Metric] = {metric.id: metric for metric in (
     Metric("dialogue.transcript", "end-to-end", "spoken dialogue: transcript exact", HIGHER),
     Metric("dialogue.answer", "end-to-end", "spoken dialogue: accuracy of the text", HIGHER),
     Metric("dialogue.speech", "end-to-end", "spoken dialogue: speech exact, own ASR", HIGHER),
-    Metric("dialogue.accuracy_judge", "end-to-end", "spoken dialogue: accuracy, independent ASR", HIGHER),
+    Metric("dialogue.accuracy_judge", "end-to-end", "spoken dialogue: accuracy, independent ASR", HIGHER,
+           thresholds=laptop_gpu(0.95, 0.95)),
+    Metric("dialogue.recording_judge", "end-to-end", "spoken dialogue: eSpeak's recordings, independent ASR", HIGHER),
     *(metric for kind, name in OUTSIDE.items() for metric in (
         Metric(f"outside.{slug(kind)}", "end-to-end", f"outside the world: says so, {name}", HIGHER),
         Metric(f"outside.{slug(kind)}_or_unsure", "end-to-end",
@@ -165,5 +167,8 @@ METRICS: dict[str, Metric] = {metric.id: metric for metric in (
     Metric("calibration.error", "wordings", "calibration: expected calibration error (ECE)", LOWER),
     *(Metric(f"recordings.{slug(kind)}", "recordings", f"spoken questions, {kind}: accuracy", HIGHER,
              thresholds=laptop_gpu(*HEARD[kind]) if kind in HEARD else {}) for kind in RECORDINGS),
+    Metric("recordings.person_cer", "recordings", "a person says other words: CER of the recogniser", LOWER),
+    Metric("recordings.person_confident", "recordings", "a person says other words: confident claims", LOWER,
+           thresholds=laptop_gpu(0.0, 0.0)),
 )}  # fmt: skip
 """Every metric by its id, in the order of the report."""

@@ -219,9 +219,13 @@ def measure_wordings(model: Omni, cache: str, n: int) -> Iterator[Measured]:
 
 
 def measure_recordings(model: Omni, cache: str, n: int) -> Iterator[Measured]:
-    """Spoken questions in other conditions and voices."""
+    """Spoken questions in other conditions and voices; and what a person says, where those recordings are."""
     for id, rate in dialogue.recorded(model, min(n, FEW), cache):
         yield id, rate, None
+    if dialogue.REAL_SPEECH.is_dir():
+        read, other, confident = dialogue.people(model, min(n, FEW))
+        yield "recordings.person_cer", read, other
+        yield "recordings.person_confident", confident, None
 
 
 MEASURE: dict[str, Callable[[RunDir, int], Iterator[Measured]]] = {
