@@ -29,6 +29,9 @@ from tinyomni.tracing.statements import attribute, parsed
 from tinyomni.tracing.values import TENSOR, text_of, walk
 
 WIDEST = 72  # column of the comments, if the code is not wider
+# no <code>: VS Code draws that in its own font, colour and background
+CELL = "text-align:left;font-family:monospace"
+NOTE = "var(--jp-content-link-color,var(--vscode-textLink-foreground,#0b5394))"
 MOST_SHOWN = 6  # values behind one line
 
 
@@ -79,11 +82,9 @@ class Lines:
     def _repr_html_(self) -> str:
         """The same for a notebook; lines that did not run are grey."""
         rows = "".join(
-            f'<tr><td style="text-align:left;white-space:pre{"" if ran or not code.strip() else ";color:#888"}">'
-            f"<code>{escape(code) or '&nbsp;'}</code></td>"
-            '<td style="text-align:left;white-space:pre-wrap;padding-left:2em;'
-            'color:var(--jp-content-link-color,#0b5394)">'
-            f"<code>{escape(note)}</code></td></tr>"
+            f'<tr><td style="{CELL};white-space:pre{"" if ran or not code.strip() else ";color:#888"}">'
+            f"{escape(code) or '&nbsp;'}</td>"
+            f'<td style="{CELL};white-space:pre-wrap;padding-left:2em;color:{NOTE}">{escape(note)}</td></tr>'
             for _, code, note, ran in self._rows()
         )
         title = escape(f"{self.call}, {self.file}:{self.start}")
