@@ -140,6 +140,60 @@ def test_a_spoken_question_is_trimmed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert padded == 50 and trimmed == omni.embed_audio(load_speech(AUDIO)[0][None]).shape[1] < 25
 
 
+def test_silence_is_cut_off_only_where_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    omni, asked = answering(), []
+
+    def load_recording(audio: object, trim: bool) -> torch.Tensor:
+        asked.append(trim)
+        return Omni.load_recording(omni, audio, trim)
+
+    monkeypatch.setattr(omni, "load_recording", load_recording)
+    for call in (omni.embed, omni.reply, omni.generate):
+        for given in ({}, {"trim": False}, {"trim": True}):
+            asked.clear()
+            call(audio=AUDIO, **given)
+            assert asked[0] is given.get("trim", False)
+
+
+def test_a_reply_knows_its_prompt_and_doubts_the_scene_of_an_image_alone() -> None:
+    omni = answering("There is a big red star on the left: Yes.")
+    omni.thresholds = {"typed": -100.0, "spoken": -100.0, "scene": 0.5}  # no description is certain enough
+    for text, image, audio in (("Is it?", IMAGE, None), ("Is it?", None, None), (None, IMAGE, AUDIO)):
+        reply = omni.reply(text, image, audio).finish()
+        assert reply.doubts_scene is (image is not None) and reply.unsure is reply.doubts_scene
+        assert reply.prompt_tokens == omni.embed([BOS] if text is None else text, image, audio).shape[1]
+
+
+def test_what_fits_the_context_is_transcribed_in_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    omni, heard = answering(), []
+
+    def recognize(wav: torch.Tensor) -> tuple[str, float]:
+        heard.append(len(wav))
+        return "a", -0.5
+
+    monkeypatch.setattr(omni, "recognize", recognize)
+    fits = 5.12 * 16_000  # a quarter of the context: 128 tokens of 40 ms
+    for samples, parts in ((int(fits), 1), (int(fits) + 1600, 2), (int(2.9 * fits), 4)):
+        heard.clear()
+        wave = torch.rand(samples, generator=torch.Generator().manual_seed(0)) - 0.5
+        text = "".join(omni.transcribe((wave, 16_000)))
+        assert len(heard) == parts and max(heard) <= fits and text == " ".join("a" * parts)
+        assert samples - 1600 < sum(heard) <= samples
+
+
+def test_the_first_voice_is_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    omni, voices = answering(), []
+
+    def speech_ids(text: str, voice: int) -> torch.Tensor:
+        voices.append(voice)
+        return Omni.speech_ids(omni, text, voice)
+
+    monkeypatch.setattr(omni, "speech_ids", speech_ids)
+    omni.speak("Red."), list(omni.speak("Red.", stream=True)), omni.speech_codes("Red."), list(omni.stream_codes("Red."))
+    assert voices == [0] * 4 and torch.equal(omni.speech_ids("Red.", 0), Omni.speech_ids(omni, "Red."))
+    assert not torch.equal(Omni.speech_ids(omni, "Red.", 1), Omni.speech_ids(omni, "Red."))
+
+
 def test_transcripts_are_those_of_the_trained_ear(omni: Omni) -> None:
     recogniser = AudioStage()
     recogniser.encoder.load_state_dict(omni.audio.state_dict())

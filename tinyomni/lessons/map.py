@@ -54,7 +54,8 @@ def draw_map(lesson: int) -> tuple[Figure, str]:
     """The map with a lesson's parts filled, and its description. Raises KeyError for a number that is no lesson."""
     here = HERE[lesson]
     everything = len(here) >= len(PARTS) - 1
-    sheet = Sheet(920, 316, "The whole model" if everything else f"You are here: {describe(lesson)}")
+    place = "the whole model" if everything else describe(lesson)
+    sheet = Sheet(920, 316, f"You are here: {place}")
     sheet.text(56, 80, "image", color=IMAGE.colour, weight="bold")
     sheet.text(56, 96, f"3 × {_V.image_size} × {_V.image_size}", size=7.5)
     sheet.text(40, 150, "audio", color=AUDIO.colour, weight="bold")
@@ -89,7 +90,7 @@ def draw_map(lesson: int) -> tuple[Figure, str]:
         sheet.box(part.x, part.y, part.width, tall, part.title, part.shape, part.look, strong=on and not everything,
                   faded=not on)  # fmt: skip
     alt = "Map of the model: image, audio and text become one sequence; the Thinker writes text, the Talker speaks it. "
-    return sheet.figure, alt + ("" if everything else f"You are here: {describe(lesson)}.")
+    return sheet.figure, f"{alt}You are here: {place}."
 
 
 def describe(lesson: int) -> str:
