@@ -23,6 +23,8 @@ from tinyomni.errors import InputError
 from tinyomni.shapes import ShapeError, describe, expect
 from tinyomni.vocoder import GriffinLimVocoder, StreamingVocoder
 
+BLOCK = 2048  # vectors that are quantized at once: what is computed of them stays in a processor's cache
+
 
 class RVQ(nn.Module):
     """`encode`: (…, 128) → (…, 2); `decode`: (…, 2) → (…, 128). Any leading axes."""
@@ -39,17 +41,23 @@ class RVQ(nn.Module):
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0 or x.shape[-1] != self.cfg.codec_dim:
             got = describe(x) if isinstance(x, Tensor) else type(x).__name__
             raise ShapeError(f"RVQ.encode: expected x as floats (…, codec_dim={self.cfg.codec_dim}), got {got}")
-        residual = self.in_proj(x).float()
-        codes = []
+        rows = self.in_proj(x).float().reshape(-1, self.cfg.code_dim)
         with torch.autocast(x.device.type, enabled=False):  # half precision would choose other entries
-            for codebook in self.codebooks.float():
-                # |r − c|² = |r|² − 2 r·c + |c|², and |r|² is the same for all entries
-                distances = torch.addmm(
-                    codebook.square().sum(dim=1), residual.reshape(-1, self.cfg.code_dim), codebook.T, alpha=-2
-                )
-                nearest = distances.argmin(dim=-1).reshape(residual.shape[:-1])
-                codes.append(nearest)
-                residual = residual - codebook[nearest]
+            codes = torch.cat([self._nearest(block) for block in rows.split(BLOCK)])
+        return codes.reshape(*x.shape[:-1], self.cfg.codebooks)
+
+    def _nearest(self, residual: Float[Tensor, "rows code_dim"]) -> Int[Tensor, "rows codebooks"]:
+        """`encode` behind the projection.
+
+        |r − c|² = |r|² − 2 (r·c − |c|²/2), and |r|² is the same for all entries: the nearest has the largest bracket.
+        """
+        codebooks = self.codebooks.float()
+        codes: list[Tensor] = []
+        for number, codebook in enumerate(codebooks):
+            if codes:
+                residual = residual - codebooks[number - 1][codes[-1]]
+            scores = F.linear(residual, codebook, codebook.square().sum(dim=-1) / -2)
+            codes.append(scores.max(dim=-1).indices)  # faster than argmax
         return torch.stack(codes, dim=-1)
 
     def lookup(self, codes: Int[Tensor, "*batch codebooks"]) -> Float[Tensor, "*batch code_dim"]:
