@@ -8,6 +8,7 @@ from tinyomni.config import TINY
 from tinyomni.evaluation.calibration import MAX_WRONG, UNSURE_SCENE_QUANTILE
 from tinyomni.evaluation.report import HEADINGS, MetricResult, Report
 from tinyomni.io.weights import number_types
+from tinyomni.reply import MOST_APART
 from tinyomni.training import stages
 from tinyomni.training.run import total_costs
 
@@ -34,7 +35,8 @@ DRAWN = {
 }
 STRICTER = (
     f", or than a stricter limit, where more than {MAX_WRONG:.0%} of those called sure were wrong; or that it began to "
-    f"describe an image less certainly than {1 - UNSURE_SCENE_QUANTILE:.0%} of them"
+    f"describe an image less certainly than {1 - UNSURE_SCENE_QUANTILE:.0%} of them; or that the\n"
+    f"  recogniser read another spoken question than the Thinker: more than {MOST_APART:.0%} of the letters were others"
 )
 
 
