@@ -162,6 +162,13 @@ def test_mel_is_torchaudios_and_librosas(hop: int) -> None:
     np.testing.assert_allclose(mine[0].numpy(), also.T[:frames], atol=1e-4, rtol=1e-3)
 
 
+def test_magnitudes_are_torchs_centred_stft_and_have_one_frame_more_than_the_spectrogram() -> None:
+    front, wav = MelFrontend(), torch.randn(2, 800) * 0.1
+    want = torch.stft(wav, front.n_fft, front.hop, window=front.window, pad_mode="constant", return_complex=True).abs()
+    torch.testing.assert_close(front.magnitudes(wav), want)
+    assert want.shape[2] == front(wav).shape[1] + 1
+
+
 @pytest.mark.parametrize("samples", [160, 161, 319, 320, 1279, 1280, 15_999, 16_000, 16_159, 20_480, 20_640])
 def test_mel_frames_are_samples_divided_by_the_hop_and_never_swapped(samples: int) -> None:
     assert MelFrontend()(torch.randn(1, samples)).shape == (1, samples // 160, 128)
@@ -250,8 +257,8 @@ def test_the_audio_encoder_begins_as_gpt2_does() -> None:
 
 def test_padding_changes_no_valid_token_and_a_batch_is_its_members() -> None:
     audio = louder(AudioEncoderTiny())
-    lengths = torch.tensor([61, 100, 3, 42])
-    mel = torch.randn(4, 100, 128)
+    lengths = torch.tensor([61, 100, 3, 42, 40])
+    mel = torch.randn(5, 100, 128)
     together = audio(mel, lengths=lengths)
     for row, length in enumerate(lengths.tolist()):
         alone = audio(mel[row : row + 1, :length])

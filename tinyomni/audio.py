@@ -75,7 +75,8 @@ class MelFrontend(nn.Module):
         """|STFT|: how much of each frequency there is around each frame's centre."""
         wav = F.pad(wav.float(), (self.n_fft // 2, self.n_fft // 2))
         spectrum = torch.stft(wav, self.n_fft, self.hop, window=self.window.float(), center=False, return_complex=True)
-        return spectrum.abs()
+        # abs() would guard against overflow, in twice the time; the root of 0 has no gradient
+        return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-20).sqrt()
 
     def forward(self, wav: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples//{self.hop} n_mels"]:
         """(batch, samples) → (batch, samples // hop, 128)."""
