@@ -49,7 +49,7 @@ def side_by_side(norm: RMSNorm, *projections: nn.Linear) -> Float[Tensor, "dim _
 
     A product of one row with a wide matrix is about twice as fast when each input's weights are next to each other.
     """
-    return torch.cat([each.weight.T for each in projections], dim=1).mul_(norm.weight[:, None])
+    return torch.cat([each.weight * norm.weight for each in projections]).T.contiguous()
 
 
 class FastStep:
