@@ -173,7 +173,8 @@ def main() -> None:
 
     def row(name: str, waves: list[Tensor], rtf: str) -> None:
         heard = ["".join(omni.transcribe((wave, SAMPLE_RATE))) for wave in waves]
-        quality = sum(stoi(true.numpy(), wave.numpy(), SAMPLE_RATE) for (_, true), wave in zip(coded, waves, strict=True))
+        pairs = zip(coded, waves, strict=True)
+        quality = sum(stoi(true.numpy(), wave.numpy(), SAMPLE_RATE) for (_, true), wave in pairs)
         words, letters = asr_judge.wer(waves, texts), cer(heard, texts)
         print(f"| {name} | {quality / len(waves):.3f} | {words.rate:.1%} | {letters.rate:.1%} | {rtf} |", flush=True)
 

@@ -189,7 +189,12 @@ def test_the_first_voice_is_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> No
         return Omni.speech_ids(omni, text, voice)
 
     monkeypatch.setattr(omni, "speech_ids", speech_ids)
-    omni.speak("Red."), list(omni.speak("Red.", stream=True)), omni.speech_codes("Red."), list(omni.stream_codes("Red."))
+    (
+        omni.speak("Red."),
+        list(omni.speak("Red.", stream=True)),
+        omni.speech_codes("Red."),
+        list(omni.stream_codes("Red.")),
+    )
     assert voices == [0] * 4 and torch.equal(omni.speech_ids("Red.", 0), Omni.speech_ids(omni, "Red."))
     assert not torch.equal(Omni.speech_ids(omni, "Red.", 1), Omni.speech_ids(omni, "Red."))
 

@@ -110,6 +110,22 @@ def test_training_in_bf16_on_a_cpu_uses_the_readable_version(
     assert calls == [1, 1]
 
 
+def test_torch_gets_a_mask_or_is_told_to_be_causal_never_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused, told = F.scaled_dot_product_attention, []
+
+    def spy(*args: Tensor, attn_mask: Tensor | None, is_causal: bool, **more: bool) -> Tensor:
+        told.append((attn_mask is not None, is_causal))
+        return fused(*args, attn_mask=attn_mask, is_causal=is_causal, **more)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    (q, k, v), mask = qkv(), torch.ones(B, 1, 1, T, dtype=torch.bool)
+    attend(q, k, v, causal=True)  # torch's own mask fits
+    attend(q[:, :, -1:], k, v, causal=True)  # the newest token may attend to everything
+    attend(q[:, :, -2:], k, v, causal=True)  # behind a cache torch's own does not fit
+    attend(q, k, v, causal=True, mask=mask)
+    assert told == [(False, True), (False, False), (True, False), (True, False)]
+
+
 def test_rope_is_llamas_and_depends_on_the_distance_only() -> None:
     q, k, _ = qkv()
     config = LlamaConfig(hidden_size=D * H, num_attention_heads=H, head_dim=D)
@@ -171,13 +187,14 @@ def test_positions_begin_at_zero_and_the_longest_sequence_fits() -> None:
 
 
 def test_a_layer_with_a_cache_of_its_own_is_the_first() -> None:
-    layer, x = SelfAttention(H * D, H, causal=True, max_seq_len=T).eval(), torch.randn(B, T, H * D)
-    cache = KVCache(layers=1, batch=B, kv_heads=H, max_seq_len=T, head_dim=D)
-    parts = []
-    for part in x.split([2, 1, T - 3], dim=1):
-        parts.append(layer(part, cache=cache))
-        cache.advance(part.shape[1])
-    torch.testing.assert_close(torch.cat(parts, dim=1), layer(x))
+    x = torch.randn(B, T, H * D)
+    for layer in (SelfAttention(H * D, H, causal=True, max_seq_len=T), DecoderBlock(H * D, H, 40, max_seq_len=T)):
+        cache = KVCache(layers=1, batch=B, kv_heads=H, max_seq_len=T, head_dim=D)
+        parts = []
+        for part in x.split([2, 1, T - 3], dim=1):
+            parts.append(layer(part, cache=cache))
+            cache.advance(part.shape[1])
+        torch.testing.assert_close(torch.cat(parts, dim=1), layer(x))
 
 
 def test_attention_rotates_queries_and_keys_but_not_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Runs that are killed, on a full disk, or with damaged files: all end with the same numbers."""
 
+import contextlib
 import errno
 import json
 import multiprocessing
@@ -225,6 +226,15 @@ def test_an_error_that_is_no_full_disk_is_told_as_it_is(tmp_path: Path, monkeypa
     assert caught.value.__cause__ is None and not list(tmp_path.glob("tmp-*"))
 
 
+def test_a_disk_without_room_for_a_folder_is_full_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OSError, match="disk full, step 1 needs"):
+        save(tmp_path, 1, {"model.w": torch.ones(2)}, {})
+
+
 def test_a_checkpoint_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace
@@ -321,6 +331,9 @@ def test_a_run_lengthened_by_restarts_averages_them(tmp_path: Path, cycle: int |
     for mean, name in zip(means, ("whole", "run"), strict=True):
         checkpoint.load_weights(mean, tmp_path / name, "last")
     assert torch.equal(weights(means[0]), weights(means[1]))
+    last = Random()
+    checkpoint.restore_model(last, load(path_of(tmp_path / "run", 20))[0])
+    assert not torch.equal(weights(means[1]), weights(last))
 
 
 def test_drawn_data_grow_with_a_run_that_is_lengthened_and_never_shrink(tmp_path: Path) -> None:
@@ -363,6 +376,13 @@ def test_a_signal_in_a_step_ends_the_run_after_it(number: int, tmp_path: Path, w
     with pytest.raises(KeyboardInterrupt):  # the second signal does not wait for the end of the step
         run(tmp_path / "twice", Signalled(number, 2), **SETTINGS)
     assert read_pointer(tmp_path / "twice", "last").name == "step-00000006"  # type: ignore[union-attr]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_a_signal_in_the_last_step_changes_nothing(tmp_path: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt):  # it would end the tests as well
+        run(tmp_path, Signalled(signal.SIGINT, 1), **{**SETTINGS, "steps": 7})
+    assert json.loads((tmp_path / "result.json").read_text())["steps"] == 7
 
 
 class SignalledWithItsWorkers(Signalled):
@@ -448,6 +468,20 @@ def test_the_random_numbers_continue() -> None:
     assert drawn[0] == drawn[1]
 
 
+def test_the_random_numbers_of_a_gpu_continue_too_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu, restored = torch.device("cpu"), torch.device("cuda"), []
+    numbers = torch.arange(16, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: numbers)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append((state.tolist(), device)))
+    on_cpu, on_gpu = (json.loads(json.dumps(checkpoint.random_state(device))) for device in (cpu, gpu))
+    checkpoint.restore_random(on_gpu, gpu)
+    assert restored == [(numbers.tolist(), gpu)]
+    checkpoint.restore_random(on_gpu, cpu)  # a run may go on without the GPU that it began on,
+    checkpoint.restore_random(on_cpu, gpu)  # or with one that it had not
+    checkpoint.restore_random(on_cpu, cpu)
+    assert len(restored) == 1
+
+
 def test_no_weights_where_nothing_was_trained(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="Was this stage trained"):
         load_weights(Toy(), tmp_path)
@@ -466,6 +500,13 @@ def test_every_changed_bit_of_the_metadata_is_noticed(tmp_path: Path) -> None:
             except CorruptCheckpoint:
                 continue
             assert found == expected  # a space that became another one
+
+
+def test_the_order_of_the_metadata_is_no_damage(tmp_path: Path) -> None:
+    file = save(tmp_path, 7, {"model.w": torch.ones(2)}, {"loss": 0.5, "best": None}) / checkpoint.METADATA
+    written = json.loads(file.read_bytes())
+    file.write_text(json.dumps(dict(reversed(written.items()))))
+    assert load(file.parent)[1] == written
 
 
 def test_metadata_that_no_parser_likes_is_a_corrupt_checkpoint(tmp_path: Path) -> None:

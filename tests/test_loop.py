@@ -1,12 +1,15 @@
 """The training loop: held against a plain loop, and against everything that goes wrong in one."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import shutil
 import sys
 from itertools import chain, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY
 
@@ -25,7 +28,7 @@ from tinyomni.layers import DecoderBlock
 from tinyomni.thinker import ThinkerLM
 from tinyomni.training import checkpoint, distributed, loop, optim, precision
 from tinyomni.training.distributed import Batches, MicroBatchSampler, ProcessGroup, count_samples, to_device
-from tinyomni.training.log import read_log
+from tinyomni.training.log import Log, read_log
 from tinyomni.training.loop import fit
 from tinyomni.training.optim import learning_rate
 from tinyomni.training.run import Result, total_costs
@@ -163,6 +166,30 @@ def test_it_does_what_a_plain_loop_does_and_micro_batches_change_nothing(accumul
     assert (result.steps, result.samples, result.skipped) == (12, 12 * 32, 0)
     assert result.tokens == sum(entry["tokens"] for entry in read_log(tmp_path / "log.jsonl") if "tokens" in entry)
     assert json.loads((tmp_path / "result.json").read_text())["samples"] == 12 * 32
+
+
+def test_two_processes_with_the_same_batches_take_the_step_of_one() -> None:
+    skipped: list[bool] = []
+
+    class Twins(ProcessGroup):
+        def sum(self, *values: float) -> list[float]:
+            return [2 * value for value in values]
+
+        def no_sync(self, model: nn.Module, skip: bool) -> contextlib.AbstractContextManager[None]:
+            skipped.append(skip)
+            return contextlib.nullcontext()
+
+    def step(group: ProcessGroup) -> dict[str, Any]:
+        stage, settings, policy = Toy(), short(), precision.policy(CPU, "fp32")
+        optimizer = optim.build_optimizer(stage, settings, policy)
+        trainer = loop.Trainer(stage, stage, optimizer, policy.scaler(), policy, group, settings)
+        return trainer.step([stack([Rows()[index] for index in part]) for part in (range(8), range(8, 12), range(4))])
+
+    alone, twins = step(ProcessGroup(0, 1, CPU)), step(Twins(0, 2, CPU))
+    # backward averages gradients over processes, and the mean of two that are equal is each of them
+    assert twins["grad_norm"] == pytest.approx(alone["grad_norm"]) and twins["loss"] == pytest.approx(alone["loss"])
+    assert twins["tokens"] == 2 * alone["tokens"]
+    assert skipped == [True, True, False]  # gradients are exchanged once, at the last micro-batch
 
 
 class Counting(Stage):
@@ -365,6 +392,7 @@ def test_a_bad_batch_is_logged_counted_and_skipped(
     (entry,) = [entry for entry in read_log(tmp_path / "log.jsonl") if "skipped" in entry]
     assert entry["step"] == 5 and reason in entry["skipped"] and entry["batch"] == Batches(256, 32)[4]
     assert (result.skipped, result.overflows, result.skipped_in_a_row) == (1, 0, 0)
+    assert result.tokens == sum(entry.get("tokens", 0) for entry in read_log(tmp_path / "log.jsonl"))
     assert torch.equal(before[4], before[5])  # and the next gradient starts from zero:
     assert not torch.equal(before[5], before[6]) and torch.isfinite(weights(stage)).all()
     if accumulate == 4:
@@ -387,6 +415,15 @@ def test_a_batch_without_targets_is_skipped(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="has no target"):
         run(tmp_path, Empty(), max_skips=2)
+
+
+def test_a_batch_with_a_single_target_is_learned_from(tmp_path: Path) -> None:
+    class Single(Toy):
+        def weight(self, batch: Any) -> float:
+            return 1.0
+
+    result, stage = run(tmp_path, Single(), steps=2)
+    assert result.skipped == 0 and not torch.equal(weights(stage), weights(Toy()))
 
 
 def test_an_fp16_overflow_is_counted_apart(tmp_path: Path) -> None:
@@ -552,6 +589,18 @@ def test_the_clock_goes_on_where_a_run_is_lengthened(tmp_path: Path) -> None:
     )
 
 
+def test_the_speed_is_that_since_the_run_was_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    ticks = itertools.count(10, 4)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))  # 4 seconds a step
+    monkeypatch.setattr(Log, "progress", lambda log, text: shown.append(text.rpartition(", ")[2]))
+    run(tmp_path, steps=3)
+    run(tmp_path, steps=5)
+    tokens = [entry["tokens"] for entry in read_log(tmp_path / "log.jsonl") if "tokens" in entry]
+    since = [*itertools.accumulate(tokens[:3]), *itertools.accumulate(tokens[3:])]
+    assert shown == [f"{count / seconds:,.0f} tokens/s" for count, seconds in zip(since, (4, 8, 12, 4, 8), strict=True)]
+
+
 @pytest.mark.parametrize(("every", "steps"), [(100, [12]), (5, [5, 10, 12]), (4, [4, 8, 12])])
 def test_it_validates_now_and_then_and_at_the_end(every: int, steps: list[int], tmp_path: Path) -> None:
     result, _ = run(tmp_path, eval_every=every, checkpoint_freq=7)
@@ -692,6 +741,38 @@ def test_compile_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
         run(tmp_path, compile=True)
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("device", "compiler", "enough"),
+    [
+        ("cpu", "g++", True),
+        ("cpu", "clang++", True),
+        ("cpu", "gcc", False),
+        ("cuda", "gcc", True),
+        ("cpu", "own", True),
+    ],
+)
+def test_the_compiler_that_torch_would_use_is_looked_for(
+    device: str, compiler: str, enough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[int] = []
+    monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if not isinstance(f, loop.Finder)])
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == compiler else None)
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(1))
+    monkeypatch.setenv("CXX", "own")
+    with contextlib.nullcontext() if enough else pytest.raises(ValueError, match="needs a C"):
+        loop.compile_stage(Toy(), torch.device(device))
+    assert compiled == [1] * enough
+
+
+def test_every_process_draws_its_own_random_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(loop, "seed_everything", seeds.append)
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "start", lambda device, rank=rank: ProcessGroup(rank, 1, CPU))
+        run(tmp_path / str(rank), steps=1, seed=5)
+    assert seeds == [5, 6, 7]
 
 
 def test_wrong_settings_are_input_errors(tmp_path: Path) -> None:

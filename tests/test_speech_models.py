@@ -1,6 +1,7 @@
 """Codec, Talker and vocoder, compared with slow loops and librosa."""
 
 import dataclasses
+import inspect
 
 import librosa
 import numpy as np
@@ -19,6 +20,7 @@ from tinyomni.talker import (
     generate_batch,
     generate_codes,
     max_frames,
+    next_frame,
     previous,
     stream_codes,
     voice_token,
@@ -65,10 +67,11 @@ def test_rvq_takes_any_leading_axes(leading: tuple[int, ...]) -> None:
 
 
 def test_rvq_refuses_what_does_not_fit() -> None:
-    for bad in (torch.randn(3, 64), torch.ones(3, 128, dtype=torch.long)):
-        with pytest.raises(ShapeError):
-            RVQ().encode(bad)
+    with pytest.raises(ShapeError, match=r"codec_dim=128\), got \(3, 64\) float32"):
+        RVQ().encode(torch.randn(3, 64))
     with pytest.raises(ShapeError):
+        RVQ().encode(torch.ones(3, 128, dtype=torch.long))
+    with pytest.raises(ShapeError, match=r"codebooks=2\), got \(3, 3\) int64"):
         RVQ().decode(torch.zeros(3, 3, dtype=torch.long))
     with pytest.raises(IndexError, match="0 … 127"):
         RVQ().decode(torch.tensor([[0, 128]]))
@@ -135,7 +138,7 @@ def test_a_frame_is_eight_mel_frames_near_zero_and_decodes_to_what_they_nearly_w
     assert found.shape == (1, 32, 128)
     torch.testing.assert_close(found[0, 2 * 8 + 3], codec.up(latents)[0, 2, 3 * 128 : 4 * 128] * 4 - 6)
     single = SpeechCodec(single_frame=True)
-    assert torch.equal(single.to_mel(latents), latents)
+    assert torch.equal(single.to_mel(latents), latents) and torch.equal(single.decode_frames(latents), latents)
     torch.testing.assert_close(single.encode_latents(wav), single.mel(torch.nn.functional.pad(wav, (0, 120))))
 
 
@@ -188,6 +191,12 @@ def test_base_and_residual_codes_are_told_apart() -> None:
     assert not torch.allclose(model(one)[0], model(one.flip(-1))[0], atol=1e-3)
 
 
+def test_a_frame_is_the_sum_of_its_codes_embeddings() -> None:
+    model, one = talker(), codes()
+    base, residual = model.code_emb
+    torch.testing.assert_close(model.embed_codes(one), base(one[..., 0]) + residual(one[..., 1]))
+
+
 def test_the_text_changes_the_logits() -> None:
     model, one = talker(), codes(1)
     text, other = torch.tensor([[5, 6, 7]]), torch.tensor([[5, 9, 7]])
@@ -203,6 +212,7 @@ def test_the_talker_is_causal() -> None:
     for a, b in zip(model(one, with_end=True), model(other, with_end=True), strict=True):
         torch.testing.assert_close(a[:, :4], b[:, :4])
         assert not torch.allclose(a[:, 4:], b[:, 4:])
+    torch.testing.assert_close(model(one[:, :1]), tuple(each[:, :1] for each in model(one)))  # a frame on its own
 
 
 def test_padding_of_texts_changes_nothing() -> None:
@@ -237,11 +247,32 @@ def test_generated_codes_are_a_loop_without_cache() -> None:
     assert torch.equal(generate_codes(model, text, 12, stop=False), slow)
 
 
+@torch.no_grad()
+def test_speech_goes_on_from_frames_that_are_already_there() -> None:
+    model, text, spoken = talker(), torch.tensor([[5, 6, 7]]), codes(1, 5)
+    cache, longer = model.new_cache(), spoken
+    for _ in range(3):
+        base, residual, end = model(longer, text, with_end=True)
+        longer, over = next_frame(model, longer, text, cache)
+        assert longer[0, -1].tolist() == [int(base[0, -1].argmax()), int(residual[0, -1].argmax())]
+        torch.testing.assert_close(over, end[:, -1].sigmoid())
+    assert longer.shape == (1, 8, 2) and torch.equal(longer[:, :5], spoken)
+
+
+def test_a_frame_behind_a_cache_may_take_the_fast_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, positions = talker(), []
+    monkeypatch.setattr("tinyomni.talker.fast_step", lambda model, x, cache: positions.append(cache.size))
+    generate_codes(model, torch.tensor([[5, 6, 7]]), 4, stop=False)
+    model(codes())  # not without a cache
+    assert positions == [0, 4, 5, 6]  # asked each time; none is the answer before there is a past
+
+
 def test_speech_stops_when_the_end_is_likely_and_else_at_the_cap() -> None:
     model, text = talker(), torch.tensor([[5, 6, 7]])
     model.end.weight.data.zero_()
     model.end.bias.data.fill_(9.0)
     assert generate_codes(model, text, 12).shape == (1, 2, 2)
+    assert generate_batch(model, text.expand(3, 3), 12)[0].shape == (3, 2, 2)  # nothing is written behind the last end
     model.end.bias.data.fill_(-9.0)
     assert generate_codes(model, text, 12).shape == (1, 13, 2)
 
@@ -397,10 +428,24 @@ def test_levels_of_the_vocoder() -> None:
     assert GriffinLimVocoder().iterations == 32
     faint = voc.mel_to_audio(torch.full((3, 128), -11.5), domain="log")  # nearly the floor: it stays faint
     assert float(faint.abs().max()) < 1e-3
+    low = voc.mel_to_audio(torch.full((3, 128), -6.0), domain="log")  # but what is only low is made as loud as all else
+    assert float(low.abs().max()) == pytest.approx(0.95)
     assert torch.equal(voc.mel_to_audio(torch.zeros(3, 128)), torch.zeros(3 * 1280))  # zero is a magnitude
     assert detect_domain(torch.zeros(2, 2)) == "magnitude"
     mel = torch.randn(5, 128)
     assert torch.equal(voc.mel_to_audio(mel), voc.mel_to_audio(mel))  # the phases it begins with are the same
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [((1, 4, 128), "mel[0]"), ((128, 4), "mel.T"), ((4, 80), ""), ((128,), ""), ((128, 4, 2), "mel[0]")],
+)
+def test_the_vocoder_says_how_to_mend_a_shape_where_it_can(shape: tuple[int, ...], hint: str) -> None:
+    plain = inspect.unwrap(GriffinLimVocoder.mel_to_audio)  # shape checks would come first
+    with pytest.raises(ShapeError) as caught:
+        plain(GriffinLimVocoder(), torch.zeros(shape))
+    hints = str(caught.value).partition(f"got {shape}.")[2]
+    assert hints.rstrip(".").endswith(hint) and bool(hint) == bool(hints)
 
 
 def test_the_vocoder_refuses_what_does_not_fit() -> None:

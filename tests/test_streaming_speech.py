@@ -13,9 +13,10 @@ from torch import Tensor
 from tinyomni import Omni, SpeechCodec
 from tinyomni.cli import main
 from tinyomni.codec import PostNet, stream_mel
+from tinyomni.dry_run import AUDIO
 from tinyomni.errors import InputError
-from tinyomni.io import playback
-from tinyomni.vocoder import GAIN, StreamingVocoder, soft_clip
+from tinyomni.io import load_audio, playback
+from tinyomni.vocoder import GAIN, GriffinLimVocoder, StreamingVocoder, from_log, soft_clip
 
 TEXTS = ("Yes.", "I do not know.", "There is a small grey ring at the top.")
 
@@ -71,6 +72,7 @@ def test_a_codec_of_single_frames_waits_for_none_behind_them() -> None:
 def test_a_stream_is_as_good_as_the_whole(omni: Omni, text: str) -> None:
     whole, stream = omni.speak(text), torch.cat(list(omni.speak(text, stream=True)))
     assert stream.shape == whole.shape and stream.abs().max() <= 1
+    assert (stream.abs() > 0.8).float().mean() < 1e-3  # hardly any sample is so loud that it is compressed
     with torch.no_grad():
         target = omni.codec.to_mel(omni.codec.rvq.decode(omni.speech_codes(text)))[0]
         audible = target > target.max() - 6
@@ -89,9 +91,11 @@ def test_what_was_given_out_stays_and_ends_meet(omni: Omni) -> None:
         mel = omni.codec.to_mel(omni.codec.rvq.decode(omni.speech_codes(TEXTS[2])))[0]
     vocoder = StreamingVocoder(omni.codec.vocoder)
     assert len(vocoder.push(mel[:3])) == 0 and vocoder.done == 0  # these wait for more
+    assert len(vocoder.push(mel[3:8])) == 0 and len(vocoder.wave) == 0  # and nothing is estimated before it is needed
     vocoder = StreamingVocoder(omni.codec.vocoder)
     pieces = [vocoder.push(part) for part in mel.split(8)]
     wave = torch.cat([*pieces, vocoder.finish()])
+    assert [len(piece) for piece in pieces] == [0] + [1280] * (len(pieces) - 1)  # eight mel frames behind
     assert len(wave) == len(mel) * 160 and vocoder.magnitudes.shape[1] == len(mel) + 1
     assert len(vocoder.push(mel[:0])) == 0
     jumps = (wave[1:] - wave[:-1]).abs()
@@ -111,6 +115,29 @@ def test_every_column_that_reaches_beyond_what_was_given_out_is_estimated(
         vocoder.push(part)
         # a column has its middle at column × hop, and reaches half a window to either side
         assert counts.pop() == sum(column * hop + n_fft // 2 > given for column in range(columns))
+
+
+def test_the_gain_is_a_factor_and_faint_speech_becomes_the_same_wave_as_loud_speech() -> None:
+    griffin_lim = GriffinLimVocoder(hop=160)
+    magnitudes = griffin_lim.invert_mel(from_log(griffin_lim.mel(load_audio(AUDIO)[None])[0]))
+
+    def wave(level: float = 1.0, gain: float = 0.125) -> Tensor:
+        vocoder, parts = StreamingVocoder(griffin_lim, gain=gain), []
+        for columns in (16, 32, 48):
+            vocoder.magnitudes = level * magnitudes[:, :columns]
+            parts.append(vocoder.give((columns - 8) * 160))
+        return torch.cat(parts)
+
+    assert wave().any() and torch.equal(wave(level=2.0**-12), wave() * 2.0**-12)
+    assert torch.equal(wave(gain=0.25), wave() * 2)
+
+
+def test_a_steady_tone_stays_audible_between_frames_that_hardly_overlap() -> None:
+    griffin_lim = GriffinLimVocoder(hop=1280)
+    mel = griffin_lim.mel(0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(32_000) / 16_000)[None])[0]
+    wave = torch.cat(list(StreamingVocoder(griffin_lim, lookahead=1).stream(mel[:, None])))
+    level = wave[2560:-2560].unflatten(0, (-1, 8, 160)).square().mean(dim=(0, 2)).sqrt()  # in eight parts of the hop
+    assert level.min() > 0.3 * level.max()
 
 
 def test_levels_and_short_inputs(omni: Omni) -> None:

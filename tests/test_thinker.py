@@ -177,6 +177,22 @@ def test_top_k_and_top_p_choose_among_the_right_ids_with_the_right_frequencies()
     torch.testing.assert_close(cold, squared / squared.sum(), atol=0.03, rtol=0)
 
 
+def test_top_p_takes_no_more_ids_than_it_needs() -> None:
+    logits, generator = torch.zeros(1, 4), torch.Generator().manual_seed(1)
+    drawn = {int(sample(logits, 1.0, top_p=0.5, generator=generator)) for _ in range(100)}
+    assert len(drawn) == 2  # of four equally likely ones: together they have reached 0.5 exactly
+
+
+def test_greedy_takes_the_first_of_equally_likely_ids() -> None:
+    assert not sample(torch.zeros(50, 9)).any() and not sample(torch.zeros(50, 9), top_k=3, top_p=0.5).any()
+
+
+def test_the_last_token_is_not_fed_back() -> None:
+    model, passes = thinker(), []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    assert generate(model, prompt(), max_new_tokens=4, eos=None).shape == (2, 4) and len(passes) == 4
+
+
 def test_generation_runs_under_autocast() -> None:
     model, ids = thinker(), prompt()
     with torch.autocast("cpu", torch.bfloat16):
