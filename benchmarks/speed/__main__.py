@@ -61,6 +61,12 @@ def question_of(name: str) -> str:
     return (HERE / f"{name}.py").read_text(encoding="utf-8").split('"""')[1].splitlines()[0]
 
 
+def limits_of(name: str) -> str:
+    """What limits it: the paragraph of the file's docstring that says so, or nothing."""
+    paragraphs = (HERE / f"{name}.py").read_text(encoding="utf-8").split('"""')[1].split("\n\n")
+    return "".join(f"\n{each.strip()}\n" for each in paragraphs if each.startswith("Limits"))
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="course.py bench", description=__doc__.splitlines()[0])
@@ -92,6 +98,7 @@ def main() -> None:
             part = f"\n## {question_of(name)}\n\n{head}\n\n{table(rows)}\n"
             print(part, flush=True)
             text += part
+        text += limits_of(name)
     if args.json:
         Path(args.json).write_text(json.dumps({"about": about, "rows": found}, indent=1), encoding="utf-8")
     if args.write and not args.questions:

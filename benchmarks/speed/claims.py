@@ -1,6 +1,9 @@
 """Two claims of the reference specification: mixed precision is 1.5 to 2 times as fast, cached decoding is linear
 
 The first adds: in half the memory. The reference is the same program in float32, or without a cache.
+
+Limits of memory: under autocast the weights, the gradients and AdamW's moments stay in float32, and of the activations
+only the inputs of products are halved; norms, softmax and the loss keep float32. "Half the memory" is true of neither.
 """
 
 from collections.abc import Callable

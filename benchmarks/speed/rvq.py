@@ -1,4 +1,8 @@
-"""Residual vector quantization beside the two matrix products that it cannot do without"""
+"""Residual vector quantization beside the two matrix products that it cannot do without
+
+Limits: of (32, 1000, 128) the products take 57% by `torch.profiler`, the largest score of each row 26%, and adding the
+squares of the entries 7%. A dozen vectors take some 60 calls into torch, of 1 to 2 µs each; the reference makes 5.
+"""
 
 import torch
 from harness import Case, Run

@@ -1,4 +1,9 @@
-"""How long until something happens: processes from their start to their end, beside `import torch`"""
+"""How long until something happens: processes from their start to their end, beside `import torch`
+
+Limits, by `-X importtime`: behind torch, imports take 0.28 s, of which 0.11 s are a pass of the garbage collector over
+all that torch has made, and 0.08 s beartype and jaxtyping, which judge the annotations. Reading the weights takes
+0.24 s, and the answer 0.1 s.
+"""
 
 import subprocess
 import sys
