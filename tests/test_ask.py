@@ -179,6 +179,21 @@ def test_what_fits_the_context_is_transcribed_in_one_part(monkeypatch: pytest.Mo
         text = "".join(omni.transcribe((wave, 16_000)))
         assert len(heard) == parts and max(heard) <= fits and text == " ".join("a" * parts)
         assert samples - 1600 < sum(heard) <= samples
+    wave[60_000:61_600] = 0  # a pause of a tenth of a second
+    heard.clear()
+    "".join(omni.transcribe((wave, 16_000)))
+    assert 60_000 < heard[0] < 61_600
+
+
+def test_weights_that_do_not_fit_are_named(omni: Omni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no")
+
+    omni.save(tmp_path / "mine.safetensors")
+    monkeypatch.setattr(Omni, "load_state_dict", refuse)
+    for path, name in ((tmp_path / "mine.safetensors", "mine.safetensors"), (None, "omni.safetensors")):
+        with pytest.raises(ValueError, match=f"the weights in {name} do not fit"):
+            Omni.from_pretrained(path)
 
 
 def test_the_first_voice_is_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
