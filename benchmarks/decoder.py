@@ -1,7 +1,7 @@
 """Would a learned vocoder speak better than Griffin-Lim from the same codes? Trains a small one, and compares.
 
-    pip install pystoi && python benchmarks/decoder.py             one thread, half an hour
-    python benchmarks/decoder.py --steps 20 --lines 4              does it run?
+    python benchmarks/decoder.py                        one thread, half an hour; needs the extra `bench`
+    python benchmarks/decoder.py --steps 20 --lines 4   does it run?
 
 It is a network of ConvNeXt blocks at the rate of the mel frames that says the magnitude and the phase of each bin of an
 STFT, whose inverse is the wave: Vocos (Siuzdak, 2023) without its discriminators, on the mel spectrograms that the
