@@ -120,6 +120,7 @@ def test_replies_codes_and_speech_are_those_of_pytorch(exact: runtime.OnnxOmni, 
         assert ours.ids == theirs.ids and ours.certainty == pytest.approx(theirs.certainty, abs=1e-4)
         assert (ours.threshold, ours.scene_threshold) == (theirs.threshold, theirs.scene_threshold)
         assert (ours.scene_threshold is None) == ("image" not in given)
+        assert ours.reading == theirs.reading and (ours.reading is None) == ("audio" not in given)
     codes = exact.speech_codes("A red star.", voice=1)
     np.testing.assert_array_equal(codes, omni.speech_codes("A red star.", voice=1))
     with torch.no_grad():
@@ -168,7 +169,8 @@ def judged_replies(tokenizer: BPETokenizer) -> list[tuple[dict[str, Any], Reply]
         ("", "", "There is a star."),
         ("", "", "."),
     ]
-    readings = (None, "", "Is it red?", "is i rd", "Yes", "n i t l e n", "I heard nothing.", "There is a star.")
+    readings = (None, "", "Is it red?", "is i rd", "is a rod", "Yes", "n i t l e n", "I heard nothing.",
+                "There is a star.")  # fmt: skip
     for (transcript, scratchpad, answer), reading in itertools.product(texts, readings):
         encode = tokenizer.encode
         ids = [*encode(transcript), special.scratchpad, *encode(scratchpad), special.answer] if scratchpad else []
