@@ -50,8 +50,6 @@ def code(path: Path) -> list[nbformat.NotebookNode]:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """What `course.py lab` gives the browser to open. Its lessons are copies without outputs, its settings are new."""
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium: apt-get install chromium")
     folder = tmp_path_factory.mktemp("lab")
     (folder / "notebooks").mkdir()
     for path in (TOP / "notebooks").glob("*.ipynb"):
@@ -92,18 +90,26 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The page that the browser shows."""
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     browsers = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
-    address = request.getfixturevalue("address")  # first: it skips where there is no Chromium
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
     with browsers.sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"],
                                         env=os.environ | {"HOME": str(tmp_path_factory.mktemp("home"))})  # fmt: skip
-        page = chromium.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(WAIT)
-        page.goto(address)
-        yield page
+        yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """The page that the command opens, loaded anew for each test."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(WAIT)
+    page.goto(address)  # a file, that sends the browser on to the server
+    page.wait_for_url("**/lab/tree/notebooks/**")
+    yield page
+    page.close()
 
 
 def ready(page: Any, path: Path) -> None:
@@ -133,7 +139,6 @@ def test_the_command_opens_lesson_00_or_the_one_that_is_named(
 
 def test_it_opens_the_first_lesson_and_asks_nothing(page: Any) -> None:
     ready(page, sorted((TOP / "notebooks").glob("*.ipynb"))[0])
-    assert "/lab/tree/notebooks/00_start_here.ipynb" in page.url
     page.wait_for_timeout(8000)  # JupyterLab asks for news some seconds after the rest is there
     assert page.locator(ASKING).all_text_contents() == []
     assert page.get_by_role("heading", name="· Start here").is_visible()

@@ -75,17 +75,24 @@ def opened(browser: Any, address: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def page(browser: Any) -> Iterator[Any]:
+def home() -> Iterator[str]:
+    """Where the page is served."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(LIVE)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    found = opened(browser, f"http://127.0.0.1:{server.server_port}/index.html")
-    found.home = f"http://127.0.0.1:{server.server_port}/"
-    yield found
-    assert not found.faults
-    assert [each for each in found.requests if not each.startswith((found.home, "blob:", "data:"))] == []
-    found.context.close()
+    yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def page(browser: Any, home: str) -> Iterator[Any]:
+    """The page, loaded anew for each test, with a red circle and a blue star on the easel."""
+    found = opened(browser, f"{home}index.html")
+    draw(found, ("circle", "red", 0.25, 0.5), ("star", "blue", 0.78, 0.5))
+    yield found
+    assert not found.faults
+    assert [each for each in found.requests if not each.startswith((home, "blob:", "data:"))] == []
+    found.context.close()
 
 
 def finished(page: Any) -> None:
@@ -123,7 +130,6 @@ def generated(page: Any) -> list[int]:
 
 
 def test_a_drawn_circle_and_all_that_is_shown_of_it(page: Any, omni: Omni) -> None:
-    draw(page, ("circle", "red", 0.25, 0.5), ("star", "blue", 0.78, 0.5))
     assert ask(page, "  what color is the cirlce") == "Red."
     picture = image(page)
     reply = omni.reply("What colour is the circle?", picture).finish()
@@ -206,6 +212,7 @@ def test_heads_that_are_switched_off_change_the_run(page: Any) -> None:
 
 
 def test_a_code_is_edited_by_keyboard_and_by_mouse(page: Any) -> None:
+    ask(page, "What colour is the circle?")
     original = page.evaluate("window.tinyomni.roll.codes")
     page.locator("#roll").focus()
     page.keyboard.press("ArrowRight")

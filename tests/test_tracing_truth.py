@@ -144,6 +144,9 @@ def test_many_functions_of_one_code_do_not_cost_a_search_each(monkeypatch: pytes
         for width in range(60):
             factory(width)(torch.zeros(2, width))
     assert len(searches) <= 20 and all(record.ok for record in t.steps) and len(t.steps) == 60
+    with trace() as t:  # each trace has its own limit
+        factory(3, "words")(torch.zeros(2, 3))
+    assert [axis.name for axis in t.steps[0].inputs[0].axes][:1] == ["words"]
 
 
 # ---- folding --------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 CACHES = ("cache", "kv_cache", "past_key_values", "past_key_value", "layer_past", "cache_params")
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 NO_CALL = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-MOST_SEARCHES = 20  # of the whole memory, for the functions of one code
+MOST_SEARCHES = 20  # of the whole memory, for the functions of one code, in one trace
 
 
 def step(title: str) -> Callable[[F], F]:
@@ -120,7 +120,7 @@ class Located:
         named = function_of(code, frame.f_globals, owner)
         self._found: list[tuple[weakref.ref[Any], Function]] = []
         self._common: dict[tuple[int, ...], Function] = {}
-        self._searches, self._references = 0, 0
+        self.searches, self._references = 0, 0
         self.only: Function | None = None
         self.shared = False  # may be several functions with different annotations
         self._bare: Function | None = None  # without annotations, for when it was searched too often
@@ -142,7 +142,7 @@ class Located:
         gone = any(function() is None for function, _ in self._found)
         # each function of this code refers to it; the count is always taken here, where as much else does
         if gone or sys.getrefcount(code) > self._references:
-            if self._searches >= MOST_SEARCHES:
+            if self.searches >= MOST_SEARCHES:
                 return self._bare
             self._search(frame)
             self._references = sys.getrefcount(code)
@@ -155,7 +155,7 @@ class Located:
     def _search(self, frame: types.FrameType) -> None:
         """Ask the garbage collector for all functions of this code: it takes some 50 ms."""
         code, owner = frame.f_code, owner_of(frame)
-        self._searches += 1
+        self.searches += 1
         self._common.clear()
         self._found.clear()
         referrers = gc.get_referrers(code)
@@ -256,6 +256,13 @@ def locate(frame: types.FrameType) -> Located | None:
             located if located.only else None,
         )
     return _located[key][1]
+
+
+def allow_searches() -> None:
+    """A trace begins: functions that an earlier one searched for too often may be searched for again."""
+    for _, located in list(_located.values()):
+        if located is not None:
+            located.searches = 0
 
 
 def file_of(code: types.CodeType, names: Mapping[str, Any]) -> str:

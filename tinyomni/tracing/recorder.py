@@ -29,6 +29,7 @@ from tinyomni.tracing.functions import (
     Function,
     Located,
     Named,
+    allow_searches,
     describe_function,
     file_of,
     function_of,
@@ -162,6 +163,7 @@ class Recorder:
             name = getattr(before, "__qualname__", before)
             self.trace.notes.append(f"the profile function {name!r} was paused meanwhile")
         current = self
+        allow_searches()
         if self._model is not None:
             self._path(self._model)
         self._before, self._before_threads = before, threading.getprofile()
