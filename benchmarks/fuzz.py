@@ -363,24 +363,26 @@ def limits() -> Iterator[None]:
 def batch(target: str, first: int, last: int, seed: int) -> tuple[Counter[str], list[str], int]:
     """Cases in a fork, up to the first crash: how many were read and refused, what failed, how many were run."""
     reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 2)  # decoders complain of every file
-        with os.fdopen(writing, "w", buffering=1) as results, tempfile.TemporaryDirectory() as name, limits():
-            furnish(Path(name))
-            for number in range(first, last):
-                signal.setitimer(signal.ITIMER_PROF, SECONDS)
-                signal.alarm(PATIENCE * SECONDS)
-                results.write(json.dumps(one(target, number, seed, Path(name))) + "\n")
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            signal.alarm(0)
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as results:
-        outcomes = [json.loads(line) for line in results if line.endswith("\n")]
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with tempfile.TemporaryDirectory() as name:  # of this process: one that is killed clears nothing away
+        furnish(Path(name))
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, 2)  # decoders complain of every file
+            with os.fdopen(writing, "w", buffering=1) as results, limits():
+                for number in range(first, last):
+                    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+                    signal.alarm(PATIENCE * SECONDS)
+                    results.write(json.dumps(one(target, number, seed, Path(name))) + "\n")
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                signal.alarm(0)
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as results:
+            outcomes = [json.loads(line) for line in results if line.endswith("\n")]
+        ended = os.waitpid(child, 0)[1]
+    status = os.waitstatus_to_exitcode(ended)
     if status and len(outcomes) < last - first:
         outcomes.append(f"the process ended with status {status}")
     failed = [f"{first + at}: {each}" for at, each in enumerate(outcomes) if each not in ("read", "refused")]

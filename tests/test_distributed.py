@@ -94,8 +94,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
         "both(pathlib.Path(sys.argv[1]))\n"
     )
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     found = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script, two],
+        [*torchrun, "--log-dir", two / "logs", script, two],
         env={**os.environ, "PYTHONPATH": paths, "TINYOMNI_SHAPES": "0", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
