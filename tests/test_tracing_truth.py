@@ -349,4 +349,4 @@ def test_what_a_function_did_is_forgotten_with_its_trace_and_never_grows_without
         for number in range(recorder.MOST_SIGNATURES + 50):
             Takes()((number, torch.zeros(1)))
         assert max(len(calls.signatures) for calls in watcher._calls.values()) <= recorder.MOST_SIGNATURES
-    assert not watcher._calls and not watcher._codes
+    assert not watcher._calls and not hasattr(watcher, "_watch")

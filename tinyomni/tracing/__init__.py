@@ -10,7 +10,8 @@ This package knows no model: it needs torch, jaxtyping and beartype only.
 
     data          records, trace                reading       rows, table, html, svg, diff
     annotations   what an annotation says       tensors, values  what can be shown of a value
-    functions     which function a frame runs   recorder      the profile hook
+    watch         how a trace hears of calls    recorder      what it notes at each
+    functions     which function a frame runs
     mismatch      why a value does not fit      torch_errors  what torch's errors mean
     formula       the language of formulas      spec, sweep   specifications in TOML, all lengths
     checks        run-time checks               glossaries, names  what axes are called and mean

@@ -1,9 +1,9 @@
 """The tracer: watches functions while they run, and records what shapes go in and out.
 
-It is a profile hook (`sys.setprofile`): no decorator, no change to a model, nothing left behind. What a function did
+Python tells it of each call (see `watch`): no decorator, no change to a model, nothing left behind. What a function did
 with values of one description is worked out once, so that later calls cost little. No tensor is kept.
 
-The hook never gets in the way: it makes no tensor, runs no operation, and what goes wrong in it becomes a note.
+It never gets in the way: it makes no tensor, runs no operation, and what goes wrong in it becomes a note.
 """
 
 import dis
@@ -49,6 +49,7 @@ from tinyomni.tracing.suspicions import columns_against_rows, masks
 from tinyomni.tracing.table import between
 from tinyomni.tracing.trace import Trace
 from tinyomni.tracing.values import SCALAR, TENSOR, annotated_tensors, describe, key_of, tensors_in, text_of, walk
+from tinyomni.tracing.watch import Listener, watch
 
 PASSED_ON = ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d")  # give back what they are given
 MOST_SUSPICIONS = 5  # that are printed
@@ -132,8 +133,7 @@ class Recorder:
 
     def _clear(self) -> None:
         """Let go of the program's objects."""
-        self._codes: dict[int, tuple[types.CodeType, Located | Named | None]] = {}
-        self._passed: dict[int, tuple[types.CodeType, bool]] = {}  # by the id of the code, as above
+        self._passed: dict[int, tuple[types.CodeType, bool]] = {}  # by the id of the code, which stays its own
         self._calls: dict[Function, Calls] = {}
         self._open: list[OpenCall] = []
         self._annotated, self._unnamed = 0, 0
@@ -153,20 +153,12 @@ class Recorder:
         title = self.trace.title
         if current is not None:
             raise RuntimeError(f"trace({title!r}): the trace {current.trace.title!r} is still running; one at a time")
-        before = sys.getprofile()
-        if before is not None and not callable(before):
-            raise RuntimeError(
-                f"trace({title!r}): the profiler {type(before).__name__} is running, and Python can run one at a time. "
-                "Stop it first."
-            )
-        if before is not None:
-            name = getattr(before, "__qualname__", before)
-            self.trace.notes.append(f"the profile function {name!r} was paused meanwhile")
+        self._watch = watch(self._listener())
+        self.trace.notes += [self._watch.note] if self._watch.note else []
         current = self
         allow_searches()
         if self._model is not None:
             self._path(self._model)
-        self._before, self._before_threads = before, threading.getprofile()
         # what is compiled would be invisible; without dynamo, nothing is compiled, and loading it takes seconds
         self._dynamo = "torch._dynamo" in sys.modules
         self._stance = torch.compiler.set_stance("force_eager") if self._dynamo else nullcontext()
@@ -181,15 +173,14 @@ class Recorder:
             sys.settrace(tracer)
         self._thread = threading.get_ident()
         self._threads = running_threads()
-        threading.setprofile(self._other_thread)
-        sys.setprofile(self._hook())
+        self._watch.begin()
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         global current
-        sys.setprofile(self._before)
+        self._watch.end()
+        del self._watch  # it knows the program's functions
         if self._lines:
             sys.settrace(self._before_lines)
-        threading.setprofile(self._before_threads)  # type: ignore[arg-type]
         self._operations.__exit__(None, None, None)
         self._stance.__exit__(None, None, None)
         current = None
@@ -203,23 +194,10 @@ class Recorder:
         if better is not None:
             raise better from error
 
-    def _hook(self) -> Callable[[types.FrameType, str, Any], None]:
-        """The profile function; its names are local because it is called for every call of the run."""
-        codes, stack, quietly, enter, leave = self._codes, self._open, self._quietly, self._enter, self._leave
-        find = self._find if self._names else locate
-
-        def hook(frame: types.FrameType, event: str, arg: Any) -> None:
-            if event == "call":
-                code = frame.f_code
-                known = codes.get(id(code))
-                if known is None:
-                    known = codes[id(code)] = (code, quietly(find, frame))
-                if known[1] is not None:
-                    quietly(enter, frame, known[1])
-            elif event == "return" and stack and stack[-1].frame is frame:
-                quietly(leave, frame, arg)
-
-        return hook
+    def _listener(self) -> Listener:
+        find = functools.partial(self._quietly, self._find if self._names else locate)
+        enter, leave = functools.partial(self._quietly, self._enter), functools.partial(self._quietly, self._leave)
+        return Listener(find, enter, leave, self._elsewhere, self._open)
 
     def _quietly(self, action: Callable[..., Any], frame: types.FrameType, *rest: Any) -> Any:
         """Act so that the program does not notice: neither its tensor classes and modes, nor torch.jit.trace, see what
@@ -241,11 +219,9 @@ class Recorder:
         """What the hook could not do is said at the end."""
         self._faults[f"{code.co_qualname} could not be recorded: {type(error).__name__}: {str(error)[:200]}"] += 1
 
-    def _other_thread(self, frame: types.FrameType, event: str, arg: Any) -> None:
-        """Runs in threads that are started meanwhile: notes that there was something to see, and steps aside."""
-        if event == "call" and self._quietly(locate, frame) is not None:
-            self._threads.add(threading.current_thread().name)
-            sys.setprofile(None)
+    def _elsewhere(self) -> None:
+        """A thread that was started meanwhile has something to see: it is named at the end."""
+        self._threads.add(threading.current_thread().name)
 
     # ---- calls
 
