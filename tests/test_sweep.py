@@ -174,6 +174,11 @@ def converted(n: int) -> int:
         return n
 
 
+def only_plain(n: int) -> int:
+    x = torch.zeros(n)
+    return len(x[:-1] if type(x) is Tensor and x.shape[0] == 54321 else x)
+
+
 def summed(n: int) -> int:
     with contextlib.suppress(RuntimeError):
         return int(torch.zeros(n).sum()) + n // 3
@@ -186,6 +191,13 @@ def summed(n: int) -> int:
         (lambda n: n // 2 if type(n) is int else n // 2 + 1, "n // 2", "asks for the type of n"),
         (lambda n: (n + 3) // (2 if (n + 3).__class__ is int else 1), "(n + 3) // 2", "asks for the type of n"),
         (matched, "n // 4", "asks for the type of n"),
+        (lambda n: n // 2 + ((n == 54321) is True), "n // 2", "asks for the identity of n"),
+        (lambda n: n // 2 + (getattr(n, "real", None) == 54321), "n // 2", "asks for `real` of n"),
+        (lambda n: n // 2 + ((54321).__sub__(n) == 0), "n // 2", "asks for `__sub__` of n"),
+        (lambda n: n // 2 + ((54321).__eq__(n) is True), "n // 2", "asks for `__eq__` and the identity of n"),
+        (lambda n: n // 2 + (type(torch.zeros(n)) is Tensor and n == 54321), "n // 2", "asks for the type"),
+        (lambda n: n // 2 + (list(map(type, [n])) == [int] and n == 54321), "n // 2", "asks for the type"),
+        (only_plain, "n", "asks for the type"),
         (converted, "n // 2", "depends on values"),
         (summed, "n // 3", "depends on values"),
     ],
@@ -193,6 +205,11 @@ def summed(n: int) -> int:
 def test_what_goes_another_way_without_numbers_is_not_proven(fn: Callable[[int], int], want: str, reason: str) -> None:
     found = sweep(fn, over="n", want=want)
     assert not found.proven and reason in str(found)
+
+
+def test_what_torch_logs_of_a_symbolic_run_that_fails_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    assert not sweep(lambda n: n + True, over="n", want="n + 1").proven
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_error_that_is_caught_with_numbers_too_and_the_type_of_something_else_are_no_doubt() -> None:

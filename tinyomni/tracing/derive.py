@@ -5,6 +5,7 @@ A length that no path covers is run next, until the paths cover all lengths or t
 torch.export does with a dynamic dimension; here the conditions are read and decided, not only guarded against.
 """
 
+import logging
 import os
 import re
 import warnings
@@ -21,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from tinyomni.tracing.formula import SpecError
 from tinyomni.tracing.lengths import recurrent
 from tinyomni.tracing.piecewise import Condition, Finding, Path, Piecewise, Undecided, looks, part, piecewise
-from tinyomni.tracing.symbol_watch import TYPE, questions, watched
+from tinyomni.tracing.symbol_watch import questions, watched
 
 MAX_PATHS = 32
 MAX_POINTS = 3  # paths of a single length: after so many, the function is one that no symbol passes through
@@ -74,7 +75,7 @@ class Derivation:
         """One more path, the one on which n lies."""
         with questions() as asked, watched() as watch:
             expression, guards, error = symbolic(self.call, n)
-        seen = [*asked, *[TYPE] * watch.types]
+        seen = [*asked, *sorted(watch.asked)]
         refusal = "" if error is None else self.refusal(n)
         if error is not None and not refusal:
             raise Undecided(f"the symbolic run failed: {_short(error)}")
@@ -170,7 +171,8 @@ def symbolic(call: Callable[[Any], Any], hint: int) -> tuple[Any, list[Any], Exc
     torch.backends.mha.set_fastpath_enabled(False)  # a fused layer without a symbolic rule
     checks = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)  # a check of shapes would compare, and so fix, every symbol
-    result, error_ = None, None
+    result, error_, logged = None, None, logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # torch's tracebacks of what has no symbolic rule
     try:
         with warnings.catch_warnings(), mode, enable_python_dispatcher(), ShapesByRule(), torch.no_grad():
             warnings.simplefilter("ignore")  # of the function; an ordinary run has shown them
@@ -178,6 +180,7 @@ def symbolic(call: Callable[[Any], Any], hint: int) -> tuple[Any, list[Any], Exc
     except Exception as error:  # any of torch's, or the function's own: who calls decides
         error_ = error
     finally:
+        logging.disable(logged)
         torch.backends.mha.set_fastpath_enabled(fast)
         jaxtyping.config.update("jaxtyping_disable", checks)
     guards = [guard.expr for guard in environment.guards]

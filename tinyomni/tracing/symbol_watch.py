@@ -1,8 +1,9 @@
 """What a run without numbers cannot answer for an ordinary one: here it is noticed, and nothing is concluded from it.
 
-A symbol stands for a length, but it is no int, and a tensor on the meta device has no numbers. Code that asks for a
-symbol's type, text or hash, or that catches an error which only such a run raises, goes another way than with numbers,
-and no condition of a symbolic run says so. Watched is the code of whoever asks; installed packages know what they do.
+A symbol stands for a length, but it is no int, and its tensors are of a class of their own, without numbers. Code that
+asks for the type, the identity, the text, the hash or a missing attribute of a symbol, or that catches an error which
+only such a run raises, goes another way than with numbers, and no condition of a symbolic run says so. Watched is the
+code of whoever asks; installed packages know what they do.
 """
 
 import builtins
@@ -22,6 +23,11 @@ OURS = __name__.rpartition(".")[0]
 SYMBOLS = {torch.SymInt: 0, torch.SymBool: False, torch.SymFloat: 0.0}  # and a number of that kind
 ASKED = {"__format__": "the text", "__hash__": "the hash", "__repr__": "the text", "__str__": "the text"}
 TYPE = "the type"
+IDENTITY = "the identity"  # `(n == 5) is True` is never so for a symbol
+COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
+COUNTED = ("add", "sub", "mul", "floordiv", "truediv", "mod", "divmod", "pow", "and", "or", "xor", "lshift", "rshift")
+# `(5).__eq__(n)` is NotImplemented for a symbol, where `5 == n` would ask the symbol next
+DUNDERS = {f"__{side}{name}__" for side in ("", "r") for name in COMPARED + COUNTED}
 NAMED = ("LOAD_FAST", "LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME")  # operations that load a variable
 
 Place = tuple[str, int, str]  # file, line, type of an error
@@ -36,39 +42,51 @@ def is_watched(frame: types.FrameType) -> bool:
 
 
 @functools.lru_cache(maxsize=512)
-def types_asked(code: types.CodeType) -> tuple[frozenset[str], bool]:
-    """The variables whose type the code asks for, as in `type(n)`; and whether it asks for that of something else."""
-    names, others = set(), False
+def asked_by(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """The variables whose type the code asks for, as in `type(n)`; and what else it asks, of whatever value."""
+    names, others = set(), set()
     steps = [each for each in dis.get_instructions(code) if each.opname not in ("CACHE", "PUSH_NULL", "PRECALL")]
-    for before, step, after in zip([None, *steps], steps, [*steps[1:], None], strict=False):
-        if step.opname == "MATCH_CLASS":
-            others = True
-        elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval == "type":
-            if after is not None and after.opname.startswith(NAMED):
+    for before, step, after, call in zip(
+        [None, *steps], steps, [*steps[1:], None], [*steps[2:], None, None], strict=False
+    ):
+        kind, value = step.opname, step.argval
+        if kind == "MATCH_CLASS":
+            others.add(TYPE)
+        elif kind in ("LOAD_GLOBAL", "LOAD_NAME") and value == "type":
+            if after is not None and after.opname.startswith(NAMED) and call is not None and "CALL" in call.opname:
                 names.add(str(after.argval))
-            elif after is not None and after.opname.startswith("LOAD_"):
-                others = True
-        elif step.opname.startswith("LOAD_ATTR") and step.argval == "__class__":
+            else:
+                others.add(TYPE)
+        elif kind.startswith(("LOAD_ATTR", "LOAD_METHOD")) and value == "__class__":
             if before is not None and before.opname.startswith(NAMED):
                 names.add(str(before.argval))
             else:
-                others = True
-    return frozenset(names), others
+                others.add(TYPE)
+        elif kind.startswith(("LOAD_ATTR", "LOAD_METHOD")) and value in DUNDERS:
+            others.add(f"`{value}`")
+        elif kind == "IS_OP" and before is not None and type(before.argval) in (bool, int):
+            others.add(IDENTITY)
+    return frozenset(names), frozenset(others)
+
+
+def stands_in(value: Any) -> bool:
+    """A symbol, or a tensor that has symbols for sizes: neither is of the type that the program has otherwise."""
+    return type(value) in SYMBOLS or type(value).__module__ == "torch._subclasses.fake_tensor"
 
 
 class Watch:
-    """As `sys.settrace`'s function: notes each error that passes a watched line, and each type that is asked for."""
+    """As `sys.settrace`'s function: notes each error that passes a watched line, and what its code asks for."""
 
     def __init__(self) -> None:
         self.errors: list[Place] = []
-        self.types = False
+        self.asked: set[str] = set()
 
     def __call__(self, frame: types.FrameType, event: str, argument: Any) -> Any:
         """At the call of a function: whether its lines are watched."""
         if not is_watched(frame):
             return None
-        names, others = types_asked(frame.f_code)
-        self.types |= others
+        names, others = asked_by(frame.f_code)
+        self.asked |= others
         frame.f_trace_lines = bool(names)  # a variable may hold a symbol for one line only
         return functools.partial(self.local, names)
 
@@ -76,8 +94,8 @@ class Watch:
         """In a watched function, at a line where it has `names`, at an error, and at its end."""
         if event == "exception":
             self.errors.append((frame.f_code.co_filename, frame.f_lineno, argument[0].__name__))
-        elif any(type(frame.f_locals.get(name, frame.f_globals.get(name))) in SYMBOLS for name in names):
-            self.types = True
+        elif any(stands_in(frame.f_locals.get(name, frame.f_globals.get(name))) for name in names):
+            self.asked.add(TYPE)
         return functools.partial(self.local, names)
 
 
@@ -97,10 +115,11 @@ def watched() -> Iterator[Watch]:
 
 @contextmanager
 def questions() -> Iterator[list[str]]:
-    """What code asks of a symbol that is answered otherwise than for a number: its type, its text, its hash (it has
-    none, and a function may catch that error)."""
+    """What code asks of a symbol that is answered otherwise than for a number: its type, its text, its hash and some
+    attributes (it has none, and `getattr` with a default or a function may catch that error)."""
     seen: list[str] = []
-    own, is_instance = {kind: {name: vars(kind).get(name) for name in ASKED} for kind in SYMBOLS}, isinstance
+    changed = (*ASKED, "__getattr__")
+    own, is_instance = {kind: {name: vars(kind).get(name) for name in changed} for kind in SYMBOLS}, isinstance
 
     def note(what: str) -> None:
         if is_watched(sys._getframe(2)):
@@ -113,9 +132,17 @@ def questions() -> Iterator[list[str]]:
 
         return ask
 
+    def missing(symbol: Any, name: str) -> Any:
+        if hasattr(SYMBOLS[type(symbol)], name):
+            note(f"`{name}`")
+        raise AttributeError(f"{type(symbol).__name__!r} object has no attribute {name!r}")
+
     def watched_isinstance(value: Any, kinds: Any) -> bool:
         found = is_instance(value, kinds)
-        if type(value) in SYMBOLS and is_instance(SYMBOLS[type(value)], kinds) != found:
+        if type(value) in SYMBOLS:
+            if is_instance(SYMBOLS[type(value)], kinds) != found:
+                note(TYPE)
+        elif found and kinds is type(value) and stands_in(value):
             note(TYPE)
         return found
 
@@ -124,6 +151,7 @@ def questions() -> Iterator[list[str]]:
         for kind in SYMBOLS:
             for name, what in ASKED.items():
                 setattr(kind, name, asking(what, getattr(kind, name)))
+            kind.__getattr__ = missing
         yield seen
     finally:
         builtins.isinstance = is_instance
