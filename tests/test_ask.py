@@ -1,7 +1,9 @@
 """ask, transcribe, caption, speak and chat: prompts as in training, streamed text, and how certain the model is."""
 
+import inspect
 import io
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ from tinyomni.apps.chat import Session, join_with_pauses, split_sentences
 from tinyomni.data.datasets import pixels
 from tinyomni.data.tts import TALKER_VOICES
 from tinyomni.dry_run import AUDIO, IMAGE, build
+from tinyomni.errors import InputError
 from tinyomni.evaluation.questions import generate_replies
+from tinyomni.generation import stream
 from tinyomni.io.audio import load_audio, load_speech
 from tinyomni.io.images import open_image
 from tinyomni.omni import DESCRIBE, split_audio
@@ -253,6 +257,27 @@ def test_voices_and_sentences(omni: Omni) -> None:
     assert second.shape[1] == first.shape[1] + 1 and torch.equal(second[:, 1:], first)
     with pytest.raises(ValueError, match="expected a voice in 0 … 1, got 2"):
         omni.speak("Yes.", voice=2)
+
+
+def test_what_is_neither_a_text_nor_ids(omni: Omni) -> None:
+    text_ids, speech_ids = inspect.unwrap(Omni.text_ids), inspect.unwrap(Omni.speech_ids)  # shape checks come first
+    for ids in (b"hi", {}, [1, "a"], [1, 2**70], [1, None], [[1, 2], [3]]):
+        words = rf"^Omni\.embed: expected a text, or ids as integers, got {re.escape(str(ids))}$"
+        with pytest.raises(InputError, match=words):
+            text_ids(omni, ids)
+    for dtype in (torch.uint64, torch.int8, torch.bool, torch.float32, torch.complex64):
+        with pytest.raises(InputError, match=rf"ids as integers .*, got \(1, 2\) {dtype}\. .*`ids\.long\(\)`"):
+            text_ids(omni, torch.ones(1, 2).to(dtype))
+    with pytest.raises(TypeError, match=r"^Omni\.speak: expected a text, got NoneType$"):
+        speech_ids(omni, None)
+    with pytest.raises(InputError, match=r"expected a voice in 0 … 1, got 1\.0"):
+        speech_ids(omni, "Yes.", 1.0)
+
+
+def test_a_seed_is_an_integer_of_64_bits(omni: Omni) -> None:
+    for seed in (2**70, 1.5, "a", None, True):
+        with pytest.raises(InputError, match=f"^generate: seed must be an integer of at most 64 bits, got {seed!r}$"):
+            next(inspect.unwrap(stream)(omni.thinker, torch.tensor([[BOS]]), seed=seed))
 
 
 # ---- commands -------------------------------------------------------------------------------------------------------

@@ -79,6 +79,13 @@ def test_ljspeech_with_a_bad_row(ljspeech: Path, line: str, why: str) -> None:
         assert len(LJSpeech(ljspeech, skip_bad=True)) == 3
 
 
+def test_ljspeech_whose_first_line_is_a_bad_one(ljspeech: Path) -> None:
+    path = ljspeech / "metadata.csv"
+    path.write_text("no row\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.warns(SkippedRows, match="1 of 4"):
+        assert len(open_data(ljspeech, skip_bad=True)) == 3
+
+
 # ---- LibriSpeech ----------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +145,15 @@ def test_transcripts_are_never_read_as_plain_text(librispeech: Path) -> None:
     text.write_bytes(text.read_text().encode("utf-16"))
     with pytest.raises(ManifestError, match=r"84-121123\.trans\.txt: expected UTF-8, got UTF-16"):
         open_data(librispeech)
+
+
+def test_a_recording_of_librispeech_with_another_name(librispeech: Path) -> None:
+    chapter = librispeech / "84" / "121123"
+    (chapter / "84-121123-0001.flac").rename(chapter / "0001.flac")
+    text = chapter / "84-121123.trans.txt"
+    text.write_text(text.read_text().replace("84-121123-0001", "0001"))
+    with pytest.raises(ManifestError, match=r"1 of 3 rows (.|\n)*0001: expected a name such as 19-198-0000 .*got 0001"):
+        LibriSpeech(librispeech)
 
 
 def damage_librispeech(part: Path, how: str) -> None:
@@ -267,6 +283,14 @@ def test_coco_with_a_bad_row(coco: Path, change: Callable[[dict], None], why: st
         ('{"images": [7], "annotations": []}', "at least one usable row"),
         ("\ufeff" * 2 + "{}", "damaged or truncated: lexical error"),
         ("", "is empty"),
+        (
+            '{"images": [{"id": 1, "x": ' + "1" * 4_301 + "}]}",
+            "numbers of at most 640 digits, got a longer one at byte 27",
+        ),
+        ('{"images": [{"id": 1, "x": 1e' + "9" * 20 + "}]}", "exponents of at most 18 digits, got a longer one"),
+        ('{"info": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested at most 100 deep, got more at byte 108"),
+        ('{"annotations": [{"caption": ' + '{"a": ' * 98 + "1" + "}" * 100 + "]}", "nested at most 100 deep"),
+        ('{"info": "\\ud800", "images": [{"id": 1, "file_name": "a\n"}]}', "damaged or truncated: Invalid control"),
     ],
 )
 def test_a_file_that_is_not_coco(coco: Path, text: str, why: str) -> None:
@@ -284,6 +308,42 @@ def test_coco_with_a_text_that_is_not_utf8(coco: Path) -> None:
 def test_coco_with_a_byte_order_mark(coco: Path) -> None:
     coco.write_bytes(b"\xef\xbb\xbf" + coco.read_bytes())
     assert len(CocoCaptions(coco)) == 3
+
+
+def test_coco_in_utf16(coco: Path) -> None:
+    text = coco.read_text(encoding="utf-8")
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        coco.write_bytes(text.encode(encoding))
+        with pytest.raises(ManifestError, match=r"captions_val2017.json: expected UTF-8, got UTF-16\. Save the file"):
+            CocoCaptions(coco)
+
+
+def test_brackets_digits_and_escapes_in_texts_of_coco(coco: Path) -> None:
+    captions = ["[" * 200, "1" * 5_000, 'a quote " and \\', "\\ud800", "\U0001f600"]
+    whole = json.loads(coco.read_text(encoding="utf-8"))
+    whole["annotations"] = [{"id": i, "image_id": 37777, "caption": text} for i, text in enumerate(captions)]
+    whole["info"] = [[]] * 200  # beside each other, not in each other
+    coco.write_text(json.dumps(whole), encoding="utf-8")
+    data = CocoCaptions(coco)
+    assert [data.row(i)["caption"] for i in range(len(data))] == captions
+
+
+@pytest.mark.parametrize("half", ["\ud800", "a\ude00\ud83d", "\\\ud83d", "\U0001f600\ude00", "\ud83d\\ude00"])
+def test_half_of_a_surrogate_pair_costs_one_row_of_coco(coco: Path, half: str) -> None:
+    whole = json.loads(coco.read_text(encoding="utf-8"))
+    whole["annotations"][1]["caption"] = half
+    coco.write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(
+        ManifestError, match=r"1 of 3 rows (.|\n)*annotation 49: caption contains an unpaired surrogate"
+    ):
+        CocoCaptions(coco)
+    with pytest.warns(SkippedRows, match="1 of 3"):
+        data = CocoCaptions(coco, skip_bad=True)
+    assert data.row(1)["caption"] == "A kitchen."
+    whole["annotations"][1]["caption"], whole["images"][0]["file_name"] = "x", half
+    coco.write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"1 of 3 rows (.|\n)*annotation 49: image contains an unpaired surrogate"):
+        CocoCaptions(coco)
 
 
 def test_coco_without_images(coco: Path) -> None:
@@ -420,6 +480,48 @@ def test_an_image_or_audio_folder(header: str, suffix: str, kind: str, tmp_path:
     (tmp_path / "metadata.csv").unlink()
     data = open_data(tmp_path)
     assert isinstance(data, Manifest) and data.kind == kind and len(data) == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        ("file_name,text,caption", "'caption': 'text' and 'caption' both stand for it. Keep one of them"),
+        ("file_name,text,transcription", "'text': 'text' and 'transcription' both stand for it. Keep one of them"),
+    ],
+)
+def test_two_columns_of_a_folder_that_stand_for_one_of_ours(header: str, names: str, tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text(f"{header}\na,x,y\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match=f"metadata.csv:1: duplicate column {names}"):
+        open_data(tmp_path)
+    (tmp_path / "metadata.csv").unlink()
+    row = json.dumps(dict.fromkeys(header.split(","), "x"))
+    (tmp_path / "metadata.jsonl").write_text(row, encoding="utf-8")
+    with pytest.raises(ManifestError, match=f"metadata.jsonl:1: duplicate column {names}"):
+        open_data(tmp_path)
+
+
+@pytest.mark.parametrize("header", ["\n \nfile_name,text", "image,caption", "\ufefffile_name,text"])
+def test_a_folder_whose_header_is_no_line_of_ljspeech(header: str, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text(f"{header}\na.png,x\n", encoding="utf-8")
+    assert open_data(tmp_path)[0].texts == {"caption": "x"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("File_Name,Text\na.wav,x\n", "metadata.csv:1: .*Write their names in small letters"),
+        ("file_name|text\na.wav|x\n", r"metadata.csv:1: .*separated by '\|': use commas"),
+        ("file_name,text\na.wav,x\n", "metadata.csv:2: a.wav: expected an image, got a recording. .*transcription"),
+        ("file_name,text\n._a.png,x\n", r"metadata.csv:2: ._a.png: expected data, got a `\._\*` file.*Delete the row"),
+    ],
+)
+def test_hints_for_a_folder_fit_the_cause(content: str, words: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1, 16_000), 16_000)
+    (tmp_path / "._a.png").write_bytes(b"Mac OS X")
+    (tmp_path / "metadata.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(ManifestError, match=words):
+        open_data(tmp_path)
 
 
 def test_what_macos_leaves_beside_files_is_no_text(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Errors that teach: which call, expected, got, where from, and the line or layer to look at."""
 
 import re
+from collections.abc import Callable
 from typing import get_type_hints
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Float, Int, TypeCheckError
 from torch import Tensor, nn
 
-from tinyomni.tracing import ShapeError, Trace, mismatch, trace
+from tinyomni.tracing import ShapeError, Trace, annotate, mismatch, trace
 from tinyomni.tracing.checks import checked
 from tinyomni.tracing.values import annotated_tensors
 
@@ -207,6 +208,43 @@ def test_only_the_first_problem_is_raised_and_all_are_marked() -> None:
     text, seen, _ = fail(both)
     assert "n must be 1 as in `a`, got 2" in text and "must be 3" not in text
     assert [record.ok for record in seen.steps] == [False, True, False]
+
+
+def four(x: Float[Tensor, "b 4"]) -> Tensor:
+    return x
+
+
+def add_three(x: Tensor) -> Tensor:
+    return x + torch.zeros(3)
+
+
+def test_an_error_after_a_mismatch_is_told_with_its_own_line() -> None:
+    text, *_ = fail(lambda: (four(torch.zeros(3, 5)), add_three(torch.zeros(2))))
+    assert text.startswith("run: four: expected `x` (b, 4) Float, got (3, 5) float32")
+    assert re.search(r"The run went on, and ended at test_explain.py:\d+, in add_three\n +`return x \+ torch", text), (
+        text
+    )
+
+    def inside(x: Float[Tensor, "b 4"]) -> Tensor:
+        return x @ x
+
+    text, *_ = fail(lambda: inside(torch.zeros(3, 5)))
+    assert "torch says: mat1 and mat2" in text and "went on" not in text
+
+
+class Four(nn.Module):
+    def forward(self, x: Float[Tensor, "b 4"]) -> Tensor:
+        return x @ x
+
+
+@pytest.mark.parametrize("called", [four, Four()])
+def test_annotate_names_the_readers_line(called: Callable[..., object]) -> None:
+    name = "four" if called is four else "Four.forward"
+    with pytest.raises(TypeCheckError) as caught:
+        annotate(called)(torch.zeros(3, 5))
+    text = str(caught.value)
+    assert text.startswith(f"annotate: {name}: expected `x`") and "recorder.py" not in text
+    assert len(re.findall(r"called at (?:tests/)?test_explain.py:\d+", text)) == 2, text
 
 
 # ---- errors that torch raises, in models without annotations --------------------------------------------------------

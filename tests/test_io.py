@@ -16,6 +16,7 @@ from tinyomni.data.manifests import Manifest
 from tinyomni.dry_run import IMAGE
 from tinyomni.errors import InputError
 from tinyomni.io import check_not_silent, load_audio, load_image, load_speech
+from tinyomni.io.audio_files import BLOCK, Sequential
 from tinyomni.shapes import ShapeError
 
 
@@ -189,6 +190,82 @@ def test_sizes_that_a_pipe_never_filled_in(kind: str, place: int, size: int, tmp
     assert len(Manifest(tmp_path / "rows.csv")) == len(Manifest(tmp_path / "rows.csv", check="headers")) == 1
 
 
+@pytest.mark.parametrize("size", [0, 2**64 - 1, 2**63 - 1])
+@pytest.mark.parametrize(("kind", "field", "width"), [("AU", 8, 4), ("RF64", 28, 8), ("CAF", -8, 8), ("RIFX", 40, 4)])
+def test_sizes_that_were_left_open_are_read_to_the_end(
+    kind: str, field: int, width: int, size: int, tmp_path: Path
+) -> None:
+    how = {"format": "WAV", "endian": "BIG"} if kind == "RIFX" else {"format": kind}
+    soundfile.write(tmp_path / "a", TONE, 16_000, subtype="PCM_16", **how)
+    content = bytearray((tmp_path / "a").read_bytes())
+    place = content.find(b"data") + 4 if kind == "CAF" else field
+    content[place : place + width] = (size >> 8 * (8 - width)).to_bytes(width, "big")
+    (tmp_path / "b").write_bytes(content)
+    torch.testing.assert_close(load_audio(tmp_path / "b"), load_audio(tmp_path / "a"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [2000, 3000])
+def test_samples_behind_the_end_that_their_header_gives_are_refused(size: int, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"has {size:,} bytes of samples by its header, and {3202 - size:,} bytes of"):
+        load_audio(wav(tmp_path, data=size))
+    for more in (bytes(9000), b"TAG" + bytes(125), b"\xff" * 100, b"LIST\xff\0\0\0abc"):  # none of them is in the RIFF
+        assert len(load_audio(wav(tmp_path, more=more))) == 1601
+
+
+@pytest.mark.parametrize("name", [b"PEAK", b"smpl", b"cue ", b"inst", b"LIST", b"bext"])
+@pytest.mark.parametrize("place", [12, 36, 3246])
+def test_damaged_metadata_of_a_wav_do_not_cost_its_samples(name: bytes, place: int, tmp_path: Path) -> None:
+    content = wav(tmp_path).read_bytes()
+    content = content[:place] + name + b"\x1c\0\0\0" + b"\1" * 28 + content[place:]
+    (tmp_path / "c.wav").write_bytes(content[:4] + (len(content) - 8).to_bytes(4, "little") + content[8:])
+    torch.testing.assert_close(load_audio(tmp_path / "c.wav"), torch.from_numpy(TONE), atol=1e-4, rtol=0)
+    assert name in (tmp_path / "c.wav").read_bytes()  # the file stays as it is
+
+
+def test_what_follows_a_flac_is_no_damage(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(size=16_000) * 0.1
+    soundfile.write(tmp_path / "a.flac", noise, 16_000)
+    one = (tmp_path / "a.flac").read_bytes()
+    for tail in (b"TAG" + bytes(125), b"APETAGEX" + bytes(24), bytes(512), b"stray"):
+        (tmp_path / "b.flac").write_bytes(one + tail)
+        assert torch.equal(load_audio(tmp_path / "b.flac"), load_audio(tmp_path / "a.flac"))
+        (tmp_path / "b.flac").write_bytes(one[:-900] + tail)
+        with pytest.raises(InputError, match=r"truncated|lost sync"):
+            load_audio(tmp_path / "b.flac")
+    (tmp_path / "b.flac").write_bytes(one + one)
+    assert len(load_audio(tmp_path / "b.flac")) == 2 * 16_000
+    (tmp_path / "b.flac").write_bytes(one[:22] + bytes(4) + one[26:])  # from a pipe: its head says no length
+    assert len(load_audio(tmp_path / "b.flac")) == 16_000
+
+
+def test_every_stream_of_a_chained_mp3_is_read(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.mp3", np.tile(TONE, 20), 16_000, bitrate_mode="CONSTANT", compression_level=0.5)
+    one = (tmp_path / "a.mp3").read_bytes()
+    bare = one[one.find(one[:3], 1) :]  # without the frame that says how long it is
+    tag = b"ID3\x04\0\0\0\0\7\x68" + bytes(1000)
+    (tmp_path / "bare.mp3").write_bytes(bare)
+    alone = len(load_audio(tmp_path / "bare.mp3"))
+    for content, length in (
+        (one + one, 2 * 32_020), (tag + one + tag + one + one, 3 * 32_020), (one + b"TAG" + bytes(125), 32_020),
+        (one + bare, 32_020 + alone), (one + tag + bare, 32_020 + alone), (one + tag * 9, 32_020),
+    ):  # fmt: skip
+        (tmp_path / "b.mp3").write_bytes(content)
+        assert len(load_audio(tmp_path / "b.mp3")) == length
+
+
+def test_many_channels_are_decoded_in_small_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, read = list[int](), Sequential.read
+
+    def watched(file: Sequential, frames: int, **how: Any) -> np.ndarray:
+        sizes.append(frames * file.channels)
+        return read(file, frames, **how)
+
+    monkeypatch.setattr(Sequential, "read", watched)
+    soundfile.write(tmp_path / "a.wav", np.full((16, 1000), 0.5), 16_000)
+    torch.testing.assert_close(load_audio(tmp_path / "a.wav"), torch.full((16,), 0.5), atol=1e-4, rtol=0)
+    assert max(sizes) <= BLOCK
+
+
 def checksum(page: bytes) -> int:
     """The CRC of an Ogg page, RFC 3533 section 6."""
     found = 0
@@ -234,10 +311,24 @@ def test_unsigned_integers_that_do_not_say_where_silence_is_are_refused(kind: st
         load_audio((array.array("H", [32_768] * 1600), 16_000))
 
 
-@pytest.mark.parametrize("kind", [bytes, bytearray])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_raw_bytes_are_no_samples(kind: type) -> None:
     with pytest.raises(TypeError, match=r"got raw bytes\. numpy\.frombuffer"):
         load_audio((kind(np.full(1600, 100, dtype=np.int16).tobytes()), 16_000))
+
+
+def test_tensors_that_nothing_can_be_computed_with_are_refused(recwarn: pytest.WarningsRecorder) -> None:
+    one = torch.full((3, 40, 50), 0.1)
+    for odd, fix in (
+        (one.to(torch.float8_e4m3fn), r"float8_e4m3fn: pass x\.float"), (one.to_sparse(), r"sparse: pass x\.to_dense"),
+        (torch.quantize_per_tensor(one, 0.1, 0, torch.qint8), r"quantized: pass x\.dequantize"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=f"load_audio: expected an array of numbers, got Tensor .{fix}"):
+            load_audio((odd[0], 16_000))
+        with pytest.raises(TypeError, match=f"load_image: expected an array of numbers, got Tensor .{fix}"):
+            load_image(odd)
+    with pytest.raises(ShapeError, match=r"got \(\) float64"):
+        load_audio((np.array(0.5), 16_000))
 
 
 def test_channels_that_cancel_and_a_constant_have_their_own_message(tmp_path: Path) -> None:
@@ -385,6 +476,50 @@ def test_damaged_pixels_of_a_png_are_refused(tmp_path: Path) -> None:
         (tmp_path / "b.png").write_bytes(content)
         with pytest.raises(InputError, match=r"b\.png: damaged or truncated"):
             load_image(tmp_path / "b.png")
+
+
+def png(bits: int, kind: int, rows: bytes, *chunks: bytes, size: int = 64, interlaced: int = 0) -> bytes:
+    """A PNG of size × size pixels from its unpacked rows."""
+    head = size.to_bytes(4, "big") * 2 + bytes([bits, kind, 0, 0, interlaced])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + b"".join(chunks) + chunk(b"IDAT", zlib.compress(rows)) + END
+
+
+END = chunk(b"IEND", b"")
+
+
+def test_what_a_png_lacks_is_not_black(tmp_path: Path) -> None:
+    grey, passes = (b"\0" + b"\x80" * 64) * 64, [(8, 8), (8, 8), (16, 8), (16, 16), (32, 16), (32, 32), (64, 32)]
+    adam7 = b"".join((b"\0" + b"\x80" * columns) * rows for columns, rows in passes)
+    for rows, interlaced in ((grey, 0), (adam7, 1)):
+        (tmp_path / "a.png").write_bytes(png(8, 0, rows, interlaced=interlaced))
+        torch.testing.assert_close(load_image(tmp_path / "a.png", 64), torch.full((3, 64, 64), 128 / 255))
+        (tmp_path / "a.png").write_bytes(png(8, 0, rows[:-65], interlaced=interlaced))
+        with pytest.raises(InputError, match=rf"damaged or truncated \(its header says {len(rows):,} bytes of pixels"):
+            load_image(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(png(1, 0, b"\0\xff" * 3, size=3, interlaced=0))
+    assert load_image(tmp_path / "a.png", 3).min() == 1
+    (tmp_path / "a.png").write_bytes(png(1, 0, b"\0\xff" * 6, size=3, interlaced=1))  # some passes are empty
+    assert load_image(tmp_path / "a.png", 3).min() == 1
+    (tmp_path / "a.png").write_bytes(png(8, 3, grey))
+    with pytest.raises(InputError, match="it has no palette"):
+        load_image(tmp_path / "a.png")
+
+
+def test_a_transparent_colour_of_sixteen_bits(tmp_path: Path) -> None:
+    half = (b"\0" + b"\x12\x34" * 32 + b"\x12\x35" * 32) * 64
+    (tmp_path / "a.png").write_bytes(png(16, 0, half, chunk(b"tRNS", b"\x12\x34")))
+    found = load_image(tmp_path / "a.png", 64)
+    assert found[:, :, :32].min() == 1 and found[:, :, 32:].max() < 0.1
+    (tmp_path / "a.png").write_bytes(png(16, 2, (b"\0" + b"\x12" * 384) * 64, chunk(b"tRNS", b"\x12" * 6)))
+    with pytest.raises(InputError, match=r"got 16 bits in .*a\.png\. Save it with an alpha channel"):
+        load_image(tmp_path / "a.png")
+
+
+def test_what_follows_a_webp_is_not_read(tmp_path: Path) -> None:
+    whole = save(Image.new("RGB", (64, 64), "red"), tmp_path / "a.webp", lossless=True).read_bytes()
+    for tail in (b"j" * 8, b"junk" * 50, bytes(100)):
+        (tmp_path / "b.webp").write_bytes(whole + tail)
+        assert torch.equal(load_image(tmp_path / "b.webp", 64), load_image(tmp_path / "a.webp", 64))
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import shutil
 import sys
 from itertools import chain, pairwise
@@ -34,6 +35,7 @@ from tinyomni.training.optim import learning_rate
 from tinyomni.training.run import Result, total_costs
 from tinyomni.training.settings import Settings
 from tinyomni.training.stage import Stage
+from tinyomni.training.stages.tokenizer import TokenizerSettings
 
 CPU = torch.device("cpu")
 
@@ -788,6 +790,15 @@ def test_wrong_settings_are_input_errors(tmp_path: Path) -> None:
         short(steps=0)
     with pytest.raises(ValueError, match=r"lr must be above 0 and finite, got 0\.0"):
         short(lr=0.0)
+    for name, value, most in [
+        *(("steps", 10**23, "1,000,000"), ("eval_every", 10**23, "1,000,000"), ("batch_size", 10**14, "65,536")),
+        *(("seed", 2**64 - 1, "2,147,483,647"), ("num_workers", 129, "128"), ("restarts", 10**9, "1,000")),
+        *(("lr", 1e38, "100"), ("weight_decay", 1e308, "100"), ("skip_grad_norm", 1e308, "1,000,000,000")),
+    ]:
+        with pytest.raises(ValueError, match=rf"^Settings: {name} must be at most {most}, got {re.escape(str(value))}"):
+            short(**{name: value})
+    with pytest.raises(ValueError, match="vocab must be at most 1,000,000, got 1000001"):
+        TokenizerSettings(vocab=1_000_001)
     with pytest.raises(ValueError, match="sees no GPU"):
         if torch.cuda.is_available():
             raise ValueError("sees no GPU")

@@ -227,8 +227,24 @@ def test_invalid_utf8_is_named_with_its_line(write: Write) -> None:
     with pytest.warns(SkippedRows, match="2 of 3"):  # in the second line of a text: what stands behind it is not lost
         data = Manifest(write("two.csv", b'audio,text\na.wav,"two\ncaf\xe9"\na.wav,x\n'), skip_bad=True)
     assert [row.where for row in data.bad] == ["two.csv:2", "two.csv:3"] and data.where(0) == "two.csv:4"
-    with pytest.raises(ManifestError, match="UTF-16"):
-        Manifest(write("wide.csv", text.encode("utf-16")))
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        with pytest.raises(ManifestError, match=r"wide.csv: expected UTF-8, got UTF-16"):
+            Manifest(write("wide.csv", text.encode(encoding)))
+        with pytest.raises(ManifestError, match=r"wide.txt: expected UTF-8, got UTF-16"):
+            TextFiles(write("wide.txt", "a\n".encode(encoding)))
+
+
+def test_columns_without_a_name_behind_the_others(write: Write) -> None:
+    data = Manifest(write("excel.csv", "audio,text,,\na.wav,x,,\na.wav,y\na.wav,z, ,\n"))
+    assert [data.row(i) for i in range(3)] == [{"audio": "a.wav", "text": text} for text in "xyz"]
+    path = write("excel.csv", "audio,text,,\na.wav,x,,\na.wav,y,,note\na.wav,y,,,\na.wav,,,\n")
+    with pytest.warns(SkippedRows, match="3 of 4"):
+        data = Manifest(path, skip_bad=True)
+    assert [str(row)[:60] for row in data.bad] == [
+        "excel.csv:3: cell 4 is 'note', and its column has no name. N",
+        "excel.csv:4: expected 2 cells, got 5. Put a text that contai",
+        "excel.csv:5: text is empty",
+    ]
 
 
 def test_paths_outside_the_folder_are_accepted_when_allowed(write: Write, files: Path) -> None:

@@ -1,6 +1,7 @@
 """Names from outside: a model that nobody annotated gets named axes without an edit."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,36 @@ def test_names_come_from_a_file_and_are_checked(tmp_path: Path) -> None:
         file.write_text(wrong)
         with pytest.raises(ValueError, match=words):
             trace(names=file)
+
+
+@pytest.mark.parametrize("axes", ["b (d", "b d$", "float16[b d]", "b {n", "b {self.}", ["b d", "b d+"]])
+def test_axes_that_cannot_be_read_are_refused_at_once(axes: Any) -> None:
+    text = axes if isinstance(axes, str) else axes[-1]
+    with pytest.raises(ValueError) as caught:
+        trace(names={"Plain.forward": {"hidden": axes}})
+    assert str(caught.value).startswith("names: Plain.forward.hidden: expected axes such as")
+    assert f"got {text!r}: " in str(caught.value)
+
+
+def test_formulas_and_braces_may_be_given() -> None:
+    with trace(names={"attend": {"a": "batch=2 n 2*n", "b": "*lead {b.shape[2]}+0", "return": "_ ... (n+1)"}}) as t:
+        Plain()(torch.zeros(2, 3, 4))
+    assert [record.status for record in t.steps if record.call == "attend"] == ["ok"]
+    assert "could not be recorded" not in str(t)
+
+
+def test_a_generator_with_names_is_noted_and_leaves_its_caller_alone() -> None:
+    def parts(x: Tensor) -> Iterator[Tensor]:
+        yield attend(x, x)
+
+    class Caller(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return next(parts(x))
+
+    with trace(names={"parts": {"x": "b t d"}, "Caller.forward": {"x": "b t d"}}) as t:
+        Caller()(torch.zeros(2, 3, 4))
+    assert [(record.call, record.status) for record in t.steps] == [("Caller.forward", "ok")]
+    assert "parts is an async or generator function: it ran, and was not recorded" in t.notes
 
 
 def test_a_model_of_transformers() -> None:

@@ -396,3 +396,63 @@ def test_the_page_lists_every_table_and_key() -> None:
     assert listed == keys | {("", key) for key in TOP} | {("[ledger]", "of")}
     assert {f"`[{table}]`" for table in PLAIN} <= set(re.findall(r"^\| (`\[\w+\]`) \|", page, re.MULTILINE))
     assert ", ".join(f"`{key}`" for key in INSIDE) in page
+
+
+def test_a_file_that_is_toml_but_no_specification(tmp_path: Path) -> None:
+    path = tmp_path / "toy.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + SPEC.lstrip().encode())  # as some editors on Windows write it
+    assert run().check(path).ok
+    for text, words in [
+        (f"a = {'[' * 5000}", r"^toy\.toml: expected tables and lists inside each other a few times"),
+        (f"[given]\nn = {'9' * 5000}", r"^toy\.toml: expected integers up to 2\*\*63"),
+        (f"[given]\nn = 0x{'f' * 5000}", r"^toy\.toml: expected integers up to 2\*\*63"),
+    ]:
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(SpecError, match=words):
+            Spec.load(path)
+
+
+def test_given_sizes_are_integers(tmp_path: Path) -> None:
+    for size in ("5", None, 5.0, True):
+        with pytest.raises(SpecError, match=rf"^toy\.toml: given 'words': expected an integer, got {size!r}$"):
+            run().check(spec(tmp_path), given={"words": size})  # type: ignore[dict-item]
+    with pytest.raises(SpecError, match=r"unknown axis 1 for \[given\]"):
+        run().check(spec(tmp_path), given={1: 2})  # type: ignore[dict-item]
+    with pytest.raises(SpecError, match=r"expected given={axis: size}, got \[1\]"):
+        run().check(spec(tmp_path), given=[1])  # type: ignore[arg-type]
+
+
+def test_what_has_no_value_has_a_line(tmp_path: Path) -> None:
+    sizes = ('over = "n"', 'over = "n"\nsizes = { lead = -1 }')
+    for change, line, words in [
+        (("times = 3", "times = 99999999999999999999"), 19, r"the value is larger than 2\*\*63"),
+        (("times = 3", 'times = "words // 0"'), 19, "division by zero"),
+        (('words = "words"', 'words = "words // 0"'), 10, "division by zero"),
+        (sizes, 29, r"\[\[rule\]\] sizes: expected a table of integers, 0 or more, .*got {'lead': -1}"),
+    ]:
+        with pytest.raises(SpecError, match=rf"^toy\.toml:{line}: .*{words}"):
+            run().check(spec(tmp_path, change), functions={"grow": grow})
+    with pytest.raises(SpecError, match=r"^toy\.toml:26: .*takes no n up to"):
+        spec(tmp_path).check_rules({"grow": refuse})
+
+
+def refuse(x: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+    raise ValueError("no")
+
+
+def test_calls_in_another_order() -> None:
+    wrong = Spec({"step": [{"call": "grow", "times": 3}, {"call": "ends"}], "ledger": {"words": 5, "of": 9}})
+    assert [each.partition(", code at")[0] for each in run().report(wrong).problems] == [
+        "grow: grow: expected 3 calls, got 0, then ends; grow ran 3 times after ends; expected before it"
+    ]
+    # a call in between that no step names is no other order
+    with trace() as seen:
+        Inner()(torch.zeros(2, 3))
+        ends(torch.zeros(1, 2, 3))
+        Inner()(torch.zeros(2, 3))
+    problems = "\n".join(seen.report(Spec({"step": [{"call": "Inner.forward", "times": 2}]})).problems)
+    assert "expected 2 calls, got 1, then ends; Inner.forward ran once after ends" in problems
+    assert "ends ran once, but no [[step]] names it" in problems and "expected before" not in problems
+    # more calls than a step names are not calls that none names
+    problems = "\n".join(seen.report(Spec({"step": [{"call": "Inner.forward"}, {"call": "ends"}]})).problems)
+    assert problems == "Inner.forward ran once more than its [[step]] says"

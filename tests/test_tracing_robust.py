@@ -1,12 +1,14 @@
 """Never in the way: a traced program gives its own result or its own error, whatever it does."""
 
+import asyncio
 import dataclasses
+import functools
 import importlib
 import pickle
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +404,42 @@ def test_threads_that_ran_before_the_trace_are_named(daemon: bool) -> None:
     with trace() as t:
         annotated(torch.zeros(1))
     assert "thread" not in str(t)
+
+
+class Cached:
+    @functools.cached_property
+    def mask(self) -> Float[Tensor, "n n"]:
+        return torch.zeros(2, 3)
+
+
+def pieces(x: Float[Tensor, "n"]) -> Iterator[Tensor]:
+    yield from (annotated(x), x)
+
+
+async def later(x: Float[Tensor, "n"]) -> Tensor:
+    return x
+
+
+def test_async_and_generator_functions_are_noted_once_if_they_are_annotated() -> None:
+    def bare(x: Tensor) -> Iterator[Tensor]:
+        yield x
+
+    with trace() as t:
+        for _ in range(2):
+            list(pieces(torch.zeros(3)))
+            asyncio.run(later(torch.zeros(3)))
+            list(bare(torch.zeros(3)))
+    assert [record.call for record in t.steps] == ["annotated"] * 2
+    end = " is an async or generator function: it ran, and was not recorded"
+    assert [note for note in t.notes if end in note] == [f"pieces{end}", f"later{end}"]
+
+
+def test_a_cached_property_is_judged_when_it_is_computed() -> None:
+    cached = Cached()
+    with trace(strict=False) as t:
+        assert cached.mask is cached.mask
+    assert [record.call for record in t.steps] == ["Cached.mask"]
+    assert (t.mismatches[0].axis, t.mismatches[0].expected, t.mismatches[0].got) == ("n", 2, 3)
 
 
 # ---- run-time checks ------------------------------------------------------------------------------------------------

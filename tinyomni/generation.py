@@ -129,7 +129,11 @@ def stream(
     if ids is not None and not ids.is_floating_point():
         check_prompt(thinker, ids)
 
-    generator = torch.Generator(prompt.device).manual_seed(seed)
+    generator = torch.Generator(prompt.device)
+    try:
+        generator.manual_seed(seed)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"generate: seed must be an integer of at most 64 bits, got {seed!r}") from error
     cache = thinker.new_cache(batch)
     ended = torch.zeros(batch, dtype=torch.bool, device=prompt.device)
     with torch.no_grad():

@@ -9,7 +9,7 @@ Order in the sequence: image (1 token), audio (25 a second), text (BOS first).
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, SupportsIndex, Unpack, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -89,12 +89,16 @@ class Omni(nn.Module):
             if not text.strip():
                 raise InputError("Omni.embed: the text is empty. Leave it out (text=None), or write something.")
             return torch.tensor([[BOS, *self.tokenizer.encode(text)]], device=self.device)
-        ids = torch.as_tensor(text, device=self.device)
+        try:
+            ids = torch.as_tensor(text)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"Omni.embed: expected a text, or ids as integers, got {text!s:.80}") from error
+        ids = ids.to(self.device)
         ids = ids[None] if ids.ndim == 1 and not isinstance(text, Tensor) else ids
-        if ids.ndim != 2 or ids.shape[0] != 1 or ids.shape[1] == 0 or ids.is_floating_point():
+        if ids.ndim != 2 or ids.shape[0] != 1 or ids.shape[1] == 0 or ids.dtype not in (torch.int32, torch.int64):
             raise InputError(
                 f"Omni.embed: expected ids as integers (1, text_tokens), got {tuple(ids.shape)} {ids.dtype}. "
-                "`ids.unsqueeze(0)` adds a batch axis."
+                "`ids.unsqueeze(0)` adds a batch axis, `ids.long()` makes int64 of another type."
             )
         if int(ids.min()) < 0 or int(ids.max()) >= self.cfg.thinker.vocab:
             raise InputError(
@@ -265,9 +269,11 @@ class Omni(nn.Module):
 
     def speech_ids(self, text: str, voice: int = 0) -> Int[Tensor, "1 text_tokens"]:
         """The Talker's input for a text, with numbers and symbols as words: ids without BOS, the voice in front."""
+        if not isinstance(text, str):
+            raise TypeError(f"Omni.speak: expected a text, got {type(text).__name__}")
         if not text.strip():
             raise InputError("Omni.speak: the text is empty")
-        if voice not in range(self.cfg.talker.voices):
+        if not isinstance(voice, SupportsIndex) or voice not in range(self.cfg.talker.voices):
             raise InputError(f"Omni.speak: expected a voice in 0 … {self.cfg.talker.voices - 1}, got {voice!r}")
         ids = [*voice_token(voice, self.cfg.talker.vocab), *self.tokenizer.encode(spoken_text(text))]
         if len(ids) > self.cfg.talker.max_text:

@@ -1,19 +1,47 @@
 """Loaders of public data sets in their own formats on disk: LJSpeech, LibriSpeech, COCO captions."""
 
+import decimal
 import json
+import mmap
 import os
+import re
+import sys
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ijson
+import ijson.backends.python
 
-from tinyomni.data.manifests import BOM, ManifestError, RowDataset, RowError, TextFile, decode, is_mac_metadata
+from tinyomni.data.manifests import (
+    BOM,
+    ManifestError,
+    RowDataset,
+    RowError,
+    TextFile,
+    check_surrogates,
+    decode,
+    is_mac_metadata,
+    refuse_utf16,
+)
 from tinyomni.errors import InputError, MissingFileError
 from tinyomni.io.sources import existing_file
 
 TRANSCRIPTS = "*.trans.txt"
+MAX_DEPTH = 100  # COCO's own files need 5
+MAX_DIGITS = sys.int_info.str_digits_check_threshold  # Python's limit is never lower; yajl ends the process beyond it
+TOKENS = re.compile(
+    rb"""
+    "[^"\\]*+ (?: \\ (?: [^u] | u(?![dD][89a-fA-F]) | u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F] ) [^"\\]*+ )*+ "
+    | (?P<half>" [^"\\]*+ (?: \\. [^"\\]*+ )*+ ")  # a string with half of a surrogate pair
+    | ".*+  # a string that is cut off
+    | (?P<open>[\[{]) | (?P<close>[\]}]) | (?P<number>\d{%d})
+    """
+    % (MAX_DIGITS + 1),
+    re.DOTALL | re.VERBOSE,
+)
+"""What `check_json` looks at in a JSON file. Possessive, so that a string of any length is matched in linear time."""
 
 
 class LJSpeech(RowDataset):
@@ -80,15 +108,16 @@ class LibriSpeech(RowDataset):
             raise text
         if not path.exists():
             raise RowError("file missing", "expected a recording beside the text, got none")
-        reader, chapter = path.stem.split("-")[:2]
-        return {"audio": str(path.relative_to(self.root)), "text": text, "reader": reader, "chapter": chapter}
+        parts = path.stem.split("-")
+        if len(parts) < 3:
+            raise RowError("name", f"expected a name such as 19-198-0000 (reader, chapter, number), got {path.stem}")
+        return {"audio": str(path.relative_to(self.root)), "text": text, "reader": parts[0], "chapter": parts[1]}
 
 
 def transcripts(path: Path) -> dict[str, str | RowError]:
     """The lines of a `.trans.txt`: name → text, or what is wrong with the line. Blank lines are skipped."""
     content = path.read_bytes()
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ManifestError(f"{path.name}: expected UTF-8, got UTF-16. Save the file as UTF-8.")
+    refuse_utf16(path.name, content)
     found: dict[str, str | RowError] = {}
     for line in content.removeprefix(BOM).splitlines():
         name, *rest = line.split(maxsplit=1) or [b""]
@@ -123,20 +152,24 @@ class CocoCaptions(RowDataset):
             raise MissingFileError(f"COCO captions: there is no image folder {images}. Is the path right?")
         self._names = dict[int, str]()
         self._image, self._number, self._captions = array("q"), array("q"), list[str | RowError]()
+        # yajl, which is faster, writes ? for half of a surrogate pair
+        parser = ijson.backends.python if check_json(path) else ijson
         try:
-            for entry in entries(path, "images"):
+            for entry in entries(parser, path, "images"):
                 if isinstance(entry, dict) and isinstance(entry.get("file_name"), str) and is_id(entry.get("id")):
                     self._names[entry["id"]] = entry["file_name"]
-            for entry in entries(path, "annotations"):
+            for entry in entries(parser, path, "annotations"):
                 image, number, caption = annotation(entry)
                 self._image.append(image)
                 self._number.append(number)
                 self._captions.append(caption)
-        except ijson.JSONError as error:
+        except (ijson.JSONError, json.JSONDecodeError) as error:
             detail = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
             raise ManifestError(f"{path.name} is damaged or truncated: {detail.splitlines()[0]}") from error
         except UnicodeDecodeError as error:
             raise ManifestError(f"{path.name} is damaged: a text in it is not valid UTF-8 ({error.reason})") from error
+        except decimal.InvalidOperation as error:
+            raise ManifestError(f"{path.name}: expected exponents of at most 18 digits, got a longer one") from error
         super().__init__(path.name, Path(images), **options)
 
     def _scan(self) -> Iterator[tuple[int, int]]:
@@ -152,7 +185,10 @@ class CocoCaptions(RowDataset):
             raise caption
         if image not in self._names:
             raise RowError("unknown image", f"image_id {image} is not among the images")
-        return {"image": self._names[image], "caption": caption.strip()}
+        row = {"image": self._names[image], "caption": caption.strip()}
+        for name, text in row.items():
+            check_surrogates(name, text)
+        return row
 
 
 def is_id(value: object) -> bool:
@@ -178,8 +214,28 @@ def shown(value: object) -> str:
     return json.dumps(value, default=str)[:60]
 
 
-def entries(path: Path, part: str) -> Iterator[Any]:
-    """The entries of one list in a large JSON object."""
+def check_json(path: Path) -> bool:
+    """Whether a string in it may hold half of a surrogate pair.
+
+    Raises ManifestError for UTF-16, and for what ijson does not refuse itself: long integers end the process, and the
+    time for nested values grows with the square of their depth.
+    """
+    depth, half = 0, False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        refuse_utf16(path.name, content[:32])
+        for token in TOKENS.finditer(content):
+            kind = token.lastgroup
+            depth += (kind == "open") - (kind == "close")
+            half = half or kind == "half"
+            if depth > MAX_DEPTH or kind == "number":
+                limit = f"numbers of at most {MAX_DIGITS:,} digits, got a longer one"
+                limit = f"values nested at most {MAX_DEPTH} deep, got more" if kind == "open" else limit
+                raise ManifestError(f"{path.name}: expected {limit} at byte {token.start():,}. Is it COCO's file?")
+    return half
+
+
+def entries(parser: Any, path: Path, part: str) -> Iterator[Any]:
+    """The entries of one list in a large JSON object; `parser` is ijson or one of its backends."""
     with path.open("rb") as file:
         file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
-        yield from ijson.items(file, f"{part}.item")
+        yield from parser.items(file, f"{part}.item")

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,11 @@ def open_data(path: str | Path, **options: Any) -> RowDataset | TextFiles:
     metadata = path / "metadata.csv"
     if path.is_dir() and metadata.exists():
         with metadata.open("rb") as file:
-            folder = b"file_name" in file.readline()
-        return Manifest(metadata, **options) if folder else LJSpeech(path, **options)
+            first = list(islice(filter(bytes.strip, file), 9))
+        # most of them, because the first line of an LJSpeech may be a bad one
+        if sum(b"|" in line for line in first) > len(first) / 2 and b"file_name" not in first[0].lower():
+            return LJSpeech(path, **options)
+        return Manifest(metadata, **options)
     if path.is_file() and path.match(TRANSCRIPTS):
         return LibriSpeech(path.parent, **options)
     if path.is_dir() and (path / "metadata.jsonl").exists():

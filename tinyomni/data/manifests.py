@@ -46,6 +46,7 @@ COLUMNS = {
 """Kind of data → the columns that it needs. The first names a file."""
 TEXT = "text"
 """The kind of data without columns: lines of text."""
+RECORDINGS = {".wav", ".flac", ".ogg", ".mp3"}
 BOM = b"\xef\xbb\xbf"
 MAX_LISTED = 20  # bad rows in one error message
 
@@ -134,8 +135,7 @@ class TextFile:
         self.state = (state.st_size, state.st_mtime_ns)
         with self.path.open("rb") as file:
             head = file.read(2**16)
-        if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise ManifestError(f"{self.path.name}: expected UTF-8, got UTF-16. Save the file as UTF-8.")
+        refuse_utf16(self.path.name, head)
         if b"\r" in head and b"\n" not in head:
             raise ManifestError(f"{self.path.name}: expected lines that end with LF, got CR alone. Save it with LF.")
         self.begin = len(BOM) if head.startswith(BOM) else 0
@@ -163,6 +163,23 @@ class TextFile:
         """The line that begins at this byte. Raises RowError if it is not UTF-8."""
         with self.at(offset) as file:
             return decode(file.readline()).rstrip("\r\n")
+
+
+def refuse_utf16(name: str, head: bytes) -> None:
+    """Raise ManifestError if a file that begins with these bytes is UTF-16, with a byte order mark or without."""
+    # without one, every other byte of what these files begin with is NUL, and none of the others
+    even, odd = (head[start:32:2] for start in (0, 1))
+    few, many = sorted((even.count(0), odd.count(0)))
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or (few == 0 and many > len(odd) * 3 / 4):
+        raise ManifestError(f"{name}: expected UTF-8, got UTF-16. Save the file as UTF-8.")
+
+
+def check_surrogates(name: str, text: str) -> None:
+    """Raise RowError for half of a surrogate pair, which JSON can write and UTF-8 cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RowError("not UTF-8", f"{name} contains an unpaired surrogate") from error
 
 
 def decode(raw: bytes) -> str:
@@ -228,10 +245,7 @@ def json_object(line: str) -> dict[str, str]:
     needed = set(itertools.chain(*COLUMNS.values()))
     for name, value in found.items():
         if isinstance(value, str):
-            try:
-                value.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise RowError("not UTF-8", f"{name} contains an unpaired surrogate") from error
+            check_surrogates(name, value)
         elif name in needed:
             raise RowError("not a string", f"{name} must be a string, got {json.dumps(value)}")
         else:
@@ -335,7 +349,7 @@ class RowDataset(Dataset[Item]):
             path = self._file(row[column])
             if self.kind == "speech":
                 return Item(self.where(index), texts, wave=cached_audio(path, self.cache))
-            return Item(self.where(index), texts, pixels=load_image(path))
+            return Item(self.where(index), texts, pixels=image_of(row[column], path))
         except (ValueError, OSError) as error:
             raise ManifestError(f"{self.name}: cannot read a row", [bad_row(self.where(index), error)]) from error
 
@@ -350,6 +364,9 @@ class RowDataset(Dataset[Item]):
 
     def _file(self, name: str) -> Path:
         """The file that a row names."""
+        if is_mac_metadata(Path(name)):
+            problem = "expected data, got a `._*` file, in which macOS keeps metadata. Delete the row."
+            raise RowError("macOS metadata", f"{name}: {problem}")
         path = Path(os.path.realpath(self.root / name))
         if (
             not path.exists()
@@ -369,7 +386,7 @@ class RowDataset(Dataset[Item]):
         path.open("rb").close()  # libsndfile does not say that permission was denied
         if self.kind != "speech":
             if self.full:
-                load_image(path)
+                image_of(name, path)
             return 0.0
         if self.full:
             cached_audio(path, self.cache)
@@ -390,6 +407,17 @@ def kind_of(columns: Sequence[str]) -> str:
     if "speech" in found and len(found) > 1:
         raise RowError("columns", f"expected either images or recordings, got the columns {got}. Use two manifests.")
     return found[-1]  # a question may have a caption beside it
+
+
+def image_of(name: str, path: Path) -> Float[Tensor, "channels height width"]:
+    """An image that a row names. Raises RowError for a recording."""
+    try:
+        return load_image(path)
+    except InputError as error:
+        if path.suffix.lower() not in RECORDINGS:
+            raise
+        fix = "Name the columns audio, text (in an AudioFolder file_name, transcription)."
+        raise RowError("not an image", f"{name}: expected an image, got a recording. {fix}") from error
 
 
 def audio_header(path: Path) -> Any:
@@ -421,6 +449,7 @@ class Manifest(RowDataset):
         if not self.csv and self.file.path.suffix.lower() != ".jsonl":
             raise ManifestError(f"{self.file.path.name}: expected a .csv or .jsonl file (one JSON object per line)")
         self.columns: tuple[str, ...] = ()
+        self.unnamed = 0  # columns behind them without a name, as Excel writes them
         super().__init__(self.file.path.name, self.file.path.parent, **options)
 
     def _scan(self) -> Iterator[tuple[int, int]]:
@@ -449,16 +478,21 @@ class Manifest(RowDataset):
     def _header(self, cells: list[str], line: int) -> None:
         """The names of the columns."""
         where = f"{self.name}:{line}"
-        twice = [name for name, count in Counter(cells).items() if count > 1]
-        if twice:
-            raise ManifestError(f"{where}: duplicate column {twice[0]!r}")
+        named = list(cells)
+        while named and not named[-1]:
+            named.pop()
+        self.unnamed = len(cells) - len(named)
         try:
-            self.columns = folder_columns(cells)
+            self.columns = folder_columns(named)
+        except RowError as error:
+            raise ManifestError(f"{where}: {error}") from error
+        try:
             self.kind = kind_of(self.columns)
         except RowError as error:
-            other = next((sign for sign in (";", "\t", "|") if len(cells) == 1 and sign in cells[0]), "")
+            other = next((sign for sign in (";", "\t", "|") if len(named) == 1 and sign in named[0]), "")
             fix = "The first line must name the columns."
-            if any({cell.strip().lower() for cell in cells} >= set(needed) for needed in COLUMNS.values()):
+            plain = set(our_names([cell.strip().lower() for cell in named]))
+            if any(plain >= set(needed) for needed in COLUMNS.values()):
                 fix = "Write their names in small letters, without spaces around them."
             fix = f"The columns are separated by {other!r}: use commas." if other else fix
             fix = "Delete this line, which only Excel reads." if cells[0].startswith("sep=") else fix
@@ -470,13 +504,29 @@ class Manifest(RowDataset):
             return dict(zip(folder_columns([*row]), row.values(), strict=True))
         with self.file.at(offset) as file:
             cells, _ = csv_record(file)
-        if len(cells) != len(self.columns):
-            fix = " Put a text that contains a comma in quotes." if len(cells) > len(self.columns) else ""
-            raise RowError("cells", f"expected {len(self.columns)} cells, got {len(cells)}.{fix}")
-        return dict(zip(self.columns, cells, strict=True))
+        wanted = len(self.columns)
+        if not wanted <= len(cells) <= wanted + self.unnamed:
+            fix = " Put a text that contains a comma in quotes." if len(cells) > wanted else ""
+            raise RowError("cells", f"expected {wanted} cells, got {len(cells)}.{fix}")
+        for number, cell in enumerate(cells[wanted:], wanted + 1):
+            if cell.strip():
+                fix = "Name the column in the first line, or put a text that contains a comma in quotes."
+                raise RowError("cells", f"cell {number} is {cell[:60]!r}, and its column has no name. {fix}")
+        return dict(zip(self.columns, cells, strict=False))
 
 
 def folder_columns(cells: Sequence[str]) -> tuple[str, ...]:
+    """The columns by our names (`our_names`). Raises RowError if two have the same."""
+    names = our_names(cells)
+    for name, count in Counter(names).items():
+        if count > 1:
+            first, second, *_ = (cell for cell, ours in zip(cells, names, strict=True) if ours == name)
+            both = f": {first!r} and {second!r} both stand for it. Keep one of them." if first != second else ""
+            raise RowError("columns", f"duplicate column {name!r}{both}")
+    return names
+
+
+def our_names(cells: Sequence[str]) -> tuple[str, ...]:
     """Our names for the columns of `metadata.csv` in ImageFolder and AudioFolder of Hugging Face's datasets.
 
     Those are file_name with text, or with transcription where the files are recordings. Others stay as they are.

@@ -47,7 +47,8 @@ def load_audio(source: AudioLike, rate: int = SAMPLE_RATE) -> Float[Tensor, "sam
         if not isinstance(source, (tuple, list)) or len(source) != 2:
             raise TypeError(f"{WHERE}: expected a path or a pair (samples, rate), got {type(source).__name__}")
         source_rate, name = check_rate(source[1]), "the recording"
-        if isinstance(source[0], (bytes, bytearray)):
+        raw = isinstance(source[0], memoryview) and source[0].format in ("B", "b", "c")
+        if raw or isinstance(source[0], (bytes, bytearray)):
             raise TypeError(f"{WHERE}: expected an array of samples, got raw bytes. numpy.frombuffer(data, 'int16')")
         channels = to_channels(as_tensor(WHERE, source[0]))
         wav, loudest = channels.double().mean(dim=0).float(), float(channels.abs().max()) if channels.numel() else 0.0

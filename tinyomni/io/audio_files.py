@@ -1,12 +1,17 @@
 """Audio files: decoded by libsndfile, after a look at what their headers promise.
 
 A header is a hint, the data is the truth. A WAV from a pipe says 2 GB, or 0, where its data is whole: it is read. Data
-that ends before its own chunk or page does is truncated: refused, though libsndfile would read what there is.
+that ends before its own chunk or page does is truncated: refused, though libsndfile would read what there is. So are
+data that go on behind the end that their header gives them. Metadata are not looked at: damaged, they cost no samples.
 (RIFF: Microsoft and IBM, Multimedia Programming Interface 1.0, 1991; RF64: EBU Tech 3306; Wave64: Sony, 2006;
 AIFF and CAF: Apple, 1989 and 2011; AU: Sun, audio(4); Ogg: RFC 3533.)
 """
 
 import io
+import itertools
+import mmap
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -15,8 +20,29 @@ import soundfile
 
 from tinyomni.errors import InputError
 
-BLOCK = 2**18  # frames decoded at a time
+BLOCK = 2**18  # samples of all channels decoded at a time
 UNKNOWN = 0x7FFF0000  # a size from here on was never filled in: the program wrote into a pipe
+STRAY = 4096  # bytes of no known kind that may follow a file; more may be samples
+NEEDED = {b"fmt ", b"fact", b"ds64", b"data", b"COMM", b"FVER", b"SSND", b"VHDR", b"CHAN", b"BODY"}
+"""Chunks of WAV, AIFF and SVX without which the samples cannot be read."""
+NEEDED_IN_CAF = {b"desc", b"data", b"pakt", b"kuki", b"chan"}
+PRINTABLE = rb"[ -~]{4}"  # as the names of chunks are, and the beginnings of tags
+FLAC_START = re.compile(rb"fLaC[\0\x80]\0\0\x22")  # with the head of the first block, whose size is fixed
+MP3_FRAME = rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]"
+MP3_START = re.compile(MP3_FRAME + rb".{2}(?:.{9}|.{17}|.{32})(?:Xing|Info)", re.DOTALL)
+"""The frame that says how long a stream is; the decoder stops there, even if another stream follows."""
+
+
+class Copy(mmap.mmap):
+    """A file in memory, of which only what is read is loaded. What is written into it never reaches the file."""
+
+    def seek(self, place: int, whence: int = 0) -> None:  # type: ignore[override]
+        """As in a file, there is nothing to read behind the end; an mmap would raise a ValueError."""
+        base = {0: 0, 1: self.tell(), 2: len(self)}[whence]
+        super().seek(min(base + place, len(self)))
+
+
+Source = Path | io.BytesIO | Copy
 
 
 class Sequential(soundfile.SoundFile):
@@ -40,6 +66,12 @@ def read_audio_file(where: str, path: Path, max_seconds: int) -> Recording:
     problem = truncated(path)
     if problem:
         raise InputError(f"{where}: {path} is truncated: {problem}. Copy or download it again.")
+    problem = _goes_on(path)
+    if problem:
+        raise InputError(
+            f"{where}: {path} {problem}. If they are samples, mend the size in the header "
+            "(of a WAV: ffmpeg -ignore_length 1 -i OLD.wav NEW.wav); if not, cut them off."
+        )
     try:
         parts = [_decode(where, path, source, max_seconds) for source in _sources(path)]
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: raw samples, without a header
@@ -59,11 +91,14 @@ def too_long(where: str, name: str, max_seconds: int) -> InputError:
     return InputError(f"{where}: {name} is longer than {max_seconds // 60} minutes. Cut it into pieces.")
 
 
-def _decode(where: str, path: Path, source: Path | BinaryIO, max_seconds: int) -> Recording:
+def _decode(where: str, path: Path, source: Source, max_seconds: int) -> Recording:
     with Sequential(source) as file:
         rate, kind, promised = file.samplerate, file.format, file.frames
+        step = max(1, BLOCK // file.channels)
+        # behind the last frame of a FLAC, tags or stray bytes would be taken for a damaged one
+        end = promised if kind == "FLAC" else 2**62
         blocks, count, peak = [np.zeros(0, dtype=np.float32)], 0, 0.0
-        while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+        while len(block := file.read(min(step, end - count), dtype="float32", always_2d=True)):
             count += len(block)
             if count > max_seconds * rate:
                 raise too_long(where, str(path), max_seconds)
@@ -77,8 +112,8 @@ def _decode(where: str, path: Path, source: Path | BinaryIO, max_seconds: int) -
     return Recording(np.concatenate(blocks), rate, peak)
 
 
-def _sources(path: Path) -> list[Path | BinaryIO]:
-    """What libsndfile is given: the file, each link of a chained Ogg, or a WAV with the sizes that its header lacks."""
+def _sources(path: Path) -> list[Source]:
+    """What libsndfile is given: the file, each stream of a chain, or a file with mended sizes and without metadata."""
     with path.open("rb") as file:
         head = file.read(4)
         if head == b"OggS":
@@ -86,15 +121,30 @@ def _sources(path: Path) -> list[Path | BinaryIO]:
             file.seek(0)
             data = file.read()
             return [io.BytesIO(_with_last_page(data, link)) for link in links]
-        if head == b"RIFF":
-            chunk = _data_chunk(file)
-            if chunk and not chunk.size and chunk.available:
-                file.seek(0)
-                mended = bytearray(file.read())
-                mended[4:8] = (len(mended) - 8).to_bytes(4, "little")
-                mended[chunk.start - 4 : chunk.start] = chunk.available.to_bytes(4, "little")
-                return [io.BytesIO(mended)]
-    return [path]
+        copy = Copy(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        if head == b"fLaC" or head[:3] == b"ID3" or head[:1] == b"\xff":
+            parts = list(itertools.pairwise([0, *_streams(copy)[1:], len(copy)]))
+            return [io.BytesIO(copy[start:end]) for start, end in parts] if len(parts) > 1 else [path]
+        return [copy] if _mend(file, copy) else [path]
+
+
+def _streams(copy: Copy) -> list[int]:
+    """Where each stream of a chained FLAC or MP3 begins."""
+    if flac := [found.start() for found in FLAC_START.finditer(copy)]:
+        return flac
+    starts, heads = list[int](), list(MP3_START.finditer(copy))
+    for head, following in itertools.zip_longest(heads, heads[1:]):
+        limit = following.start() if following else len(copy)
+        starts.append(head.start())
+        # a stream without a head of its own may follow: where the head says that its own ends
+        flags = int.from_bytes(copy[head.end() : head.end() + 4], "big")
+        place = head.end() + 4 + 4 * (flags & 1)
+        after = head.start() + int.from_bytes(copy[place : place + 4], "big")
+        if copy[after : after + 3] == b"ID3":
+            after += 10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(copy[after + 6 : after + 10]))
+        if flags & 2 and limit - after > STRAY and re.match(MP3_FRAME, copy[after : after + 2]):
+            starts.append(after)
+    return starts
 
 
 def truncated(path: Path) -> str:
@@ -102,9 +152,9 @@ def truncated(path: Path) -> str:
     with path.open("rb") as file:
         if file.read(4) == b"OggS":
             return _broken_pages(file)
-        chunk = _data_chunk(file)
-    if chunk and chunk.available < chunk.size < UNKNOWN:
-        return f"its data chunk says {chunk.size:,} bytes, the file has {chunk.available:,}"
+        data = _data(file)
+    if data and data.available < data.size < UNKNOWN:
+        return f"its data chunk says {data.size:,} bytes, the file has {data.available:,}"
     return ""
 
 
@@ -112,67 +162,130 @@ def truncated(path: Path) -> str:
 
 
 class Chunk(NamedTuple):
+    """A part of a file: samples or metadata."""
+
+    name: bytes
+    place: int  # where its header begins, in bytes
+    start: int
+    size: int  # as the header says
+    field: slice  # where it says it
+
+
+class Data(NamedTuple):
     """The samples of a file."""
 
     start: int  # in bytes
     size: int  # as the header says
     available: int  # to the end of the file
+    field: slice  # where the header says it
+    order: Literal["little", "big"]
+
+    def is_open(self) -> bool:
+        """Was the size never filled in?"""
+        return self.available > 0 and (self.size == 0 or self.size >= max(UNKNOWN, self.available + 1))
 
 
-def _data_chunk(file: BinaryIO) -> Chunk | None:
-    """Where the samples are, in formats that are made of chunks and in AU; None for others."""
-    size = file.seek(0, io.SEEK_END)
+def _order(head: bytes) -> Literal["little", "big"]:
+    return "big" if head[:4] in (b"FORM", b"RIFX", b".snd", b"caff") else "little"
+
+
+def _chunks(file: BinaryIO) -> Iterator[Chunk]:
+    """The chunks of WAV, AIFF, SVX, Wave64 and CAF; none in other formats."""
+    end = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(8)
-    order: Literal["little", "big"] = "big" if head[:4] in (b"FORM", b"RIFX", b".snd") else "little"
+    wave64 = head == b"riff\x2e\x91\xcf\x11"
+    if wave64:  # sizes count the header, and chunks are aligned
+        place, name_size, width, align = 40, 16, 8, 8
+    elif head[:4] == b"caff":
+        place, name_size, width, align = 8, 4, 8, 1
+    elif head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+        place, name_size, width, align = 12, 4, 4, 2
+    else:
+        return
+    long = None
+    while place + name_size + width <= end:
+        file.seek(place)
+        name, size = file.read(name_size)[:4], int.from_bytes(file.read(width), _order(head))
+        start = place + name_size + width
+        field = slice(start - width, start)
+        size = max(0, size - name_size - width) if wave64 else size
+        if name == b"ds64" and size >= 16:  # RF64 keeps its sizes here: of the file, of the samples
+            long = slice(start + 8, start + 16)
+        if name == b"data" and long and size in (0, 0xFFFFFFFF):
+            file.seek(long.start)
+            size, field = int.from_bytes(file.read(8), "little"), long
+        yield Chunk(name, place, start, size, field)
+        place = start + size + -size % align
+
+
+def _data(file: BinaryIO) -> Data | None:
+    """Where the samples are, in formats that are made of chunks and in AU; None for others."""
+    end = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    order = _order(head)
     if head[:4] in (b".snd", b"dns."):
-        start = int.from_bytes(head[4:], order)
-        return Chunk(start, int.from_bytes(file.read(4), order), size - start)
-    if head == b"riff\x2e\x91\xcf\x11":  # Wave64
-        return _long_chunk(file, 40, 16, "little")
-    if head[:4] == b"caff":
-        return _long_chunk(file, 8, 4, "big")
-    if head[:4] not in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
-        return None
-    place, long = 12, UNKNOWN
-    while place + 8 <= size:
-        file.seek(place)
-        name = file.read(4)
-        length = int.from_bytes(file.read(4), order)
-        if name == b"ds64":  # RF64 keeps its sizes here: of the file, of the samples
-            long = int.from_bytes(file.read(16)[8:], "little") or UNKNOWN
-        if name in (b"data", b"SSND", b"BODY"):
+        start = int.from_bytes(head[4:8], order)
+        return Data(start, int.from_bytes(head[8:], order), max(0, end - start), slice(8, 12), order)
+    for chunk in _chunks(file):
+        if chunk.name in (b"data", b"SSND", b"BODY"):
             # nothing between here and other chunks that end where the file does: really no samples
-            none = not length and _whole_chunks(file, place + 8, size)
-            length = long if head[:4] == b"RF64" and length == 0xFFFFFFFF else length
-            return Chunk(place + 8, length, 0 if none else size - place - 8)
-        place += 8 + length + length % 2
+            none = not chunk.size and _whole_chunks(file, chunk.start, end, order)
+            return Data(chunk.start, chunk.size, 0 if none else end - chunk.start, chunk.field, order)
     return None
 
 
-def _long_chunk(file: BinaryIO, place: int, name_size: int, order: Literal["little", "big"]) -> Chunk | None:
-    """In formats whose chunks have sizes of 8 bytes: CAF, and Wave64, where they count the header and are aligned."""
-    header, wave64, end = name_size + 8, name_size == 16, file.seek(0, io.SEEK_END)
-    while place + header <= end:
-        file.seek(place)
-        name, length = file.read(name_size), int.from_bytes(file.read(8), order)
-        length = max(0, length - header) if wave64 else length
-        place += header
-        if name[:4] == b"data":
-            return Chunk(place, length, end - place)
-        place += length + (-length % 8 if wave64 else 0)
-    return None
-
-
-def _whole_chunks(file: BinaryIO, place: int, size: int) -> bool:
+def _whole_chunks(file: BinaryIO, place: int, end: int, order: Literal["little", "big"]) -> bool:
     """Do chunks follow, the last of which ends with the file?"""
-    while place + 8 <= size:
+    while place + 8 <= end:
         file.seek(place)
         if not file.read(4).strip().isalnum():
             return False
-        length = int.from_bytes(file.read(4), "little")
+        length = int.from_bytes(file.read(4), order)
         place += 8 + length + length % 2
-    return place == size
+    return place == end
+
+
+def _goes_on(path: Path) -> str:
+    """What follows the samples, in words, if it may be samples too: no chunk, no tag, no padding; else empty."""
+    with path.open("rb") as file:
+        data = _data(file)
+        if not data or data.is_open() or data.size + 8 > data.available:
+            return ""
+        file.seek(0)
+        head = file.read(8)
+        container = 8 + int.from_bytes(head[4:], data.order) if head[:4] in (b"RIFF", b"RIFX", b"FORM") else 0
+        end = file.seek(data.start + data.size)
+        rest = file.read()
+    # a chunk, behind up to 7 bytes of padding, or a tag
+    if not rest.strip(b"\0") or re.match(rb"\0{,7}" + PRINTABLE, rest) or re.match(rb"." + PRINTABLE, rest, re.DOTALL):
+        return ""
+    # what stands outside of the container that the header describes is no part of the recording, unless it is long
+    if len(rest) <= STRAY and container <= end + 1:
+        return ""
+    return f"has {data.size:,} bytes of samples by its header, and {len(rest):,} bytes of no known kind behind them"
+
+
+def _mend(file: BinaryIO, copy: Copy) -> bool:
+    """Fill in a size of the samples that was left open, and rename metadata, so that nobody reads them. Any change?"""
+    data = _data(file)
+    if not data or copy[:4] == b"riff":  # libsndfile needs no help with Wave64
+        return False
+    needed, unread = (NEEDED_IN_CAF, b"free") if copy[:4] == b"caff" else (NEEDED, b"JUNK")
+    metadata = []
+    for chunk in _chunks(file):
+        if chunk.start > data.start and (data.is_open() or not re.match(PRINTABLE, chunk.name)):
+            break
+        metadata += [chunk.place] if chunk.name not in needed else []
+    for place in metadata:
+        copy[place : place + 4] = unread
+    if data.is_open():
+        width = data.field.stop - data.field.start
+        copy[data.field] = min(data.available, 2 ** (8 * width) - 1).to_bytes(width, data.order)
+        if copy[:4] in (b"RIFF", b"RIFX"):
+            copy[4:8] = min(len(copy) - 8, 2**32 - 1).to_bytes(4, data.order)
+    return bool(metadata) or data.is_open()
 
 
 # ---- Ogg ------------------------------------------------------------------------------------------------------------

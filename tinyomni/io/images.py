@@ -47,6 +47,7 @@ def load_image(source: ImageLike, size: int = IMAGE_SIZE) -> Float[Tensor, "chan
 
     The largest centred square is resized, as CLIP does, so that nothing is stretched; an image that already has the
     size passes unchanged. EXIF orientation is applied, alpha is put on white, of an animation the first frame is taken.
+    A JPEG that was cut, and closed again by an end marker, cannot be recognised: what it lacks is grey.
 
     Raises InputError for a missing file, for what cannot be decoded, for more than 80 million pixels, NaN, or values
     outside 0…1; ShapeError for wrong axes, TypeError for another kind of object.
@@ -120,7 +121,7 @@ def open_image(source: str | os.PathLike[str]) -> Image.Image:
             ) from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise InputError(f"{WHERE}: {path} has more than {MAX_PIXELS:,} pixels. Make it smaller.") from error
-        except PermissionError:
+        except (PermissionError, InputError):
             raise
         except Exception as error:  # a decoder raises anything at all for malformed bytes: it always means the same
             raise damaged(str(path), error) from error
@@ -167,7 +168,9 @@ def pixels_of(path: Path) -> io.BytesIO | None:
         head = file.read(12)
         file.seek(0)
         if head[:8] == PNG:
-            return io.BytesIO(b"".join(png_pixels(file)))
+            content = b"".join(png_pixels(file))
+            check_png(path, content)
+            return io.BytesIO(content)
         if head[:2] == b"\xff\xd8":
             return io.BytesIO(b"".join(jpeg_pixels(file)))
         if head[:4] == b"RIFF" and head[8:] == b"WEBP":
@@ -190,6 +193,41 @@ def png_pixels(file: BinaryIO) -> Iterator[bytes]:
             yield head + data
 
 
+def check_png(path: Path, content: bytes) -> None:
+    """Refuse what Pillow would fill up with black: rows that are missing, a palette that is; and what it would lose."""
+    width, height = (int.from_bytes(content[place : place + 4], "big") for place in (16, 20))
+    if len(content) < 33 or content[12:16] != b"IHDR" or width * height > MAX_PIXELS:
+        return  # refused elsewhere
+    bits, kind, interlaced = content[24], content[25], content[28] == 1
+    chunks, place = list[tuple[bytes, bytes]](), 8
+    while place + 8 <= len(content):
+        length = int.from_bytes(content[place : place + 4], "big")
+        chunks.append((content[place + 4 : place + 8], content[place + 8 : place + 8 + length]))
+        place += length + 12
+    names = {name for name, _ in chunks}
+    if kind == 3 and b"PLTE" not in names:
+        raise damaged(str(path), "it has no palette")
+    if kind == 2 and bits == 16 and b"tRNS" in names:  # Pillow keeps 8 bits, which cannot tell the colour from others
+        raise InputError(
+            f"{WHERE}: expected 8 bits or an alpha channel where a colour is transparent, got 16 bits in {path}. "
+            "Save it with an alpha channel."
+        )
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(kind, 0)
+    # (first column, first row, step, step) of each pass of Adam7
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    expected = 0
+    for left, top, across, down in passes if interlaced else [(0, 0, 1, 1)]:
+        columns, rows = -((left - width) // across), -((top - height) // down)
+        expected += rows * (1 + (columns * channels * bits + 7) // 8) if columns > 0 else 0
+    unpack, found = zlib.decompressobj(), 0
+    packed = memoryview(b"".join(data for name, data in chunks if name == b"IDAT"))
+    for place in range(0, len(packed), 2**16):
+        if found < expected:  # what follows is not looked at; it may fill the memory
+            found += len(unpack.decompress(packed[place : place + 2**16]))
+    if found < expected:
+        raise damaged(str(path), f"its header says {expected:,} bytes of pixels, the file has {found:,}")
+
+
 def jpeg_pixels(file: BinaryIO) -> Iterator[bytes]:
     """All but comments and APP segments that do not say how colours are stored (JFIF, Adobe) or which side is up."""
     yield file.read(2)
@@ -204,10 +242,14 @@ def jpeg_pixels(file: BinaryIO) -> Iterator[bytes]:
 
 
 def webp_pixels(file: BinaryIO) -> bytes:
-    """All but colour profiles, XMP, and EXIF data that are not whole (RFC 9649)."""
+    """All but colour profiles, XMP, EXIF data that are not whole, and what follows the image (RFC 9649)."""
+    file.seek(4)
+    end = 8 + (int.from_bytes(file.read(4), "little") or 2**32)  # 0 was never filled in
     file.seek(12)
     chunks, flags = list[tuple[bytes, bytes, bytes]](), 0
     while len(head := file.read(8)) == 8:
+        if file.tell() > end and any(kind in (b"VP8 ", b"VP8L", b"ANMF") for kind, _, _ in chunks):
+            break
         kind, length = head[:4], int.from_bytes(head[4:], "little")
         data = file.read(length + length % 2)
         if kind == b"EXIF" and len(data) >= length:
@@ -248,6 +290,8 @@ def to_rgb(name: str, image: Image.Image) -> Image.Image:
             white = 1.0 if peak <= 1 else 255.0
         else:
             white = 65535.0 if image.mode != "I" or peak > 255 else 255.0
+        if isinstance(image.info.get("transparency"), int):
+            values[values == image.info["transparency"]] = white
         return Image.fromarray((values / white * 255).clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("La", "RGBa"):  # premultiplied alpha
         image = image.convert(image.mode.upper())

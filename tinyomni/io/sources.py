@@ -30,7 +30,14 @@ def as_tensor(where: str, source: object) -> Tensor:
         if isinstance(source, array.array):  # numpy keeps its type, torch does not
             source = np.asarray(source)
         if isinstance(source, np.ndarray):
-            source = np.ascontiguousarray(source, dtype=source.dtype.newbyteorder("="))
-        return torch.as_tensor(source).detach().cpu()
+            source = np.array(source, dtype=source.dtype.newbyteorder("="), order="C")
+        tensor = torch.as_tensor(source).detach()
+        if tensor.is_quantized:
+            raise TypeError("quantized: pass x.dequantize()")
+        if tensor.layout != torch.strided:
+            raise TypeError("sparse: pass x.to_dense()")
+        if tensor.is_floating_point() and tensor.element_size() == 1:  # hardly anything can be computed with them
+            raise TypeError(f"{str(tensor.dtype).removeprefix('torch.')}: pass x.float()")
+        return tensor.cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{where}: expected an array of numbers, got {type(source).__name__} ({error})") from error

@@ -105,10 +105,10 @@ def evaluate(text: str | int, sizes: Mapping[str, int]) -> int:
     return value
 
 
-def unknown(name: str, known: Iterable[str], where: str = "", what: str = "axis") -> str:
+def unknown(name: object, known: Iterable[str], where: str = "", what: str = "axis") -> str:
     """`unknown axis 'toknes'; did you mean 'tokens'? known: …`."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"unknown {what} {name!r}{where}.{hint} Known: {', '.join(names) or 'none'}"
 

@@ -201,16 +201,20 @@ def function_of(code: types.CodeType, names: Mapping[str, Any], owner: Any) -> C
     found: Any = names.get(code.co_qualname.partition(".")[0])
     for name in code.co_qualname.split(".")[1:]:
         found = inspect.getattr_static(found, name, None)
-    function = annotations.unwrapped(found)
+    function = _unwrapped(found)
     if function is not None and function.__code__ is code:
         return function
     if "<locals>" in code.co_qualname and "." not in code.co_qualname.rpartition("<locals>.")[2]:
         return None  # a plain function inside a function
     for kind in (owner if inspect.isclass(owner) else type(owner)).__mro__:
-        function = annotations.unwrapped(vars(kind).get(code.co_name))
+        function = _unwrapped(vars(kind).get(code.co_name))
         if function is not None and function.__code__ is code:
             return function
     return None
+
+
+def _unwrapped(found: Any) -> Callable[..., Any] | None:
+    return annotations.unwrapped(found.func if isinstance(found, functools.cached_property) else found)
 
 
 def _may_be(function: Any, frame: types.FrameType) -> bool:
@@ -245,8 +249,23 @@ _located: dict[int, tuple[weakref.ref[types.CodeType], Located | None]] = {}
 
 def locate(frame: types.FrameType) -> Located | None:
     """What is known of the code of a frame; None if none of its functions is worth a record."""
+    return None if is_paused(frame.f_code) else _locate(frame)
+
+
+def is_paused(code: types.CodeType) -> bool:
+    """An async or generator function: its frame is left and entered again before it returns."""
+    return bool(code.co_flags & NO_CALL)
+
+
+def is_annotated(frame: types.FrameType) -> bool:
+    """Is it a function of the reader's own with annotations, whether or not its calls can be recorded?"""
+    located = None if is_library(frame.f_code) else _locate(frame)
+    return located is not None and located.only is not None and located.only.annotated
+
+
+def _locate(frame: types.FrameType) -> Located | None:
     code = frame.f_code
-    if code.co_flags & NO_CALL or code.co_name.startswith("<") or code.co_filename.startswith("<@beartype"):
+    if code.co_name.startswith("<") or code.co_filename.startswith("<@beartype"):
         return None
     key = id(code)
     if key not in _located:

@@ -13,15 +13,17 @@ from tinyomni.tracing.mismatch import Context
 NORMS = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
 
 
-def layer_trouble(module: nn.Module, values: Mapping[str, Any], path: str, context: Context) -> str:
-    """Why this layer cannot take these arguments; "" if it looks as if it can."""
+def layer_trouble(
+    module: nn.Module, values: Mapping[str, Any], path: str, context: Context, name: str = "input"
+) -> str:
+    """Why this layer cannot take these arguments; "" if it looks as if it can. `name`: the first one, as written."""
     value = next((each for each in values.values() if isinstance(each, Tensor)), None)
     if value is None:
         return ""
     label, got = f"`{path or type(module).__name__}`", f"got {tensors.show(value)}"
     shape = tuple(value.shape)
-    return _shape_trouble(module, value, shape, label, got, values, context, path) or _kind_trouble(
-        module, value, label
+    return _shape_trouble(module, value, shape, label, got, values, context, path, name) or _kind_trouble(
+        module, value, label, name
     )
 
 
@@ -34,10 +36,11 @@ def _shape_trouble(
     values: Mapping[str, Any],
     context: Context,
     path: str,
+    name: str,
 ) -> str:
     match module:
         case nn.Embedding() if value.dtype not in (torch.int64, torch.int32):
-            return f"{label} is an Embedding and looks up int64; {got}. `ids.long()`, or is this the wrong input?"
+            return f"{label} is an Embedding and looks up int64; {got}. `{name}.long()`, or is this the wrong input?"
         case nn.Embedding() if value.device == module.weight.device:
             if shape and shape[-1] > module.num_embeddings:
                 return (
@@ -52,24 +55,24 @@ def _shape_trouble(
             )
         case nn.Linear() if shape and shape[-1] != module.in_features:
             text = f"{label} is a Linear and takes {module.in_features} features on the last axis; {got}"
-            return f"{text}: the last axis is {shape[-1]}. {linear_fix(shape, module.in_features, context, path)}"
+            fix = linear_fix(shape, module.in_features, context, path, name)
+            return f"{text}: the last axis is {shape[-1]}. {fix}"
         case nn.ConvTranspose1d() | nn.ConvTranspose2d() | nn.ConvTranspose3d():
-            return _convolution(module, shape, label, got, context)
+            return _convolution(module, shape, label, got, context, name)
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
-            return _convolution(module, shape, label, got, context) or _kernel(module, shape, label, got)
+            return _convolution(module, shape, label, got, context, name) or _kernel(module, shape, label, got)
         case nn.LayerNorm() | nn.RMSNorm():
             expected = tuple(module.normalized_shape)
             if shape[len(shape) - len(expected) :] != expected:
-                fix = norm_fix(shape, expected, context, path)
+                fix = norm_fix(shape, expected, context, path, name)
                 return f"{label} normalizes the last axes {expected}; {got}. {fix}".rstrip()
         case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.BatchNorm3d():
-            return _batch_norm(module, shape, label, got)
+            return _batch_norm(module, shape, label, got, name)
         case nn.GroupNorm() if len(shape) > 1 and shape[1] != module.num_channels:
-            return (
-                f"{label} takes {module.num_channels} channels on axis 1; {got}.{_moved(shape, 1, module.num_channels)}"
-            )
+            fix = _moved(shape, 1, module.num_channels, name)
+            return f"{label} takes {module.num_channels} channels on axis 1; {got}.{fix}"
         case nn.RNNBase():
-            return _recurrent(module, shape, label, got, values)
+            return _recurrent(module, shape, label, got, values, name)
         case nn.MultiheadAttention():
             return _attention(module, label, values)
         case nn.TransformerEncoder() | nn.TransformerEncoderLayer():
@@ -79,33 +82,33 @@ def _shape_trouble(
         case nn.MaxPool1d() | nn.MaxPool2d() | nn.AvgPool1d() | nn.AvgPool2d():
             return f"{label} pools windows of {module.kernel_size}; {got}: nothing is left. {FEWER}"
         case nn.Bilinear():
-            second = next((each for name, each in values.items() if name == "input2"), value)
+            second = values.get("input2", value)
             expected, found = (module.in1_features, module.in2_features), (shape[-1], second.shape[-1])
             if expected != found:
                 return f"{label} takes {expected[0]} and {expected[1]} features; got {found[0]} and {found[1]}."
     return ""
 
 
-def _kind_trouble(module: nn.Module, value: Tensor, label: str) -> str:
+def _kind_trouble(module: nn.Module, value: Tensor, label: str, name: str) -> str:
     """Another dtype or device than the layer's own weights."""
     weight = next(iter(module._parameters.values()), None)
     if weight is None:
         weight = next(iter(module.parameters()), None)
     if weight is None or isinstance(module, nn.Embedding):
         return ""
-    kind, name = type(module).__name__, tensors.dtype_name(weight.dtype)
+    kind, dtype = type(module).__name__, tensors.dtype_name(weight.dtype)
     if weight.device != value.device:
         here, there = tensors.device_name(weight.device), tensors.device_name(value.device)
         return (
             f"{label} is a {kind} on {here}; its input {tensors.show(value)} is on {there}. "
-            f"`model.to({str(value.device)!r})`, or `x.to({str(weight.device)!r})`?"
+            f"`model.to({str(value.device)!r})`, or `{name}.to({str(weight.device)!r})`?"
         )
     if weight.dtype != value.dtype:
         numpy = " NumPy's floats are float64." if value.dtype == torch.float64 else ""
         divide = " Divide an image by 255, too." if value.dtype == torch.uint8 else ""
         return (
-            f"{label} is a {kind} of {name}; its input {tensors.show(value)} has another dtype. "
-            f"`x.to({weight.dtype})`?{numpy}{divide}"
+            f"{label} is a {kind} of {dtype}; its input {tensors.show(value)} has another dtype. "
+            f"`{name}.to({weight.dtype})`?{numpy}{divide}"
         )
     return ""
 
@@ -113,28 +116,28 @@ def _kind_trouble(module: nn.Module, value: Tensor, label: str) -> str:
 FEWER = "Fewer strides or poolings before it, or a larger input?"
 
 
-def norm_fix(shape: tuple[int, ...], expected: tuple[int, ...], context: Context, path: str = "") -> str:
+def norm_fix(shape: tuple[int, ...], expected: tuple[int, ...], context: Context, path: str, name: str) -> str:
     """The features on another axis, joined where they should be added, or not projected."""
     size, last = expected[-1], shape[-1] if shape else 0
     if len(expected) == 1 and size in shape:
-        return _moved(shape, len(shape) - 1, size).strip()
+        return _moved(shape, len(shape) - 1, size, name).strip()
     if last in (2 * size, 3 * size):
         return f"{last} = {last // size} × {size}: were tensors joined by `cat` that should be added?"
     return context.layer(last, size, path)
 
 
-def linear_fix(shape: tuple[int, ...], expected: int, context: Context, path: str = "") -> str:
+def linear_fix(shape: tuple[int, ...], expected: int, context: Context, path: str, name: str) -> str:
     """Transposed, not flattened, flattened too far, not pooled, the batch axis dropped, or not projected."""
     if wrong := _joined_wrong(shape, len(shape) - 1, expected, context):
         return wrong
     ones = next((start for start in range(1, len(shape) - 1) if math.prod(shape[start + 1 :]) == 1), 0)
     if ones and shape[ones] == expected:
-        return f"The last axes are 1: `x.flatten({ones})` before it?"
-    if expected in shape:
-        return f"Axis {shape.index(expected)} has {expected}: `x.transpose({shape.index(expected)}, -1)`?"
+        return f"The last axes are 1: `{name}.flatten({ones})` before it?"
+    if expected in shape and expected > 1:
+        return f"Axis {shape.index(expected)} has {expected}: `{name}.transpose({shape.index(expected)}, -1)`?"
     for start in range(1, len(shape) - 1):
         if math.prod(shape[start:]) == expected:
-            return f"{' × '.join(map(str, shape[start:]))} = {expected}: `x.flatten({start})` before it?"
+            return f"{' × '.join(map(str, shape[start:]))} = {expected}: `{name}.flatten({start})` before it?"
     product = " × ".join(map(str, shape))
     if len(shape) > 1 and math.prod(shape) == expected:
         return f"{product} = {expected}, so this is all of one sample: was the batch axis dropped? Keep it, `x[None]`."
@@ -180,28 +183,30 @@ def _grown(shape: tuple[int, ...], expected: int, context: Context) -> str:
     return ""
 
 
-def _moved(shape: tuple[int, ...], to: int, size: int) -> str:
+def _moved(shape: tuple[int, ...], to: int, size: int, name: str) -> str:
     """The channels are on another axis."""
     where = [axis for axis, found in enumerate(shape) if found == size and axis != to]
+    if size == 1:  # says little: a batch of one is no channel
+        where = [axis for axis in where if axis == len(shape) - 1]
     if not where:
         return ""
     order = [axis for axis in range(len(shape)) if axis != where[-1]]
     order.insert(to, where[-1])
     if sum(axis != place for place, axis in enumerate(order)) == 2:
-        return f" `x.transpose({min(to, where[-1])}, {max(to, where[-1])})`?"
-    return f" Are the channels last? `x.permute({', '.join(map(str, order))})`"
+        return f" `{name}.transpose({min(to, where[-1])}, {max(to, where[-1])})`?"
+    return f" Are the channels last? `{name}.permute({', '.join(map(str, order))})`"
 
 
-def _convolution(module: Any, shape: tuple[int, ...], label: str, got: str, context: Context) -> str:
+def _convolution(module: Any, shape: tuple[int, ...], label: str, got: str, context: Context, name: str) -> str:
     dims, channels = len(module.kernel_size) + 2, module.in_channels
     text = f"{label} is a {type(module).__name__} and takes (batch, {channels} channels, …), {dims} dims; {got}."
     if len(shape) not in (dims, dims - 1):
-        return f"{text} {'`x.unsqueeze(1)`?' if len(shape) == dims - 2 else ''}".rstrip()
+        return f"{text} {f'`{name}.unsqueeze(1)`?' if len(shape) == dims - 2 else ''}".rstrip()
     axis = len(shape) - dims + 1
     if shape[axis] != channels:
         if wrong := _joined_wrong(shape, axis, channels, context):
             return f"{text} {wrong}"
-        return f"{text}{_moved(shape, axis, channels) or f' The channel axis has {shape[axis]}.'}"
+        return f"{text}{_moved(shape, axis, channels, name) or f' The channel axis has {shape[axis]}.'}"
     return ""
 
 
@@ -215,7 +220,7 @@ def _kernel(module: Any, shape: tuple[int, ...], label: str, got: str) -> str:
     return ""
 
 
-def _batch_norm(module: Any, shape: tuple[int, ...], label: str, got: str) -> str:
+def _batch_norm(module: Any, shape: tuple[int, ...], label: str, got: str, name: str) -> str:
     kind = type(module)
     if len(shape) not in NORMS.get(kind, (len(shape),)):
         better = next((other.__name__ for other, dims in NORMS.items() if len(shape) in dims), "")
@@ -223,7 +228,7 @@ def _batch_norm(module: Any, shape: tuple[int, ...], label: str, got: str) -> st
         return f"{label} is a {kind.__name__} and takes {' or '.join(map(str, NORMS[kind]))} dims; {got}.{fix}"
     if len(shape) > 1 and shape[1] != module.num_features:
         text = f"{label} takes {module.num_features} channels on axis 1; {got}."
-        return text + _moved(shape, 1, module.num_features)
+        return text + _moved(shape, 1, module.num_features, name)
     if module.training and math.prod(shape) == shape[1]:
         return (
             f"{label} needs more than one value for each channel while training; {got}. A larger batch, or `.eval()`?"
@@ -231,12 +236,12 @@ def _batch_norm(module: Any, shape: tuple[int, ...], label: str, got: str) -> st
     return ""
 
 
-def _recurrent(module: Any, shape: tuple[int, ...], label: str, got: str, values: Mapping[str, Any]) -> str:
+def _recurrent(module: Any, shape: tuple[int, ...], label: str, got: str, values: Mapping[str, Any], name: str) -> str:
     order = "(batch, tokens, features)" if module.batch_first else "(tokens, batch, features): batch_first is False"
     if len(shape) not in (2, 3):
         return f"{label} takes {order}, 2 or 3 dims; {got}."
     if shape[-1] != module.input_size:
-        where = _moved(shape, len(shape) - 1, module.input_size)
+        where = _moved(shape, len(shape) - 1, module.input_size, name)
         return f"{label} takes {module.input_size} features on the last axis; {got}.{where}"
     hidden = values.get("hx")
     hidden = hidden[0] if isinstance(hidden, tuple) and hidden else hidden

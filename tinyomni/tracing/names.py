@@ -17,6 +17,7 @@ from typing import Any
 from jaxtyping import Shaped
 from torch import Tensor
 
+from tinyomni.tracing import annotations
 from tinyomni.tracing.annotations import Fields
 
 Given = str | Path | Mapping[str, Mapping[str, Any]]
@@ -94,6 +95,19 @@ def _hint(where: str, axes: Any) -> Any:
     if isinstance(axes, (list, tuple)):
         return tuple[tuple(_hint(where, each) for each in axes)]  # type: ignore[misc]
     try:
-        return Shaped[Tensor, axes]
+        hint = Shaped[Tensor, axes]
+        _read(hint)
     except (ValueError, TypeError, SyntaxError) as error:
-        raise ValueError(f'{where}: expected axes such as "batch tokens d_model", got {axes!r}: {error}') from error
+        why = error.msg if isinstance(error, SyntaxError) else error
+        raise ValueError(f'{where}: expected axes such as "batch tokens d_model", got {axes!r}: {why}') from error
+    return hint
+
+
+def _read(hint: Any) -> None:
+    """Read the formulas of an annotation, as jaxtyping does no sooner than in the first call. Raises SyntaxError."""
+    annotations.braces({"": hint})
+    if set("{}") & set(annotations.BRACES.sub("", hint.dim_str)):
+        raise SyntaxError("a brace has no other one")
+    for word in annotations.words(hint.dim_str):
+        if word.formula:
+            compile(word.formula, "<axes>", "eval")

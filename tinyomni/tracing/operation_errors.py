@@ -8,7 +8,7 @@ import ast
 import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -86,6 +86,8 @@ def cat(found: re.Match[str], statement: Statement) -> str:
             if all(a == b or axis == dim for axis, (a, b) in enumerate(zip(moved, other, strict=True))):
                 return f"cat joins {shapes[0]} and {shapes[1]} along dim {dim}: `{name}.transpose{tuple(differ)}`?"
     told = ", ".join(f"{name} {each}" for (name, _), each in itertools.islice(zip(operands, shapes, strict=True), 4))
+    if len(differ) == 1 and (fix := _off_by_few(operands, differ[0])):
+        return f"cat joins along dim {dim}, but {told} differ on axis {differ[0]} by {fix}"
     if len(differ) == 1:
         return f"cat joins along dim {dim}, but {told} differ on axis {differ[0]}: `dim={differ[0]}`?"
     text = f"cat joins along dim {dim}, but {told} differ on the axes {differ}: all but one have to be equal"
@@ -93,6 +95,19 @@ def cat(found: re.Match[str], statement: Statement) -> str:
         (a, _), (b, _) = sorted(operands, key=lambda each: math.prod(each[1].shape[2:]))
         return f"{text}. An odd size loses one on its way down: `F.interpolate({a}, size={b}.shape[2:])`?"
     return f"{text}."
+
+
+def _off_by_few(operands: list[tuple[str, Tensor]], axis: int) -> str:
+    """Sizes that were meant to be equal: nearly the same on one axis, as those of two parts that are joined are not."""
+    sizes = [value.shape[axis] for _, value in operands]
+    short, spread = min(sizes), max(sizes) - min(sizes)
+    if spread > 2 or spread * 4 > max(sizes):
+        return ""
+    odd = " An odd size that is halved and doubled comes back one off." if spread == 1 and axis > 1 else ""
+    cut = ", ".join([":"] * axis + [f":{short}"])
+    longer = " and ".join(f"`{name}[{cut}]`" for name, value in operands if value.shape[axis] > short)
+    shorter = " and ".join(name for name, value in operands if value.shape[axis] == short)
+    return f"{spread}: crop, {longer}, or pad {shorter}?{odd}"
 
 
 @when(r"Tensors must have same number of dimensions: got (\d+) and (\d+)")
@@ -159,9 +174,7 @@ def expand(found: re.Match[str], statement: Statement) -> str:
         ones = (1,) * (len(wanted) - len(have))
         if ones and _broadcasts((*have[:axis], *ones, *have[axis:]), wanted):
             return f"{text}: `{f'.unsqueeze({axis})' * len(ones)}`?"
-    moved = [_swapped(have, *pair) for pair in itertools.combinations(range(len(have)), 2)]
-    turned = next((pair for pair, each in zip(itertools.combinations(range(len(have)), 2), moved, strict=True)
-                   if _broadcasts(each, wanted)), None)  # fmt: skip
+    turned = next((pair for pair in _long_axes(have) if _broadcasts(_swapped(have, *pair), wanted)), None)
     return f"{text}: `.transpose{turned}`?" if turned else f"{text}. It has {found[2]} where {found[1]} is wanted."
 
 
@@ -334,7 +347,7 @@ def _transposed(name: str, value: Tensor, other: str, fixed: Tensor) -> str:
     """Two axes exchanged, or the channels last."""
     if value.ndim == fixed.ndim == 4 and shape(fixed) == (1, value.shape[-1], 1, 1):
         return f"are the channels last? `{name}.permute(0, 3, 1, 2)`"
-    for one, two in itertools.combinations(range(value.ndim), 2):
+    for one, two in _long_axes(shape(value)):
         moved = _swapped(shape(value), one, two)
         # of two that are alike, the one with its batch is the one that was computed
         if value.ndim >= fixed.ndim and (_broadcasts(moved, shape(fixed)) or _broadcasts(shape(fixed), moved)):
@@ -397,7 +410,7 @@ def _not_padded(name: str, large: Tensor, other: str, small: Tensor) -> str:
 def layer_norm(found: re.Match[str], statement: Statement) -> str:
     """Features that are not on the last axis, in `F.layer_norm`."""
     for name, value in statement.operands()[:1]:
-        fix = norm_fix(shape(value), (int(found[1]),), NOTHING)
+        fix = norm_fix(shape(value), (int(found[1]),), NOTHING, "", name)
         return f"layer_norm normalizes the last axis, {found[1]}; got {name} {shape(value)}. {fix}".rstrip()
     return ""
 
@@ -450,6 +463,11 @@ def _swapped(sizes: tuple[int, ...], one: int, other: int) -> tuple[int, ...]:
     found = list(sizes)
     found[one], found[other] = found[other], found[one]
     return tuple(found)
+
+
+def _long_axes(sizes: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Pairs of axes that may have been exchanged: one of size 1 fits everywhere, which says nothing."""
+    return itertools.combinations([axis for axis, size in enumerate(sizes) if size > 1], 2)
 
 
 def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
@@ -524,7 +542,29 @@ def batch_sizes(found: re.Match[str], statement: Statement) -> str:
         )
     if logits and labels % logits == 0:
         return f"{text}: {labels} = {logits} × {labels // logits}, so only the labels were flattened."
-    return f"{text}. Were the labels shifted by one, and the scores not? `logits[:, :-1]` goes with `labels[:, 1:]`."
+    batch = abs(logits - labels)
+    if batch == 0 or logits % batch or labels % batch:
+        return f"{text}, and needs one label for each row."
+    if logits > labels:
+        fix = _shifted(statement, 0, batch, logits // batch, ":-1")
+        return f"{text}. Were the labels shifted by one, and the scores not? {fix}."
+    fix = _shifted(statement, 1, batch, labels // batch, "1:")
+    return f"{text}. Were the scores shifted by one, and the labels not? {fix}."
+
+
+def _shifted(statement: Statement, place: int, batch: int, length: int, cut: str) -> str:
+    """Scores (`place` 0) or labels (1) cut to the length of the others, as (batch, length) where that is known."""
+    for name, value in statement.names.items():
+        if (
+            isinstance(value, Tensor)
+            and shape(value)[:2] == (batch, length)
+            and value.is_floating_point() == (place == 0)
+        ):
+            return f"`{name}[:, {cut}]`, before `flatten`"
+    operands = statement.operands()
+    if batch == 1 and len(operands) > place:  # perhaps there never was a batch
+        return f"`{operands[place][0]}[{cut}]`"
+    return f"`{('logits', 'labels')[place]}[:, {cut}]`, before `flatten`"
 
 
 @when(r"multi-target not supported")

@@ -33,7 +33,9 @@ from tinyomni.tracing.functions import (
     describe_function,
     file_of,
     function_of,
+    is_annotated,
     is_library,
+    is_paused,
     locate,
     owner_of,
 )
@@ -195,7 +197,7 @@ class Recorder:
             raise better from error
 
     def _listener(self) -> Listener:
-        find = functools.partial(self._quietly, self._find if self._names else locate)
+        find = functools.partial(self._quietly, self._find)
         enter, leave = functools.partial(self._quietly, self._enter), functools.partial(self._quietly, self._leave)
         return Listener(find, enter, leave, self._elsewhere, self._open)
 
@@ -231,6 +233,10 @@ class Recorder:
         code = frame.f_code
         call = code.co_qualname.rpartition("<locals>.")[2]
         hints = self._names.find(str(frame.f_globals.get("__name__", "")), call)
+        if is_paused(code):
+            if hints or is_annotated(frame):
+                self.trace.notes.append(f"{call} is an async or generator function: it ran, and was not recorded")
+            return None
         if not hints:
             return located
         function = describe_function(frame, function_of(code, frame.f_globals, owner_of(frame)), owner_of(frame), hints)
@@ -628,7 +634,10 @@ class Recorder:
             return ShapeError(f"{trace.title}: {trace.problem}{self._way(at)}") if strict and trace.problem else None
         told = "" if isinstance(error, jaxtyping.TypeCheckError) else torch_errors.explain(error, self._context(""))
         if told and trace.problem:
-            told = f"{trace.problem}\ntorch says: {str(error).splitlines()[0]}"
+            # a call that did not return ended at its own mismatch; after one that did, this is another error
+            over = at >= len(trace.steps) or bool(trace.steps[at].end)
+            more = f"The run went on, and ended at {told}" if over else f"torch says: {str(error).splitlines()[0]}"
+            told = f"{trace.problem}\n{more}"
         trace.problem = trace.problem or told
         way = self._way(at)
         if told and (better := explained(error, f"{trace.title}: {told}{way}")) is not None:
@@ -662,8 +671,8 @@ def readers_frame(frame: types.FrameType | None) -> types.FrameType | None:
 
 
 def is_passed_over(frame: types.FrameType) -> bool:
-    """Code of a library, or of a check of shapes: both stand between a function and who calls it."""
-    return is_library(frame.f_code) or frame.f_globals.get("__name__") == CHECKS
+    """Code of a library, of a check of shapes, or of `annotate`: they stand between a function and who calls it."""
+    return is_library(frame.f_code) or frame.f_globals.get("__name__") in (CHECKS, __name__)
 
 
 def place_of(frame: types.FrameType | None) -> str:
@@ -777,7 +786,7 @@ def annotate(function: Callable[..., Any]) -> Callable[..., Lines]:
 
     @functools.wraps(inner)
     def run(*args: Any, **kwargs: Any) -> Lines:
-        with Recorder(inner.__qualname__, lines=frozenset({code})).trace as seen:
+        with Recorder("annotate", lines=frozenset({code})).trace as seen:
             result = function(*args, **kwargs)
         if not seen.lines:
             raise RuntimeError(f"annotate: {inner.__qualname__} did not run, or has no source. {' '.join(seen.notes)}")

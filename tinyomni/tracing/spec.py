@@ -16,7 +16,7 @@ import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from tinyomni.tracing.formula import SpecError, evaluate, names_in, unknown
 from tinyomni.tracing.records import Record, Run, Value
@@ -66,10 +66,15 @@ class Spec:
 
     def axes(self, given: Mapping[str, int]) -> dict[str, int]:
         """All names and their sizes."""
-        for name in given:
+        if not isinstance(given, Mapping):
+            raise SpecError(f"{self.name}: expected given={{axis: size}}, got {given!r}")
+        sizes = dict(self.given)
+        for name, size in given.items():
             if name not in self.given:
                 raise SpecError(f"{self.name}: {unknown(name, self.given, ' for [given]')}")
-        sizes: dict[str, int] = {**self.given, **given}
+            if isinstance(size, bool) or not isinstance(size, SupportsIndex):
+                raise SpecError(f"{self.name}: given {name!r}: expected an integer, got {size!r}")
+            sizes[name] = size.__index__()
 
         def find(name: str, within: tuple[str, ...]) -> None:
             if name in within:
@@ -102,7 +107,7 @@ class Spec:
         options = {**{key: each[key] for key in ("axis", "upto") if key in each}, **each.get("sizes", {})}
         try:
             found = sweep(functions[each["call"]], each["over"], str(each["want"]), self.axes({}), **options)
-        except SpecError as error:
+        except ValueError as error:  # also: no length is taken, or none has an effect
             raise self.file.error(str(error), "rule", place) from error
         return replace(found, name=each["call"])
 
@@ -113,7 +118,11 @@ class Spec:
         names = self.axes(given)
         report = SpecReport(self.title, axes=names, limit=self.limit)
         candidates = self._named(run)
-        for index, (each, match) in enumerate(zip(self.steps, _matches(candidates, self.steps, names), strict=True)):
+        times = [
+            self._value(each.get("times", 1), names, "step", index, "times") for index, each in enumerate(self.steps)
+        ]
+        matches, left = _in_order(_matches(candidates, self.steps, times), self.steps, candidates)
+        for index, (each, match) in enumerate(zip(self.steps, matches, strict=True)):
             try:
                 line = self._step(each, match, run, names)
             except SpecError as error:  # a formula that has no value, such as a division by zero
@@ -125,12 +134,12 @@ class Spec:
                 where += "".join(f", code at {each.file}:{each.line}" for each in code if each.line)
                 where += "".join(f", called at {each.called}" for each in code if each.called)
                 report.problems.append(f"{line.number} {line.title}: {line.problem}{where}".strip())
-        done = {number for line in report.steps for number in line.calls}
-        left = [record for record in candidates if record.id not in done]
         left += self._unnamed(run, candidates) if self.complete else []
         places = [_place(record) for record in left]
-        for place in dict.fromkeys(places):
-            report.problems.append(f"{place} ran {_often(places.count(place))}, but no [[step]] names it")
+        for place, record in dict(zip(places, left, strict=True)).items():
+            named = any(is_step(record, each) for each in self.steps)
+            rest = " more than its [[step]] says" if named else ", but no [[step]] names it"
+            report.problems.append(f"{place} ran {_often(places.count(place))}{rest}")
         self._quantities(report, names, compared=not given)
         self._rules(report, functions or {})
         self._tokens(run, names, report)
@@ -157,7 +166,7 @@ class Spec:
         """The first problem of the calls below one: those that `inside` names have to be just these, in this order."""
         items = each.get("inside", [])
         below = [other for other in _below(run.steps, record) if any(is_step(other, item) for item in items)]
-        found = _matches(below, items, names)
+        found = _matches(below, items, [evaluate(item.get("times", 1), names) for item in items])
         for item, match in zip(items, found, strict=True):
             problem = match.problem
             for i, call in enumerate(match.records):
@@ -192,10 +201,7 @@ class Spec:
 
     def _quantities(self, report: SpecReport, names: Mapping[str, int], compared: bool) -> None:
         for place, each in enumerate(self.quantities):
-            try:
-                value = evaluate(each["formula"], names)
-            except SpecError as error:
-                raise self.file.error(str(error), "quantity", place, "formula") from error
+            value = self._value(each["formula"], names, "quantity", place, "formula")
             expected = each["equals"] if compared else None
             report.quantities.append((each["name"], value, expected))
             if expected is not None and value != expected:
@@ -219,7 +225,9 @@ class Spec:
     def _tokens(self, run: Run, names: Mapping[str, int], report: SpecReport) -> None:
         """The ledger: every source with its count, and their sum within the limit."""
         report.ledger = [(entry.source, entry.tokens) for entry in run.ledger]
-        expected = [(source, evaluate(formula, names)) for source, formula in self.ledger.items()]
+        expected = [
+            (source, self._value(formula, names, "ledger", None, source)) for source, formula in self.ledger.items()
+        ]
         if report.ledger != expected:
             at = "".join(f", counted at {place}" for place in dict.fromkeys(entry.at for entry in run.ledger) if place)
             report.problems.append(f"ledger: expected {dict(expected)}, got {dict(report.ledger)}{at}")
@@ -228,12 +236,18 @@ class Spec:
         if self.ledger and sum(count for _, count in report.ledger) > report.limit:
             report.problems.append(f"ledger: more than {self.limit} tokens")
 
+    def _value(self, formula: str | int, names: Mapping[str, int], table: str, place: int | None, key: str) -> int:
+        """The value of a formula of the file."""
+        try:
+            return evaluate(formula, names)
+        except SpecError as error:
+            raise self.file.error(str(error), table, place, key) from error
 
-def _matches(records: Sequence[Record], items: Sequence[Mapping[str, Any]], names: dict[str, int]) -> list[_Match]:
+
+def _matches(records: Sequence[Record], items: Sequence[Mapping[str, Any]], all_times: Sequence[int]) -> list[_Match]:
     """Items and records side by side: each item takes the next `times` records, if they are its own."""
     found, place = [], 0
-    for index, item in enumerate(items):
-        times = evaluate(item.get("times", 1), names)
+    for index, (item, times) in enumerate(zip(items, all_times, strict=True)):
         own = 0
         while place + own < len(records) and is_step(records[place + own], item):
             own += 1
@@ -248,6 +262,27 @@ def _matches(records: Sequence[Record], items: Sequence[Mapping[str, Any]], name
         found.append(_Match(list(records[place : place + own]), times, problem))
         place += own
     return found
+
+
+def _in_order(
+    matches: Sequence[_Match], items: Sequence[Mapping[str, Any]], records: Sequence[Record]
+) -> tuple[list[_Match], list[Record]]:
+    """The matches, where one that lacks calls says if they ran later; and the records that are in none of them.
+
+    Matches take the records one after the other, so those that are left all ran after those that are taken.
+    """
+    found, left = [], list(records[sum(len(match.records) for match in matches) :])
+    for index, (match, item) in enumerate(zip(matches, items, strict=True)):
+        late = [record for record in left if is_step(record, item)] if len(match.records) < match.times else []
+        if late:
+            left = [record for record in left if not is_step(record, item)]
+            passed = [record for other in matches[index + 1 :] for record in other.records]
+            before = passed[0] if passed else records[records.index(late[0]) - 1]
+            order = "; expected before it" if passed else ""
+            said = f"; {_place(late[0])} ran {_often(len(late))} after {_place(before)}{order}"
+            match = replace(match, problem=match.problem + said)
+        found.append(match)
+    return found, left
 
 
 def _differs(each: Mapping[str, Any], record: Record, names: Mapping[str, int]) -> str:

@@ -58,8 +58,8 @@ IN = Kind(
     lambda value: [formula for text in value.values() for formula in _shape_formulas(text)],
 )
 SIZES = Kind(
-    "a table of integers, such as { n_mels = 128 }",
-    lambda value: isinstance(value, dict) and all(map(_integer, value.values())),
+    "a table of integers, 0 or more, such as { n_mels = 128 }",
+    lambda value: isinstance(value, dict) and all(_integer(size) and size >= 0 for size in value.values()),
 )
 TABLES = Kind("a list of tables", lambda value: isinstance(value, list) and all(isinstance(v, dict) for v in value))
 
@@ -100,13 +100,19 @@ class SpecFile:
         """Read a TOML file."""
         name = Path(path).name
         try:
-            text = Path(path).read_text(encoding="utf-8")
-            return cls(tomllib.loads(text), name, text)
+            text = Path(path).read_text(encoding="utf-8-sig")
+            data = tomllib.loads(text)
+            repr(data)  # every integer can be printed: Python refuses a hexadecimal one that is too long only here
         except tomllib.TOMLDecodeError as error:  # also a key or a table that is there twice
             line = re.search(r"at line (\d+)", str(error))
             raise SpecError(f"{name}{f':{line[1]}' if line else ''}: {error}") from error
         except UnicodeDecodeError as error:
             raise SpecError(f"{name}: not a UTF-8 text file ({error.reason})") from error
+        except RecursionError as error:
+            raise SpecError(f"{name}: expected tables and lists inside each other a few times, got too many") from error
+        except ValueError as error:  # Python's limit of digits
+            raise SpecError(f"{name}: expected integers up to 2**63, got one with thousands of digits") from error
+        return cls(data, name, text)
 
     # ---- types and keys
 

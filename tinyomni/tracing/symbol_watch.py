@@ -42,31 +42,30 @@ def is_watched(frame: types.FrameType) -> bool:
 
 
 @functools.lru_cache(maxsize=512)
-def asked_by(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
-    """The variables whose type the code asks for, as in `type(n)`; and what else it asks, of whatever value."""
-    names, others = set(), set()
-    steps = [each for each in dis.get_instructions(code) if each.opname not in ("CACHE", "PUSH_NULL", "PRECALL")]
-    for before, step, after, call in zip(
-        [None, *steps], steps, [*steps[1:], None], [*steps[2:], None, None], strict=False
-    ):
-        kind, value = step.opname, step.argval
+def asked_by(code: types.CodeType) -> dict[int, list[tuple[str, str]]]:
+    """By line, what the code asks, and of which variable, as in `type(n)`; no name: of whatever value there is."""
+    found: dict[int, list[tuple[str, str]]] = {}
+    steps: list[Any] = [
+        each for each in dis.get_instructions(code) if each.opname not in ("CACHE", "PUSH_NULL", "PRECALL")
+    ]
+    nothing: list[Any] = [None, None]
+    for before, step, after, call in zip([None, *steps], steps, steps[1:] + nothing, steps[2:] + nothing, strict=False):
+        kind, value, asked = step.opname, step.argval, []
         if kind == "MATCH_CLASS":
-            others.add(TYPE)
+            asked.append(("", TYPE))
         elif kind in ("LOAD_GLOBAL", "LOAD_NAME") and value == "type":
-            if after is not None and after.opname.startswith(NAMED) and call is not None and "CALL" in call.opname:
-                names.add(str(after.argval))
-            else:
-                others.add(TYPE)
+            direct = after is not None and after.opname.startswith(NAMED) and call is not None and "CALL" in call.opname
+            asked.append((str(after.argval) if after is not None and direct else "", TYPE))
         elif kind.startswith(("LOAD_ATTR", "LOAD_METHOD")) and value == "__class__":
-            if before is not None and before.opname.startswith(NAMED):
-                names.add(str(before.argval))
-            else:
-                others.add(TYPE)
+            direct = before is not None and before.opname.startswith(NAMED)
+            asked.append((str(before.argval) if before is not None and direct else "", TYPE))
         elif kind.startswith(("LOAD_ATTR", "LOAD_METHOD")) and value in DUNDERS:
-            others.add(f"`{value}`")
+            asked.append(("", f"`{value}`"))
         elif kind == "IS_OP" and before is not None and type(before.argval) in (bool, int):
-            others.add(IDENTITY)
-    return frozenset(names), frozenset(others)
+            asked.append(("", IDENTITY))
+        if asked and step.positions is not None:
+            found.setdefault(step.positions.lineno or 0, []).extend(asked)
+    return found
 
 
 def stands_in(value: Any) -> bool:
@@ -85,18 +84,21 @@ class Watch:
         """At the call of a function: whether its lines are watched."""
         if not is_watched(frame):
             return None
-        names, others = asked_by(frame.f_code)
-        self.asked |= others
-        frame.f_trace_lines = bool(names)  # a variable may hold a symbol for one line only
-        return functools.partial(self.local, names)
+        asked = asked_by(frame.f_code)
+        frame.f_trace_lines = bool(asked)
+        return functools.partial(self.local, asked, 0)
 
-    def local(self, names: frozenset[str], frame: types.FrameType, event: str, argument: Any) -> Any:
-        """In a watched function, at a line where it has `names`, at an error, and at its end."""
+    def local(
+        self, asked: dict[int, list[tuple[str, str]]], before: int, frame: types.FrameType, event: str, argument: Any
+    ) -> Any:
+        """In a watched function, before each line that asks and after it, at an error, and at its end."""
         if event == "exception":
             self.errors.append((frame.f_code.co_filename, frame.f_lineno, argument[0].__name__))
-        elif any(stands_in(frame.f_locals.get(name, frame.f_globals.get(name))) for name in names):
-            self.asked.add(TYPE)
-        return functools.partial(self.local, names)
+        # a variable may hold a symbol for one line only
+        for name, what in (*asked.get(before, ()), *asked.get(frame.f_lineno, ())):
+            if not name or stands_in(frame.f_locals.get(name, frame.f_globals.get(name))):
+                self.asked.add(what)
+        return functools.partial(self.local, asked, frame.f_lineno)
 
 
 @contextmanager
@@ -139,10 +141,7 @@ def questions() -> Iterator[list[str]]:
 
     def watched_isinstance(value: Any, kinds: Any) -> bool:
         found = is_instance(value, kinds)
-        if type(value) in SYMBOLS:
-            if is_instance(SYMBOLS[type(value)], kinds) != found:
-                note(TYPE)
-        elif found and kinds is type(value) and stands_in(value):
+        if type(value) in SYMBOLS and is_instance(SYMBOLS[type(value)], kinds) != found:
             note(TYPE)
         return found
 
@@ -151,7 +150,7 @@ def questions() -> Iterator[list[str]]:
         for kind in SYMBOLS:
             for name, what in ASKED.items():
                 setattr(kind, name, asking(what, getattr(kind, name)))
-            kind.__getattr__ = missing
+            setattr(kind, "__getattr__", missing)  # noqa: B010 (no type of torch's declares it)
         yield seen
     finally:
         builtins.isinstance = is_instance

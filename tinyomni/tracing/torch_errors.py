@@ -3,6 +3,7 @@
 Only sizes, dtypes and devices are read, never values.
 """
 
+import ast
 import functools
 import types
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ KINDS = (RuntimeError, IndexError, ValueError, AssertionError)
 WORDS = ("shape", "size", "dim", "mat1", "stride", "channels", "out of range", "out of bounds", "scalar type", "dtype",
          "type", "device", "should contain", "mask", "einsum", "tensor", "Kernel", "input", "heads",
          "unpack")  # fmt: skip
+LONGEST = 60  # expression that is written again in a fix
 
 
 def explain(error: BaseException, context: Context) -> str:
@@ -38,7 +40,7 @@ def explain(error: BaseException, context: Context) -> str:
     statement.given = _given(frames[innermost + 1 :])
     context, told = replace(context, joined=joined(frames[innermost], statement)), ""
     if not (innermost == len(frames) - 1 and raised_by_hand(frames[-1][0].f_code, frames[-1][2])):
-        told = _in_a_layer(frames[innermost:], context) or operation_trouble(error, statement, context)
+        told = _in_a_layer(frames[innermost:], context, statement) or operation_trouble(error, statement, context)
     if not told and not any(word in str(error) for word in WORDS):
         return ""
     where = str(statement)
@@ -99,14 +101,28 @@ def _frames(error: BaseException) -> Iterator[Place]:
         traceback = traceback.tb_next
 
 
-def _in_a_layer(frames: Sequence[Place], context: Context) -> str:
+def _argument(statement: Statement) -> str:
+    """The first argument of the failing call, as it is written; "" where that is too long or unknown."""
+    if not isinstance(statement.part, ast.Call):
+        return ""
+    arguments = [*statement.part.args, *(each.value for each in statement.part.keywords)]
+    node = next(iter(arguments), None)
+    text = ast.unparse(node) if node is not None and not isinstance(node, ast.Starred) else ""
+    plain = isinstance(node, (ast.Name, ast.Attribute, ast.Call, ast.Subscript))
+    return "" if len(text) > LONGEST else text if plain or not text else f"({text})"
+
+
+def _in_a_layer(frames: Sequence[Place], context: Context, statement: Statement) -> str:
     """What is wrong with the input of a layer of torch.nn that these frames run, the innermost first."""
+    modules = (frame.f_locals.get("self") for frame, _, _ in frames[1:])
+    called = next((each for each in modules if isinstance(each, nn.Module)), None)
     for frame, _, _ in reversed(frames):
         module = frame.f_locals.get("self")
         if _is_torch(frame) and frame.f_code.co_name == "forward" and isinstance(module, nn.Module):
             code = frame.f_code
             names = (*code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount], "is_batched")
             values = {name: frame.f_locals.get(name) for name in names}
-            if told := layer_trouble(module, values, context.path(module), context):
+            name = _argument(statement) if module is called else ""
+            if told := layer_trouble(module, values, context.path(module), context, name or "input"):
                 return told
     return ""

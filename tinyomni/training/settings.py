@@ -24,6 +24,26 @@ FREE_ON_RESUME = frozenset(
     }
 )
 
+MOST = 1_000_000
+AT_MOST = {
+    **{"batch_size": 65_536, "grad_accum_steps": 65_536, "restarts": 1000, "num_workers": 128},
+    **{"lr": 100, "restart_lr": 100, "min_lr_ratio": 1, "weight_decay": 100},
+    **{"max_grad_norm": 10**9, "skip_grad_norm": 10**9},
+    "seed": 2**31 - 1,  # each process adds its number, and numpy takes 32 bits
+}
+"""The largest value of each number; of those that are not here, a stage's own too, MOST.
+
+A larger one is a slip: it would fill the memory, start processes without end, or overflow in torch.
+"""
+
+
+def check_at_most(settings: Any) -> None:
+    """Raise an InputError for a number that is too large, before anything starts."""
+    for field in fields(settings):
+        value, most = getattr(settings, field.name), AT_MOST.get(field.name, MOST)
+        if isinstance(value, (int, float)) and value > most:
+            raise InputError(f"Settings: {field.name} must be at most {most:,}, got {value}")
+
 
 class Overridable:
     """A dataclass of settings whose fields can be changed by text."""
@@ -93,8 +113,7 @@ class Settings(Overridable):
         for name in ("lr", "restart_lr", "max_grad_norm", "skip_grad_norm"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise InputError(f"Settings: {name} must be above 0 and finite, got {value}")
-        if self.min_lr_ratio > 1:
-            raise InputError(f"Settings: min_lr_ratio must be at most 1, got {self.min_lr_ratio}")
+        check_at_most(self)
         if self.optimizer not in OPTIMIZERS:
             names = " or ".join(map(repr, OPTIMIZERS))
             raise InputError(f"Settings: optimizer must be {names}, got {self.optimizer!r}")

@@ -14,7 +14,7 @@ from tinyomni.data.world import tokenizer_text
 from tinyomni.tokenizer import train_tokenizer
 from tinyomni.training import distributed
 from tinyomni.training.recipe import RunDir
-from tinyomni.training.settings import PRESETS, Overridable
+from tinyomni.training.settings import PRESETS, Overridable, check_at_most
 from tinyomni.training.stages import StageSpec, register
 
 
@@ -23,6 +23,9 @@ class TokenizerSettings(Overridable):
     """How to train the tokenizer."""
 
     vocab: int = 5000  # pieces at most: the rows of the Thinker's table
+
+    def __post_init__(self) -> None:
+        check_at_most(self)
 
 
 @dataclass(frozen=True)
