@@ -3,6 +3,7 @@
 A header is a hint, the data is the truth. A WAV from a pipe says 2 GB, or 0, where its data is whole: it is read. Data
 that ends before its own chunk or page does is truncated: refused, though libsndfile would read what there is. So are
 data that go on behind the end that their header gives them. Metadata are not looked at: damaged, they cost no samples.
+libsndfile stops where the header of a FLAC says that it ends, and early in an MP3 of variable bit rate without a head.
 (RIFF: Microsoft and IBM, Multimedia Programming Interface 1.0, 1991; RF64: EBU Tech 3306; Wave64: Sony, 2006;
 AIFF and CAF: Apple, 1989 and 2011; AU: Sun, audio(4); Ogg: RFC 3533.)
 """
