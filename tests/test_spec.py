@@ -445,7 +445,7 @@ def test_calls_in_another_order() -> None:
     assert [each.partition(", code at")[0] for each in run().report(wrong).problems] == [
         "grow: grow: expected 3 calls, got 0, then ends; grow ran 3 times after ends; expected before it"
     ]
-    # a call in between that no step names is no other order
+    # a call in between that no step names does not change the order
     with trace() as seen:
         Inner()(torch.zeros(2, 3))
         ends(torch.zeros(1, 2, 3))

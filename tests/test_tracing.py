@@ -328,6 +328,17 @@ def test_one_trace_at_a_time_and_each_once() -> None:
         pass
 
 
+def test_what_one_trace_passed_over_another_may_look_at() -> None:
+    def plain(x: Any) -> Any:
+        return x * 2
+
+    with trace() as first:
+        plain(torch.zeros(3))
+    with trace(names={plain.__qualname__.rpartition(".")[2]: {"x": "tokens"}}) as second:
+        plain(torch.zeros(3))
+    assert len(first.steps) == 0 and [str(record.inputs[0]) for record in second.steps] == ["(tokens 3)"]
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="needs sys.monitoring")
 def test_a_profiler_may_run_beside_it() -> None:
     calls = []

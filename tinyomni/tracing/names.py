@@ -107,7 +107,7 @@ def _read(hint: Any) -> None:
     """Read the formulas of an annotation, as jaxtyping does no sooner than in the first call. Raises SyntaxError."""
     annotations.braces({"": hint})
     if set("{}") & set(annotations.BRACES.sub("", hint.dim_str)):
-        raise SyntaxError("a brace has no other one")
+        raise SyntaxError("unmatched brace")
     for word in annotations.words(hint.dim_str):
         if word.formula:
             compile(word.formula, "<axes>", "eval")
