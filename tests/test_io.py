@@ -253,6 +253,41 @@ def test_every_stream_of_a_chained_mp3_is_read(tmp_path: Path) -> None:
         assert len(load_audio(tmp_path / "b.mp3")) == length
 
 
+def test_an_mp3_without_a_head_is_read_to_its_end(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(size=48_000) * 0.3
+    wave = np.concatenate([noise, np.zeros(160_000), noise])  # the rate of the first frame is not that of the others
+    for rate, channels in ((16_000, 1), (48_000, 2)):
+        soundfile.write(tmp_path / "a.mp3", np.stack([wave] * channels, 1), rate, bitrate_mode="VARIABLE")
+        one = (tmp_path / "a.mp3").read_bytes()
+        bare = one[one.find(one[:2], 200) :]
+        for content in (bare, b"ID3\x04\0\0\0\0\7\x68" + bytes(1000) + bare, bare + b"TAG" + bytes(125)):
+            (tmp_path / "b.mp3").write_bytes(content)
+            assert abs(len(load_audio(tmp_path / "b.mp3")) - len(wave) * 16_000 / rate) < 2_400  # and a coder's delay
+
+
+def test_an_mp3_that_ends_early_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.mp3", np.tile(TONE, 20), 16_000)
+    one = (tmp_path / "a.mp3").read_bytes()
+    bare = one[one.find(one[:2], 200) :]
+    for content in (one[:-500], one[: len(one) // 2], bare[: len(bare) // 2 + 7]):
+        (tmp_path / "b.mp3").write_bytes(content)
+        with pytest.raises(
+            InputError, match=r"b\.mp3 is truncated: its (head says [\d,]+ bytes|last frame is not whole)"
+        ):
+            load_audio(tmp_path / "b.mp3")
+
+
+@pytest.mark.parametrize("samples", [1, 4096, 15_999])
+def test_a_flac_whose_header_says_too_few_samples_is_read_to_its_end(samples: int, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).normal(size=16_000) * 0.1, 16_000)
+    one = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "b.flac").write_bytes(one[:22] + samples.to_bytes(4, "big") + one[26:])
+    torch.testing.assert_close(load_audio(tmp_path / "b.flac"), load_audio(tmp_path / "a.flac"))
+    (tmp_path / "b.flac").write_bytes((tmp_path / "b.flac").read_bytes()[:-900])
+    with pytest.raises(InputError, match=r"b\.flac .*lost sync"):
+        load_audio(tmp_path / "b.flac")
+
+
 def test_many_channels_are_decoded_in_small_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, read = list[int](), Sequential.read
 

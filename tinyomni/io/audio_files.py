@@ -3,13 +3,11 @@
 A header is a hint, the data is the truth. A WAV from a pipe says 2 GB, or 0, where its data is whole: it is read. Data
 that ends before its own chunk or page does is truncated: refused, though libsndfile would read what there is. So are
 data that go on behind the end that their header gives them. Metadata are not looked at: damaged, they cost no samples.
-libsndfile stops where the header of a FLAC says that it ends, and early in an MP3 of variable bit rate without a head.
 (RIFF: Microsoft and IBM, Multimedia Programming Interface 1.0, 1991; RF64: EBU Tech 3306; Wave64: Sony, 2006;
 AIFF and CAF: Apple, 1989 and 2011; AU: Sun, audio(4); Ogg: RFC 3533.)
 """
 
 import io
-import itertools
 import mmap
 import re
 from collections.abc import Iterator
@@ -20,18 +18,14 @@ import numpy as np
 import soundfile
 
 from tinyomni.errors import InputError
+from tinyomni.io.streams import STRAY, missing, streams
 
 BLOCK = 2**18  # samples of all channels decoded at a time
 UNKNOWN = 0x7FFF0000  # a size from here on was never filled in: the program wrote into a pipe
-STRAY = 4096  # bytes of no known kind that may follow a file; more may be samples
 NEEDED = {b"fmt ", b"fact", b"ds64", b"data", b"COMM", b"FVER", b"SSND", b"VHDR", b"CHAN", b"BODY"}
 """Chunks of WAV, AIFF and SVX without which the samples cannot be read."""
 NEEDED_IN_CAF = {b"desc", b"data", b"pakt", b"kuki", b"chan"}
 PRINTABLE = rb"[ -~]{4}"  # as the names of chunks are, and the beginnings of tags
-FLAC_START = re.compile(rb"fLaC[\0\x80]\0\0\x22")  # with the head of the first block, whose size is fixed
-MP3_FRAME = rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]"
-MP3_START = re.compile(MP3_FRAME + rb".{2}(?:.{9}|.{17}|.{32})(?:Xing|Info)", re.DOTALL)
-"""The frame that says how long a stream is; the decoder stops there, even if another stream follows."""
 
 
 class Copy(mmap.mmap):
@@ -74,7 +68,7 @@ def read_audio_file(where: str, path: Path, max_seconds: int) -> Recording:
             "(of a WAV: ffmpeg -ignore_length 1 -i OLD.wav NEW.wav); if not, cut them off."
         )
     try:
-        parts = [_decode(where, path, source, max_seconds) for source in _sources(path)]
+        parts = [_decode(where, path, source, max_seconds, samples) for source, samples in _sources(path)]
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: raw samples, without a header
         detail = getattr(error, "error_string", error)
         raise InputError(f"{where}: cannot decode audio {path} (expected WAV, FLAC or OGG): {detail}") from error
@@ -92,14 +86,12 @@ def too_long(where: str, name: str, max_seconds: int) -> InputError:
     return InputError(f"{where}: {name} is longer than {max_seconds // 60} minutes. Cut it into pieces.")
 
 
-def _decode(where: str, path: Path, source: Source, max_seconds: int) -> Recording:
+def _decode(where: str, path: Path, source: Source, max_seconds: int, flac_samples: int | None) -> Recording:
     with Sequential(source) as file:
-        rate, kind, promised = file.samplerate, file.format, file.frames
+        rate, kind, promised = file.samplerate, file.format, flac_samples or file.frames
         step = max(1, BLOCK // file.channels)
-        # behind the last frame of a FLAC, tags or stray bytes would be taken for a damaged one
-        end = promised if kind == "FLAC" else 2**62
         blocks, count, peak = [np.zeros(0, dtype=np.float32)], 0, 0.0
-        while len(block := file.read(min(step, end - count), dtype="float32", always_2d=True)):
+        while len(block := _read(file, step, flac_samples - count if flac_samples else None)):
             count += len(block)
             if count > max_seconds * rate:
                 raise too_long(where, str(path), max_seconds)
@@ -113,46 +105,44 @@ def _decode(where: str, path: Path, source: Source, max_seconds: int) -> Recordi
     return Recording(np.concatenate(blocks), rate, peak)
 
 
-def _sources(path: Path) -> list[Source]:
-    """What libsndfile is given: the file, each stream of a chain, or a file with mended sizes and without metadata."""
+def _read(file: Sequential, step: int, flac_rest: int | None) -> np.ndarray:
+    """The next samples (samples, channels); of a FLAC it is known how many are left by its header."""
+    step = 1 if flac_rest == 0 else min(step, flac_rest) if flac_rest and flac_rest > 0 else step
+    try:
+        return file.read(step, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError:
+        if flac_rest != 0:
+            raise
+        # behind the last frame, tags or stray bytes are taken for a damaged one
+        return np.zeros((0, file.channels), dtype=np.float32)
+
+
+def _sources(path: Path) -> list[tuple[Source, int | None]]:
+    """What libsndfile is given: the file, each stream of a chain, or a file with mended sizes and without metadata.
+
+    With it how many samples a FLAC has by its header.
+    """
     with path.open("rb") as file:
         head = file.read(4)
         if head == b"OggS":
             links = _links(_pages(file))
             file.seek(0)
             data = file.read()
-            return [io.BytesIO(_with_last_page(data, link)) for link in links]
+            return [(io.BytesIO(_with_last_page(data, link)), None) for link in links]
         copy = Copy(file.fileno(), 0, access=mmap.ACCESS_COPY)
         if head == b"fLaC" or head[:3] == b"ID3" or head[:1] == b"\xff":
-            parts = list(itertools.pairwise([0, *_streams(copy)[1:], len(copy)]))
-            return [io.BytesIO(copy[start:end]) for start, end in parts] if len(parts) > 1 else [path]
-        return [copy] if _mend(file, copy) else [path]
-
-
-def _streams(copy: Copy) -> list[int]:
-    """Where each stream of a chained FLAC or MP3 begins."""
-    if flac := [found.start() for found in FLAC_START.finditer(copy)]:
-        return flac
-    starts, heads = list[int](), list(MP3_START.finditer(copy))
-    for head, following in itertools.zip_longest(heads, heads[1:]):
-        limit = following.start() if following else len(copy)
-        starts.append(head.start())
-        # a stream without a head of its own may follow: where the head says that its own ends
-        flags = int.from_bytes(copy[head.end() : head.end() + 4], "big")
-        place = head.end() + 4 + 4 * (flags & 1)
-        after = head.start() + int.from_bytes(copy[place : place + 4], "big")
-        if copy[after : after + 3] == b"ID3":
-            after += 10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(copy[after + 6 : after + 10]))
-        if flags & 2 and limit - after > STRAY and re.match(MP3_FRAME, copy[after : after + 2]):
-            starts.append(after)
-    return starts
+            return [(io.BytesIO(stream.data), stream.samples) for stream in streams(copy)]
+        return [(copy if _mend(file, copy) else path, None)]
 
 
 def truncated(path: Path) -> str:
     """Where the data ends too early, in words; empty if it does not, or if the format cannot tell."""
     with path.open("rb") as file:
-        if file.read(4) == b"OggS":
+        head = file.read(4)
+        if head == b"OggS":
             return _broken_pages(file)
+        if head[:3] == b"ID3" or head[:1] == b"\xff":
+            return missing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         data = _data(file)
     if data and data.available < data.size < UNKNOWN:
         return f"its data chunk says {data.size:,} bytes, the file has {data.available:,}"
