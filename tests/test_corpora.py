@@ -288,8 +288,9 @@ def test_coco_with_a_bad_row(coco: Path, change: Callable[[dict], None], why: st
             "numbers of at most 640 digits, got a longer one at byte 27",
         ),
         ('{"images": [{"id": 1, "x": 1e' + "9" * 20 + "}]}", "exponents of at most 18 digits, got a longer one"),
-        ('{"info": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested at most 100 deep, got more at byte 108"),
-        ('{"annotations": [{"caption": ' + '{"a": ' * 98 + "1" + "}" * 100 + "]}", "nested at most 100 deep"),
+        ('{"info": ' + "[" * 100_000 + "]" * 100_000 + "}", "at least one usable row"),
+        ('{"info": ' + "[" * 100_000, "damaged or truncated"),
+        ('{"info": ' + "[" * 100_000 + "}" * 100_000 + "}", "damaged or truncated"),
         ('{"info": "\\ud800", "images": [{"id": 1, "file_name": "a\n"}]}', "damaged or truncated: Invalid control"),
     ],
 )
@@ -297,6 +298,21 @@ def test_a_file_that_is_not_coco(coco: Path, text: str, why: str) -> None:
     coco.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=why):
         CocoCaptions(coco)
+
+
+@pytest.mark.parametrize("half", ["", "\\ud800"])  # for either parser
+@pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a": ', "}"), ('["]", {"[": [', "]}]")])
+def test_a_caption_that_is_nested_too_deeply_costs_one_row_of_coco(coco: Path, start: str, end: str, half: str) -> None:
+    before = coco.read_text(encoding="utf-8")
+    deep = start * 100_000 + '"x"' + end * 100_000
+    text = before.replace('"A kitchen."', deep).replace('"id": 49', f'"id": 49, "more": ["{half}", {deep}]')
+    assert text.count(deep) == 2
+    coco.write_text(text, encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"1 of 3 rows (.|\n)*annotation 57: caption must be a string, got [\[{]"):
+        CocoCaptions(coco)
+    with pytest.warns(SkippedRows, match="1 of 3"):
+        assert len(CocoCaptions(coco, skip_bad=True)) == 2
+    assert coco.read_text(encoding="utf-8") == text
 
 
 def test_coco_with_a_text_that_is_not_utf8(coco: Path) -> None:

@@ -1,6 +1,7 @@
 """Every exported graph gives what PyTorch gives, for lengths other than the traced ones; the page's code agrees too."""
 
 import dataclasses
+import inspect
 import itertools
 import json
 import random
@@ -15,6 +16,7 @@ import torch
 
 from tinyomni import Omni
 from tinyomni.config import AudioConfig, OmniConfig, TalkerConfig, ThinkerConfig, VisionConfig
+from tinyomni.errors import InputError
 from tinyomni.generation import Step
 from tinyomni.omni import Omni as Model
 from tinyomni.reply import Reply, disagreement
@@ -128,9 +130,55 @@ def test_replies_codes_and_speech_are_those_of_pytorch(exact: runtime.OnnxOmni, 
     np.testing.assert_allclose(exact.run("codec", codes=codes.numpy())[0], mel, atol=1e-4)
     ours, theirs = exact.transcribe(audio), omni.transcribe(audio)
     assert list(ours) == list(theirs) and ours.certainty == pytest.approx(theirs.certainty, abs=1e-4)
-    for given, words in ((np.zeros(8000), "silent"), (np.random.default_rng(0).normal(size=160_000) * 0.1, "cut the")):
-        with pytest.raises(ValueError, match=words):
-            exact.reply(audio=(given, 16_000))
+
+
+def test_wrong_input_is_refused_in_the_words_of_pytorch(exact: runtime.OnnxOmni, omni: Model) -> None:
+    loud = np.random.default_rng(0).normal(size=160_000) * 0.1
+    for method, given in [
+        ("reply", {}),
+        ("reply", {"text": " "}),
+        ("reply", {"text": [5, 6]}),
+        ("reply", {"text": "red " * 96}),
+        ("reply", {"text": "Hello.", "max_new_tokens": 95}),
+        ("reply", {"text": "Hello.", "max_new_tokens": 0}),
+        ("reply", {"image": np.zeros((40, 40))}),
+        ("reply", {"audio": (np.zeros(8000), 16_000)}),
+        ("reply", {"audio": (loud, 16_000)}),
+        ("reply", {"audio": (loud[:100], 16_000)}),
+        ("transcribe", {"audio": (np.zeros(8000), 16_000)}),
+        ("transcribe", {"audio": (loud[:100], 16_000)}),
+        *((method, {"text": text}) for method in ("speech_codes", "speak") for text in (" ", "red " * 512)),
+        *(("stream_codes", {"text": "A star.", "voice": voice}) for voice in (2, -1)),
+    ]:
+        errors = []
+        for model in (omni, exact):
+            with pytest.raises(ValueError, match=": ") as refused:
+                list(getattr(model, method)(**given))
+            errors.append((refused.type, str(refused.value).partition(": ")[2]))  # without the name of the function
+        assert errors[0] == errors[1], (method, given)
+
+
+def test_what_is_neither_a_text_nor_ids_nor_a_voice(exact: runtime.OnnxOmni) -> None:
+    text_ids, speech_ids = inspect.unwrap(Omni.text_ids), inspect.unwrap(Omni.speech_ids)  # shape checks come first
+    with pytest.raises(InputError, match=r"^Omni\.embed: expected a text, or ids as integers, got {}$"):
+        text_ids(exact, {})
+    pieces = exact.tokenizer.n_pieces  # the graph has no other rows
+    with pytest.raises(InputError, match=f"expected ids in 0 … {pieces - 1}, got 1 … {pieces}"):
+        exact.reply([1, pieces])
+    with pytest.raises(TypeError, match=r"^Omni\.speak: expected a text, got NoneType$"):
+        speech_ids(exact, None)
+    for voice in (1.0, "1", None):
+        with pytest.raises(InputError, match=f"expected a voice in 0 … 1, got {voice!r}"):
+            speech_ids(exact, "Yes.", voice)
+    for tokens in ("9", 9.0, None):
+        with pytest.raises(InputError, match=f"max_new_tokens must be an integer, at least 1, got {tokens!r}"):
+            inspect.unwrap(runtime.OnnxOmni.reply)(exact, "Hello.", max_new_tokens=tokens)
+
+
+def test_a_long_recording_is_transcribed_in_parts(exact: runtime.OnnxOmni, omni: Model) -> None:
+    audio = (torch.randn(40_000) * 0.1, 16_000)
+    ours, theirs = exact.transcribe(audio), omni.transcribe(audio)
+    assert list(ours) == list(theirs) and len(ours.log_probs) > 1
 
 
 def test_int8_is_a_quarter_of_the_size_and_near(exact: runtime.OnnxOmni, tmp_path: Path) -> None:

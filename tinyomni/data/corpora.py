@@ -29,7 +29,7 @@ from tinyomni.errors import InputError, MissingFileError
 from tinyomni.io.sources import existing_file
 
 TRANSCRIPTS = "*.trans.txt"
-MAX_DEPTH = 100  # COCO's own files need 5
+MAX_DEPTH = 100  # nothing that is read lies deeper than 3
 MAX_DIGITS = sys.int_info.str_digits_check_threshold  # Python's limit is never lower; yajl ends the process beyond it
 TOKENS = re.compile(
     rb"""
@@ -152,17 +152,18 @@ class CocoCaptions(RowDataset):
             raise MissingFileError(f"COCO captions: there is no image folder {images}. Is the path right?")
         self._names = dict[int, str]()
         self._image, self._number, self._captions = array("q"), array("q"), list[str | RowError]()
-        # yajl, which is faster, writes ? for half of a surrogate pair
-        parser = ijson.backends.python if check_json(path) else ijson
         try:
-            for entry in entries(parser, path, "images"):
-                if isinstance(entry, dict) and isinstance(entry.get("file_name"), str) and is_id(entry.get("id")):
-                    self._names[entry["id"]] = entry["file_name"]
-            for entry in entries(parser, path, "annotations"):
-                image, number, caption = annotation(entry)
-                self._image.append(image)
-                self._number.append(number)
-                self._captions.append(caption)
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as content:
+                # yajl, which is faster, writes ? for half of a surrogate pair
+                parser = ijson.backends.python if check_json(path.name, content) else ijson
+                for entry in entries(parser, content, "images"):
+                    if isinstance(entry, dict) and isinstance(entry.get("file_name"), str) and is_id(entry.get("id")):
+                        self._names[entry["id"]] = entry["file_name"]
+                for entry in entries(parser, content, "annotations"):
+                    image, number, caption = annotation(entry)
+                    self._image.append(image)
+                    self._number.append(number)
+                    self._captions.append(caption)
         except (ijson.JSONError, json.JSONDecodeError) as error:
             detail = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
             raise ManifestError(f"{path.name} is damaged or truncated: {detail.splitlines()[0]}") from error
@@ -214,28 +215,35 @@ def shown(value: object) -> str:
     return json.dumps(value, default=str)[:60]
 
 
-def check_json(path: Path) -> bool:
-    """Whether a string in it may hold half of a surrogate pair.
+def check_json(name: str, content: mmap.mmap) -> bool:
+    """Whether a string in it may hold half of a surrogate pair. What is nested too deeply becomes 0, in memory only.
 
-    Raises ManifestError for UTF-16, and for what ijson does not refuse itself: long integers end the process, and the
-    time for nested values grows with the square of their depth.
+    ijson's time and memory for nested values grow with the square of their depth. Nothing that is read lies so deep: a
+    caption of 100 lists in each other is a bad row, whatever is in them.
+
+    Raises ManifestError for UTF-16, and for long integers, which ijson does not refuse itself: they end the process.
     """
-    depth, half = 0, False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        refuse_utf16(path.name, content[:32])
-        for token in TOKENS.finditer(content):
-            kind = token.lastgroup
-            depth += (kind == "open") - (kind == "close")
-            half = half or kind == "half"
-            if depth > MAX_DEPTH or kind == "number":
-                limit = f"numbers of at most {MAX_DIGITS:,} digits, got a longer one"
-                limit = f"values nested at most {MAX_DEPTH} deep, got more" if kind == "open" else limit
-                raise ManifestError(f"{path.name}: expected {limit} at byte {token.start():,}. Is it COCO's file?")
+    depth, start, half = 0, 0, False
+    refuse_utf16(name, content[:32])
+    for token in TOKENS.finditer(content):
+        kind = token.lastgroup
+        if kind == "number":
+            limit = f"numbers of at most {MAX_DIGITS:,} digits, got a longer one at byte {token.start():,}"
+            raise ManifestError(f"{name}: expected {limit}. Is it COCO's file?")
+        half = half or kind == "half"
+        if kind == "open":
+            depth += 1
+            start = token.start() if depth == MAX_DEPTH + 1 else start
+        elif kind == "close":
+            if depth == MAX_DEPTH + 1:
+                content[start : token.end()] = b"0".ljust(token.end() - start)
+            depth -= 1
+    if depth > MAX_DEPTH:  # cut off there
+        content[start:] = b"".ljust(len(content) - start)
     return half
 
 
-def entries(parser: Any, path: Path, part: str) -> Iterator[Any]:
+def entries(parser: Any, content: mmap.mmap, part: str) -> Iterator[Any]:
     """The entries of one list in a large JSON object; `parser` is ijson or one of its backends."""
-    with path.open("rb") as file:
-        file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
-        yield from parser.items(file, f"{part}.item")
+    content.seek(len(BOM) if content[: len(BOM)] == BOM else 0)
+    yield from parser.items(content, f"{part}.item")
