@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import functools
 import importlib
+import importlib.abc
 import pickle
 import sys
 import threading
@@ -504,6 +505,27 @@ def test_a_loader_that_serves_many_modules_checks_those_of_the_package_only(
     outside = importlib.import_module("somebodys_other_test")
     assert type(inside.__spec__.loader) is type(outside.__spec__.loader)
     assert hasattr(inside.f, "__shapes_checked__") and not hasattr(outside.f, "__shapes_checked__")
+
+
+class AsksAll(importlib.abc.MetaPathFinder):
+    """As slipcover's: it takes what any other finder finds."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        others = [each for each in sys.meta_path if not isinstance(each, AsksAll)]
+        return next(filter(None, (each.find_spec(fullname, path, target) for each in others)), None)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_finder_of_another_tool_that_asks_all_others(
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"somebodys_found_{place}"
+    (tmp_path / f"{name}.py").write_text("from jaxtyping import Float\nfrom torch import Tensor\n" + PARTS["single"])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    check_shapes(name)
+    sys.meta_path.insert(place, AsksAll())
+    assert hasattr(importlib.import_module(name).f, "__shapes_checked__")
 
 
 @pytest.mark.parametrize("name", ["somebodys_missing", "textwrap.TextWrapper", "json.nothing"])

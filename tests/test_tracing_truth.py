@@ -254,6 +254,10 @@ def test_every_layer_of_a_prefill_is_in_the_prefill() -> None:
     found = [(record.phase, record.cache) for record in t.steps if record.call == "LlamaDecoderLayer.forward"]
     assert found == [("prefill", 0)] * 5 + [("decode", 9)] * 5 + [("decode", 10)] * 5 + [("decode", 11)] * 5
     assert {record.phase for record in t.steps} == {"prefill", "decode"}
+    names = {"LlamaAttention.forward": {"hidden_states": "batch tokens d_model"}}
+    with trace(names=names, modules=False) as t, torch.no_grad():  # no call around those of a step
+        model.generate(torch.ones(1, 9, dtype=torch.long), max_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert [(record.phase, record.cache) for record in t.steps] == found
 
 
 class Growing:

@@ -220,16 +220,23 @@ class Finder(importlib.abc.MetaPathFinder):
 
     def __init__(self, package: str) -> None:
         self.package = package
+        self.asked = set[tuple[int, str]]()  # for what module, by what thread
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Only for the package's own modules; the tracer's are left alone."""
-        if not within(fullname, self.package) or within(fullname, OURS):
+        asked = threading.get_ident(), fullname
+        # a finder of another tool may ask all others, too
+        if not within(fullname, self.package) or within(fullname, OURS) or asked in self.asked:
             return None
         others = [each for each in sys.meta_path if not isinstance(each, Finder) and hasattr(each, "find_spec")]
-        found = (each.find_spec(fullname, path, target) for each in others)
-        spec = next((each for each in found if each is not None), None)
+        self.asked.add(asked)
+        try:
+            found = (each.find_spec(fullname, path, target) for each in others)
+            spec = next((each for each in found if each is not None), None)
+        finally:
+            self.asked.remove(asked)
         if spec is None or spec.loader is None:
             return None
         # a copy, since one loader may serve many modules, as pytest's does for `test_*.py` and `*_test.py`

@@ -11,6 +11,7 @@ import functools
 import sys
 import threading
 import types
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -93,7 +94,7 @@ class CacheState:
     cache: Any
     length: int | None
     phase: str
-    met: set[tuple[int, int]]  # (function, module) pairs that had it; one that comes again begins the next step
+    met: set[tuple[int, int]]  # (function, module or 0) pairs that had it; one that comes again begins the next step
 
 
 @dataclass(slots=True, eq=False)
@@ -138,6 +139,7 @@ class Recorder:
         self._passed: dict[int, tuple[types.CodeType, bool]] = {}  # by the id of the code, which stays its own
         self._calls: dict[Function, Calls] = {}
         self._open: list[OpenCall] = []
+        self._outermost: dict[int, tuple[weakref.ref[Any], CacheState]] = {}  # caches of calls that none encloses
         self._annotated, self._unnamed = 0, 0
         self._modules_met: dict[int, tuple[nn.Module, str]] = {}
         self._made = tensors.TensorNotes[int]()
@@ -505,8 +507,10 @@ class Recorder:
             if call.training and torch.is_grad_enabled():
                 record.phase = "train"
             return
-        who = (id(call.function), id(owner))
+        who = (id(call.function), id(owner) if isinstance(owner, nn.Module) else 0)
         state = next((each.caches[id(cache)] for each in reversed(self._open) if id(cache) in each.caches), None)
+        if id(cache) in self._outermost and self._outermost[id(cache)][0]() is cache:
+            state = state or self._outermost[id(cache)][1]
         if state is None or who in state.met:
             length = cache_length(cache)
             phase = "decode" if length else "prefill"
@@ -515,6 +519,8 @@ class Recorder:
             state = CacheState(cache, length, phase, {who})
             if above is not None:
                 above.caches[id(cache)] = state
+            elif type(cache).__weakrefoffset__:  # a list could not be watched; a layer's own needs no watching
+                self._outermost[id(cache)] = weakref.ref(cache), CacheState(None, length, phase, state.met)
         state.met.add(who)
         record.cache, record.phase = state.length, state.phase
         call.caches[id(cache)] = CacheState(cache, state.length, state.phase, set())
