@@ -71,6 +71,15 @@ def blocks() -> Trace:
     return t
 
 
+def test_an_operation_that_changes_its_tensor_is_shown_what_it_was_given() -> None:
+    with trace(ops=True) as t:
+        x = torch.zeros(2, 3)
+        x.resize_(6).unsqueeze_(0)
+        x.squeeze_()
+    sides = [(record.call, *(value.shape for value in record.inputs + record.outputs)) for record in t.steps[1:]]
+    assert sides == [("resize_", (2, 3), (6,)), ("unsqueeze_", (6,), (1, 6)), ("squeeze_", (1, 6), (6,))]
+
+
 def test_gradients_have_the_shapes_and_norms_of_autograd(tmp_path: Path) -> None:
     t = blocks()
     torch.manual_seed(0)

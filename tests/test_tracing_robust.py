@@ -3,12 +3,15 @@
 import asyncio
 import dataclasses
 import functools
+import gc
 import importlib
 import importlib.abc
 import pickle
+import signal
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -282,6 +285,111 @@ def test_nothing_that_counts_operations_counts_ours() -> None:
 
     plain, traced, t = both_ways(spied)
     assert plain == traced > 0 and t.steps[0].outputs[0].shape == (3, 5)
+
+
+class Late:
+    """A cache that a signal meets while the trace looks at it."""
+
+    def get_seq_length(self) -> int:
+        signal.raise_signal(signal.SIGUSR1)
+        return 0
+
+
+class TooLateError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", [TooLateError, KeyboardInterrupt])
+def test_an_exception_of_a_signal_reaches_the_program(kind: type[BaseException]) -> None:
+    def handle(*_: Any) -> None:
+        raise kind
+
+    def f(x: Float[Tensor, "n"], cache: Any) -> Float[Tensor, "n"]:
+        return same(x)
+
+    same, before = Same(), signal.signal(signal.SIGUSR1, handle)
+    try:
+        with trace() as t:
+            same(torch.zeros(2))
+            with pytest.raises(kind):
+                f(torch.zeros(2), Late())
+            same(torch.zeros(3))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    lost = any(note.startswith("from ") and "nothing was recorded" in note for note in t.notes)
+    assert lost == (sys.version_info < (3, 12)) and (len(t.steps) > 1) != lost
+
+
+def test_a_profiler_that_takes_the_place_of_the_trace_is_noted() -> None:
+    class Profiled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.same = Same()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.same(x)
+            sys.setprofile(None)
+            return self.same(x)
+
+    model = Profiled()
+    with trace() as t:
+        model(torch.zeros(2))
+        model(torch.zeros(3))
+    if sys.version_info >= (3, 12):
+        assert len(t.steps) == 6 and not t.notes[1:]
+    else:
+        assert [record.status for record in t.steps] == ["its end was not seen", "ok"]
+        assert "from Same.forward on, nothing was recorded" in "".join(t.notes)
+    with trace():
+        sys.setprofile(mine := lambda *_: None)
+    assert sys.getprofile() is mine
+    sys.setprofile(None)
+
+
+def test_a_recursion_as_deep_as_python_allows_is_traced() -> None:
+    def down(k: int) -> int:
+        return down(k - 1) if k else 0
+
+    def deepest() -> int:
+        least, most = 100, sys.getrecursionlimit()
+        while most - least > 1:
+            k = (least + most) // 2
+            try:
+                least = k + down(k)
+            except RecursionError:
+                most = k
+        return least
+
+    k, limit = deepest() - 3, sys.getrecursionlimit()
+    with trace() as t:
+        down(k)
+        Same()(torch.zeros(2))
+    assert len(t.steps) == 1 and sys.getrecursionlimit() == limit
+
+
+def test_models_that_are_dropped_inside_a_trace_are_let_go() -> None:
+    with trace() as t:
+        models = [nn.Linear(2, 2) for _ in range(3)]
+        for model in models:
+            model(torch.zeros(1, 2))
+        left = [weakref.ref(model) for model in models]
+        del model, models
+        gc.collect()
+        assert not any(each() for each in left)
+    assert len(t.steps) == 3
+
+
+def test_what_is_compiled_first_inside_a_trace_is_the_program_alone() -> None:
+    code = (
+        "import sys, torch\nfrom tinyomni.tracing import trace\ngraphs = []\n"
+        "def backend(graph, _): graphs.append(graph); return graph.forward\n"
+        "def run():\n"
+        "  model = torch.compile(torch.nn.Linear(3, 4), backend=backend)\n"
+        "  for n in (2, 3, 4): model(torch.zeros(n, 3))\n"
+        "with trace() as t: run()\n"
+        "print(t.notes[0][:13], len(graphs), torch._dynamo.utils.counters['frames']['total'])\n"
+    )
+    assert run_python(code) == "torch.compile 2 2\n"
 
 
 def test_random_numbers_gradients_and_compiled_code_are_the_same() -> None:

@@ -224,6 +224,14 @@ def test_dtypes_statuses_and_plain_values_are_not_joined() -> None:
     assert [row.values("outputs") for row in t.rows()] == ["1", "1", "2"]
 
 
+def test_calls_with_other_plain_values_beside_their_tensors_are_one_row() -> None:
+    takes = Takes()
+    with trace() as t:
+        for given in ({"x": torch.zeros(2)}, {"n": 3, "x": torch.zeros(2)}):
+            takes(given)
+    assert [(row.count, row.values("inputs")) for row in t.rows()] == [(2, "given.x (2,)")]
+
+
 def test_a_folded_row_says_when_what_is_below_differs() -> None:
     class Loop(nn.Module):
         def forward(self, x: Float[Tensor, "n"], extra: Float[Tensor, "m"]) -> Float[Tensor, "n"]:
@@ -288,6 +296,46 @@ class Stack(nn.Module):
         for layer in self.layers:
             x = layer(x, cache)
         return x
+
+
+def prefill(x: Float[Tensor, "n"], cache: Growing) -> Float[Tensor, "n"]:
+    cache.size += len(x)
+    return x
+
+
+def decode(x: Float[Tensor, "n"], cache: Growing) -> Float[Tensor, "n"]:
+    return prefill(x, cache)
+
+
+def test_another_function_that_is_given_other_tokens_is_the_next_step() -> None:
+    def generate(x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        cache = Growing()
+        prefill(x, cache)
+        for _ in range(3):
+            decode(x[:1], cache)
+        return x
+
+    with trace() as t:
+        generate(torch.zeros(6))
+    found = [(record.phase, record.cache) for record in t.steps if record.depth == 1]
+    assert found == [("prefill", 0), ("decode", 6), ("decode", 7), ("decode", 8)]
+
+
+def test_frozen_parts_of_a_model_that_learns_are_not_in_training() -> None:
+    class Learns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen, self.still, self.head = nn.Linear(2, 2).eval(), nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = self.still(x)
+            return self.head(self.frozen(x))
+
+    with trace() as t:
+        Learns()(torch.zeros(1, 2))
+    found = [(record.path, record.phase) for record in t.steps]
+    assert found == [("", "train"), ("still", ""), ("frozen", ""), ("head", "train")]
 
 
 def write(model: Stack, ids: Int[Tensor, "batch tokens"], cache: Growing) -> Int[Tensor, "batch one"]:

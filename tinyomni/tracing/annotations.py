@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from jaxtyping import AbstractArray, Shaped, jaxtyped
 from torch import Tensor
 
+from tinyomni.tracing.errors import is_of_a_signal
 from tinyomni.tracing.tensors import Size, TensorInfo, info
 
 ARRAY_KIND = type(AbstractArray)  # the class of all jaxtyping annotations
@@ -115,7 +116,9 @@ def hints_of(thing: Any) -> dict[str, Any]:
     imported for type checkers only."""
     try:
         return typing.get_type_hints(thing, include_extras=True)
-    except Exception:  # annotations as text are somebody's expressions: resolving them may raise anything
+    except Exception as error:  # annotations as text are somebody's expressions: resolving them may raise anything
+        if is_of_a_signal(error):
+            raise
         written = getattr(thing, "__annotations__", None) or {}
         return {name: _resolved(name, hint, thing) for name, hint in written.items()}
 
@@ -126,7 +129,9 @@ def _resolved(name: str, hint: Any, thing: Any) -> Any:
     try:
         alone = types.SimpleNamespace(__annotations__={name: hint})
         return typing.get_type_hints(alone, names, include_extras=True)[name]
-    except Exception:  # as above
+    except Exception as error:  # as above
+        if is_of_a_signal(error):
+            raise
         return hint
 
 

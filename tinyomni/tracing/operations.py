@@ -13,23 +13,25 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
-Listener = Callable[[types.FrameType, str, tuple[Any, ...], dict[str, Any], Any], None]
-"""Called with the frame that runs an operation, its name, its arguments and its result."""
+Listener = Callable[[types.FrameType, str, tuple[Any, ...], dict[str, Any], Any, Any], None]
+"""Called with the frame that runs an operation, its name, its arguments, its result, and what was told before it."""
 
 
 class Operations(TorchFunctionMode):
     """Tells its listener of every operation that gives a tensor."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, before: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> None:
         super().__init__()
         self._listener = listener
+        self._before = before  # called before an operation that changes its tensor
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, then tell of it; an error of the operation is the program's own."""
-        kwargs = kwargs or {}
+        kwargs, name = kwargs or {}, name_of(func)
+        before = self._before(args, kwargs) if name.endswith("_") else None
         result = func(*args, **kwargs)
         if gives_tensors(result):
-            self._listener(sys._getframe(1), name_of(func), args, kwargs, result)
+            self._listener(sys._getframe(1), name, args, kwargs, result, before)
         return result
 
 

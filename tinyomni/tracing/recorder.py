@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from tinyomni.tracing import annotations, mismatch, tensors, torch_errors
 from tinyomni.tracing.annotations import AnnotationError, Axis
-from tinyomni.tracing.errors import ShapeError, explained
+from tinyomni.tracing.errors import ShapeError, explained, is_of_a_signal
 from tinyomni.tracing.flow import NameFlow
 from tinyomni.tracing.functions import (
     Function,
@@ -46,7 +46,7 @@ from tinyomni.tracing.mismatch import Bound, Context, Mismatch
 from tinyomni.tracing.names import Given, Names
 from tinyomni.tracing.operations import Operations, is_plain, tensors_among, users_frame
 from tinyomni.tracing.origins import return_line, returned_names
-from tinyomni.tracing.records import STOPPED, Entry, Gradient, Record, Value
+from tinyomni.tracing.records import STOPPED, UNSEEN, Entry, Gradient, Record, Value
 from tinyomni.tracing.rows import Row
 from tinyomni.tracing.suspicions import columns_against_rows, masks
 from tinyomni.tracing.table import between
@@ -58,6 +58,7 @@ PASSED_ON = ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d")  # gi
 MOST_SUSPICIONS = 5  # that are printed
 CHECKS = f"{__package__}.checks"  # the module that stands between a checked function and who calls it
 MOST_SIGNATURES = 512  # of one function, that are remembered
+FRAMES = 100  # more than the trace itself needs at a call
 RETURNS = frozenset(dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in dis.opmap)
 
 strict_by_default = False
@@ -94,7 +95,12 @@ class CacheState:
     cache: Any
     length: int | None
     phase: str
+    shape: tuple[Any, ...]  # of the first tensor of that call
     met: set[tuple[int, int]]  # (function, module or 0) pairs that had it; one that comes again begins the next step
+
+    def is_over(self, who: tuple[int, int], shape: tuple[Any, ...]) -> bool:
+        """Does this call belong to the next step? It comes again, or is given another number of tokens."""
+        return who in self.met or (bool(self.met) and len(shape) == len(self.shape) and shape != self.shape)
 
 
 @dataclass(slots=True, eq=False)
@@ -141,7 +147,7 @@ class Recorder:
         self._open: list[OpenCall] = []
         self._outermost: dict[int, tuple[weakref.ref[Any], CacheState]] = {}  # caches of calls that none encloses
         self._annotated, self._unnamed = 0, 0
-        self._modules_met: dict[int, tuple[nn.Module, str]] = {}
+        self._modules_met: dict[int, tuple[weakref.ref[nn.Module], str]] = {}
         self._made = tensors.TensorNotes[int]()
         self._faults: Counter[str] = Counter()
         self._threads: set[str] = set()
@@ -166,7 +172,9 @@ class Recorder:
         # what is compiled would be invisible; without dynamo, nothing is compiled, and loading it takes seconds
         self._dynamo = "torch._dynamo" in sys.modules
         self._stance = torch.compiler.set_stance("force_eager") if self._dynamo else nullcontext()
-        self._operations = Operations(self._operation) if self._lines or self._ops else nullcontext()
+        self._operations = (
+            Operations(self._operation, self._before_it_changes) if self._lines or self._ops else nullcontext()
+        )
         self._operations.__enter__()
         self._before_lines = sys.gettrace()
         if self._lines:
@@ -177,16 +185,22 @@ class Recorder:
             sys.settrace(tracer)
         self._thread = threading.get_ident()
         self._threads = running_threads()
+        self._limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(self._limit + FRAMES)
         self._watch.begin()
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         global current
+        self._lost = self._watch.is_lost()
         self._watch.end()
+        if sys.getrecursionlimit() == self._limit + FRAMES:
+            sys.setrecursionlimit(self._limit)
         del self._watch  # it knows the program's functions
         if self._lines:
             sys.settrace(self._before_lines)
         self._operations.__exit__(None, None, None)
-        self._stance.__exit__(None, None, None)
+        if not self._dynamo or sys.modules["torch._dynamo.eval_frame"]._stance.stance == "force_eager":
+            self._stance.__exit__(None, None, None)
         current = None
         better: Exception | None = None
         try:
@@ -213,6 +227,8 @@ class Recorder:
             with torch._C.DisableTorchFunction():
                 return action(frame, *rest)
         except Exception as error:
+            if is_of_a_signal(error):
+                raise
             self._fault(frame.f_code, error)
             return None
         finally:
@@ -377,6 +393,9 @@ class Recorder:
         if not wanted or code in self._followed:
             return False
         self._followed.add(code)
+        if "locals" in code.co_names or "vars" in code.co_names:  # to look at its variables would change what it sees
+            self.trace.notes.append(f"{code.co_qualname} calls locals() or vars(): its lines are not shown")
+            return False
         return True
 
     def _returns(self, frame: types.FrameType, result: Any) -> None:
@@ -400,13 +419,23 @@ class Recorder:
         self._mismatch(found, call.record if call is not None else None, where)
 
     def _operation(
-        self, frame: types.FrameType, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+        self, frame: types.FrameType, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, before: Any
     ) -> None:
         """Called after each operation."""
-        self._quietly(self._note_operation, frame, name, args, kwargs, result)
+        self._quietly(self._note_operation, frame, name, args, kwargs, result, before)
+
+    def _before_it_changes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Called before an operation such as `resize_`: what it is given."""
+        return self._quietly(lambda _: self._operands(args, kwargs), sys._getframe()) if self._ops else None
+
+    def _operands(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Value, ...]:
+        """The tensors that an operation is given."""
+        given = [("", each) for each in tensors_among(args)]
+        given += [(key, each) for key, each in kwargs.items() if isinstance(each, Tensor)]
+        return tuple(each for key, value in given for each in self._described(key, value))
 
     def _note_operation(
-        self, frame: types.FrameType, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+        self, frame: types.FrameType, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, before: Any
     ) -> None:
         if self._flow is not None:
             self._flow.operation(name, args, kwargs, result)
@@ -416,8 +445,6 @@ class Recorder:
         caller = users_frame(frame)
         if caller is None:
             return
-        given = [("", each) for each in tensors_among(args)]
-        given += [(key, each) for key, each in kwargs.items() if isinstance(each, Tensor)]
         plain = [text_of(each) for each in args if is_plain(each)]
         plain += [f"{key}={text_of(each)}" for key, each in kwargs.items() if is_plain(each)]
         record = Record(
@@ -428,7 +455,7 @@ class Recorder:
             title=f"{name}({', '.join(plain)})" if plain else name,
             phase=above.record.phase if above else "",
             op=True,
-            inputs=tuple(each for key, value in given for each in self._described(key, value)),
+            inputs=self._operands(args, kwargs) if before is None else before,
             outputs=tuple(self._described("out", result)),
             status="ok",
             file=file_of(caller.f_code, caller.f_globals),
@@ -485,18 +512,19 @@ class Recorder:
     def _path(self, module: nn.Module) -> str:
         """Where the module is in the outermost one that was met."""
         known = self._modules_met.get(id(module))
-        if known is None:
+        if known is None or known[0]() is not module:
             for name, child in module.named_modules():
-                self._modules_met.setdefault(id(child), (child, name))
+                if (met := self._modules_met.get(id(child))) is None or met[0]() is not child:
+                    self._modules_met[id(child)] = weakref.ref(child), name
                 if isinstance(child, torch.jit.ScriptModule):
                     self.trace.notes.append(f"{name or type(child).__name__} runs outside Python and could not be seen")
-            known = self._modules_met.get(id(module), (module, ""))
-        return known[1]
+            known = self._modules_met.get(id(module))
+        return known[1] if known is not None else ""
 
     def _phase(self, call: OpenCall, values: dict[str, Any], owner: Any, above: OpenCall | None) -> None:
         """Prefill, decode, train or recompute, where that can be told."""
         record = call.record
-        record.phase = above.record.phase if above else ""
+        record.phase = above.record.phase if above and above.record.phase != "train" else ""
         if record.phase == "recompute":
             return
         if _is_recomputed(call.frame, above):
@@ -508,22 +536,23 @@ class Recorder:
                 record.phase = "train"
             return
         who = (id(call.function), id(owner) if isinstance(owner, nn.Module) else 0)
+        shape = next((value.shape for value in record.inputs if value.shape), ())
         state = next((each.caches[id(cache)] for each in reversed(self._open) if id(cache) in each.caches), None)
         if id(cache) in self._outermost and self._outermost[id(cache)][0]() is cache:
             state = state or self._outermost[id(cache)][1]
-        if state is None or who in state.met:
+        if state is None or state.is_over(who, shape):
             length = cache_length(cache)
             phase = "decode" if length else "prefill"
             if length is None:
                 phase = "decode" if tensors_in(cache) else record.phase
-            state = CacheState(cache, length, phase, {who})
+            state = CacheState(cache, length, phase, shape, {who})
             if above is not None:
                 above.caches[id(cache)] = state
             elif type(cache).__weakrefoffset__:  # a list could not be watched; a layer's own needs no watching
-                self._outermost[id(cache)] = weakref.ref(cache), CacheState(None, length, phase, state.met)
+                self._outermost[id(cache)] = weakref.ref(cache), CacheState(None, length, phase, shape, state.met)
         state.met.add(who)
         record.cache, record.phase = state.length, state.phase
-        call.caches[id(cache)] = CacheState(cache, state.length, state.phase, set())
+        call.caches[id(cache)] = CacheState(cache, state.length, state.phase, (), set())
 
     # ---- what went wrong
 
@@ -600,7 +629,8 @@ class Recorder:
                     for axis in value.axes:
                         usual.setdefault(axis.name, Counter())[axis.size] += 1
         glossary = {**glossary_of(module), **self._glossary}
-        return Context(usual, list(self._modules_met.values()), glossary, self.trace.steps, self._maker)
+        modules = [(each, path) for met, path in self._modules_met.values() if (each := met()) is not None]
+        return Context(usual, modules, glossary, self.trace.steps, self._maker)
 
     def _maker(self, tensor: Tensor) -> Record | None:
         """The call that made a tensor, if that is known; one that gave back what it was given made nothing."""
@@ -626,8 +656,15 @@ class Recorder:
         found = [*columns_against_rows(self.trace), *masks(self.trace)]
         notes += [f"look at {text}" for text in dict.fromkeys(found)][:MOST_SUSPICIONS]
         notes += self._names.notes(record.call for record in self.trace.steps)
+        if self._lost:
+            last = self.trace.steps[-1].call if self.trace.steps else "its beginning"
+            notes.append(
+                f"from {last} on, nothing was recorded: another profiler took the place of the trace, or an exception "
+                "that came from outside (Ctrl-C, a signal) met it at work"
+            )
         for call in self._open:
-            call.record.status = "raised" if call.record.status == "open" else call.record.status
+            if call.record.status == "open":
+                call.record.status = UNSEEN if self._lost else "raised"
         if error is not None and not isinstance(error, Exception):
             return None
         return self._explain(error)
@@ -745,7 +782,9 @@ def cache_length(cache: Any) -> int | None:
     """How many tokens a KV cache holds; None if it does not say."""
     try:
         length = cache.get_seq_length() if hasattr(cache, "get_seq_length") else None
-    except Exception:  # somebody's cache: some say so only for some layers, or not before the first token
+    except Exception as error:  # somebody's cache: some say so only for some layers, or not before the first token
+        if is_of_a_signal(error):
+            raise
         return None
     for name in ("size", "length"):
         length = getattr(cache, name, None) if length is None else length

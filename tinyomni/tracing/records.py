@@ -42,6 +42,8 @@ class Gradient(NamedTuple):
 
 STOPPED = "stopped early"
 """Status of a call that activation checkpointing ran again, and ended as soon as it had what it needed."""
+UNSEEN = "its end was not seen"
+"""Status of a call that went on when the trace was interrupted."""
 
 
 @dataclass(slots=True)
@@ -61,7 +63,7 @@ class Record:
     inputs: tuple[Value, ...] = ()
     outputs: tuple[Value, ...] = ()
     sources: tuple[int, ...] = ()  # the calls that gave the inputs, as far as they are known
-    status: str = "open"  # ok, raised, stopped early (checkpointing), open (never returned), or what was wrong
+    status: str = "open"  # ok, raised, stopped early (checkpointing), its end was not seen, or what was wrong
     file: str = ""
     line: int = 0
     end: int = 0  # the line of its `return`

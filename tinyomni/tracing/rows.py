@@ -62,9 +62,9 @@ class Row:
     def values(self, which: str, usual: Usual | None = None) -> str:
         """Inputs or outputs as text; a size that differs between the calls as `1…300`. `usual`: the dtype and device
         that are left out."""
-        first, last = (getattr(record, which) for record in (self.records[0], self.last))
-        pairs = zip(first, last, strict=True)
-        texts = Counter(text(one, value, usual, which == "inputs") for one, value in pairs if shown(value, last))
+        sides = [getattr(record, which) for record in (self.records[0], self.last)]
+        pairs = zip(*([value for value in side if shown(value, side)] for side in sides), strict=True)
+        texts = Counter(text(one, value, usual, which == "inputs") for one, value in pairs)
         return ", ".join(f"{times} × {each}" if times > 1 else each for each, times in texts.items())
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
+
 monitoring: Any = getattr(sys, "monitoring", None)  # from Python 3.12
 TOOLS = (3, 4)  # numbers that it leaves to anyone
 
@@ -40,6 +42,14 @@ class Listener:
         return found
 
 
+def unseen_by_dynamo(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """Neither this function nor what it calls is compiled, where torch.compile is at work around it."""
+    dynamo = torch._C._dynamo.eval_frame
+    skip = dynamo._FrameAction.SKIP  # type: ignore[attr-defined]
+    dynamo.set_code_exec_strategy(callback.__code__, dynamo._FrameExecStrategy(skip, skip))  # type: ignore[attr-defined]
+    return callback
+
+
 class ProfileFunction:
     """Through `sys.setprofile`; another profile function is paused meanwhile.
 
@@ -57,12 +67,18 @@ class ProfileFunction:
 
     def begin(self) -> None:
         """From now on."""
+        self._function = unseen_by_dynamo(self._hook())
         threading.setprofile(self._other_thread)
-        sys.setprofile(self._hook())
+        sys.setprofile(self._function)
+
+    def is_lost(self) -> bool:
+        """Was it taken away: by another profiler, or by Python, because an exception passed through it?"""
+        return sys.getprofile() is not self._function
 
     def end(self) -> None:
-        """As it was before."""
-        sys.setprofile(self._before)
+        """As it was before; a profile function that the program has set meanwhile stays."""
+        if sys.getprofile() in (self._function, None):
+            sys.setprofile(self._before)
         threading.setprofile(self._before_threads)  # type: ignore[arg-type]
 
     def _hook(self) -> Callable[[types.FrameType, str, Any], None]:
@@ -105,9 +121,13 @@ class Monitoring:
         for event, callback in zip(
             (events.PY_START, events.PY_RETURN, events.PY_UNWIND), self._callbacks(), strict=True
         ):
-            monitoring.register_callback(self._tool, event, callback)
+            monitoring.register_callback(self._tool, event, unseen_by_dynamo(callback))
         monitoring.restart_events()  # an earlier trace may have silenced functions that are worth a record now
         monitoring.set_events(self._tool, events.PY_START | events.PY_RETURN | events.PY_UNWIND)
+
+    def is_lost(self) -> bool:
+        """Never: others have numbers of their own."""
+        return False
 
     def end(self) -> None:
         """As it was before."""
