@@ -165,3 +165,37 @@ def test_more_runs_decide_more(offset: int, divisor: int) -> None:
     assert f'"1, {f"({formula})" if offset else "x_1"} // {divisor}"' in text and "so would" not in text, text
     for run, samples in zip(runs, lengths, strict=True):
         assert run.report(Spec(tomllib.loads(text)), given={"x_1": samples}).ok
+
+
+def halved(*shape: int) -> Trace:
+    def both(x: Float[Tensor, "h w"]) -> Float[Tensor, "a b"]:
+        return x[::2, ::2]
+
+    with trace("halved") as seen:
+        both(torch.zeros(*shape))
+    return seen
+
+
+def test_axes_that_are_equal_in_every_run_are_said_at_the_top() -> None:
+    text = halved(32, 32).draft_spec(other=[halved(48, 48), halved(64, 64)])
+    assert "#   h // 2: so would w // 2 and (h + b) // 2 for every b in 0…1" in text
+    text = halved(32, 32).draft_spec(other=[halved(48, 40), halved(64, 63)])
+    assert "#   h // 2: so would (h + b) // 2" in text and "so would w" not in text
+    # without annotations, axes of one size have one name
+    text = digits(2, 1, 28, 28).draft_spec(other=digits(2, 1, 32, 32))
+    assert "#   x_2: also axis 3 of x, as large in every run" in text
+
+
+def test_sizes_without_a_formula_are_said_at_the_top() -> None:
+    def odd(x: Tensor) -> Tensor:
+        return torch.zeros((3 * x.shape[0] + 1) // 2, 5)
+
+    runs = []
+    for size in (32, 48, 51):
+        with trace("odd", names={"odd": {"x": "n"}}) as seen:
+            odd(torch.zeros(size))
+        runs.append(seen)
+    text = runs[0].draft_spec(other=runs[1:])
+    assert (
+        "written is _" in text and "#   48, then 72, then 77: axis 0 of out of odd" in text and 'out = "_, 5"' in text
+    )

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable
-from typing import get_type_hints
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -316,3 +317,78 @@ def test_other_errors_stay_what_they_are_and_get_a_note() -> None:
     with pytest.raises(TypeCheckError, match=r"with a \(2, 3\) float32, b \(4, 5\) float32"), trace():
         a, b = torch.ones(2, 3), torch.ones(4, 5)
         a @ b
+
+
+f32 = torch.zeros
+
+
+def bits(*shape: int) -> Tensor:
+    return torch.zeros(*shape, dtype=torch.bool)
+
+
+def ids(*shape: int) -> Tensor:
+    return torch.zeros(*shape, dtype=torch.int64)
+
+
+# the statement, x, y, and what is said behind the shapes
+OPERATIONS: list[tuple[str, Any, Any, str]] = [
+    # of two tensors the one with fewer dims is turned
+    ("x.masked_fill(y, 0.0)", f32(2, 4, 5, 7), bits(7, 5), "do not broadcast: `y.T`?"),
+    ("x + y", f32(2, 4, 7, 7), f32(7, 7, 4), "do not broadcast: `y.permute(2, 0, 1)`?"),
+    ("x + y", f32(2, 16, 20), f32(20, 16), "do not broadcast: `y.T`, or `x.transpose(1, 2)`?"),
+    ("x * y", f32(2, 4, 7, 8), f32(7, 4), "axis 3 of x is longer than y, 8 and 4: if these are rotary angles, "
+        "`torch.cat([y, y], -1)`?"),
+    # a mask is one of keys; other tensors have two readings
+    ("x.masked_fill(y, 0.0)", f32(2, 7, 7), bits(2, 7), "matched from the right, so `y.unsqueeze(1)`?"),
+    ("x.masked_fill(y, 0.0)", f32(3, 4, 7, 7), bits(3, 1, 7), "matched from the right, so `y.unsqueeze(1)`?"),
+    ("x * y", f32(2, 7, 7), f32(2, 7), "so `y.unsqueeze(2)`, or `y.unsqueeze(1)`?"),
+    ("x.masked_fill(~y, 0.0)", f32(2, 4, 7, 7), bits(16, 16), "`(~y)[:7, :7]`, if it is a mask for the longest"),
+    ("x + y", f32(2, 4, 5, 7), f32(1, 1, 16, 16), "`y[:, :, 2:7, :7]`, if it is a mask for the longest"),
+    ("F.scaled_dot_product_attention(x, x, x, attn_mask=y)", f32(2, 7, 8), bits(2, 7), "so `y.unsqueeze(1)`?"),
+    ("F.scaled_dot_product_attention(x, x, x, attn_mask=y)", f32(2, 4, 7, 8), bits(16, 16), "`y[:7, :7]`"),
+    # the dim of `gather` is kept
+    ("x.gather(1, y)", f32(2, 7, 8), ids(2, 3), "got x (2, 7, 8) and y (2, 3). "
+        "`x.gather(1, y.unsqueeze(-1).expand(-1, -1, 8))`?"),
+    ("torch.gather(x, dim=2, index=y)", f32(2, 7, 8), ids(2, 7), "`x.gather(2, y.unsqueeze(2)).squeeze(2)`?"),
+    ("x.gather(0, y)", f32(2, 7), ids(7), "`x.gather(0, y.unsqueeze(0)).squeeze(0)`, or `x.gather"),
+    ("x.gather(1, y)", f32(2, 7, 8, 3), ids(2, 3), "got x (2, 7, 8, 3) and y (2, 3).\n"),
+    # losses
+    ("F.cosine_embedding_loss(x, x, y)", f32(4, 8), f32(4, 1), "cosine_embedding_loss takes one 1 or -1 for each pair, "
+        "(batch,); got y (4, 1) float32. `y.squeeze(1)`?"),
+    ("F.nll_loss(x, y)", f32(4, 8), ids(4, 1), "nll_loss takes one class number a row"),
+    ("F.cross_entropy(x, y)", f32(4, 8), ids(4, 3), "got y (4, 3) int64.\n"),
+    ("F.cross_entropy(x, y)", f32(4, 1), ids(4) + 1, "x (4, 1) has one score a row: `binary_cross_entropy_with"),
+    ("F.cross_entropy(x @ y.T, torch.arange(5))", f32(4, 8), f32(5, 8), "4 rows of scores and 5 labels, and needs one "
+        "label for each row."),
+    ("F.triplet_margin_loss(x, x, y)", f32(5, 8), f32(4, 8), "axis 0 of x is longer than y, 5 and 4.\n"),
+    # channels and features have no stride, and are no table
+    ("x + y", f32(2, 16, 10, 10), f32(2, 8, 10, 10), "if these are channels, `nn.Conv2d(8, 16, 1)` for y?"),
+    ("x * y", f32(2, 5, 24), f32(2, 5, 48), "48 and 24: features to project, or a stride of 2 left out?"),
+    ("x + y", f32(2, 6, 30), f32(2, 6, 32), "axis 2 of y is longer than x, 32 and 30: features to project, or"),
+    ("x + y", f32(2, 10, 16), f32(2, 4, 16), "axis 1 of x is longer than y, 10 and 4. For every pair of them, "
+        "`x.unsqueeze(2)` and `y.unsqueeze(1)`?"),
+    ("x + y", f32(2, 3, 9, 16), f32(2, 3, 4, 16), "axis 2 of x is longer than y, 9 and 4.\n"),
+    # products
+    ("x @ y", f32(6, 8), f32(6, 6), "axis -2 of y (6, 6): `y @ x`?"),
+    ("x @ y", f32(2, 33, 26), f32(80, 33), "`y @ x`?"),
+    ("x @ y", f32(4, 8), f32(6, 4), "they are 8 and 6."),
+    # cat and split
+    ("torch.cat([x, y], 1)", f32(1, 8, 34, 34), f32(1, 8, 33, 33), "Resize the one that was upsampled: "
+        "`F.interpolate(y, size=x.shape[2:])`, or `F.interpolate(x, size=y.shape[2:])`?"),
+    ("torch.cat([x, y], 1)", f32(1, 16, 32, 32), f32(1, 8, 33, 33), "`F.interpolate(x, size=y.shape[2:])`?"),
+    ("torch.cat([x, y], dim=1)", f32(1, 1, 8), f32(3, 7, 8), "differ on axis 0, too: `x.expand(3, -1, -1)`?"),
+    ("torch.cat([x, y], dim=-1)", f32(3, 7, 8), f32(3, 1, 8), "`dim=1`, or `y.expand(-1, 7, -1)`?"),
+    ("a, b, c, d = x.split(4, dim=1)", f32(2, 20), None, "size of a part, and 20 = 4 × 5: `split(5, dim=1)`?"),
+    ("a, b = x.split([4, 8, 8], dim=1)", f32(2, 20), None, "torch says: too many values to unpack"),
+    ("x + y", f32(2, 0, 8), f32(2, 4, 8), "axis 1 of y is longer than x, 4 and 0."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "x", "y", "words"), OPERATIONS, ids=lambda value: value if type(value) is str else "")
+def test_what_operations_say_and_do_not_say(line: str, x: Tensor, y: Tensor, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(f"import torch\nimport torch.nn.functional as F\n\n\ndef run(x, y):\n    {line}\n")
+    program: dict[str, Any] = {"__name__": "program"}
+    exec(compile(file.read_text(), file, "exec"), program)
+    text, *_ = fail(lambda: program["run"](x, y))
+    assert words in text, text

@@ -3,6 +3,7 @@ likely fix. No model is annotated."""
 
 import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ BUGS: dict[str, tuple[str, dict[str, Any], Any, Any, str, str]] = {
         r"8 = 2 × 4: joined along the wrong axis\? `torch.cat\(…, dim=1\)`"),
     "a loss of computed scores": ("return nn.functional.binary_cross_entropy_with_logits(self.head(x) * 2, y)",
         {"head": nn.Linear(5, 1)}, f32(3, 5), f32(3), "binary_cross", r"\(3, 1\) and y \(3,\): `.*`?"),
-    "a loss module": ("return nn.MSELoss()(x.relu(), y)", {}, f32(3, 5), f32(3, 6), "MSELoss",
+    "a loss module": ("return nn.MSELoss()(x.cumsum(1), y)", {}, f32(3, 5), f32(3, 6), "MSELoss",
         r"takes two tensors of one shape; got input \(3, 5\) and y \(3, 6\)"),
     "labels from one on": ("return nn.functional.cross_entropy(x, y)", {}, f32(3, 5), torch.full((3,), 5),
         "cross_entropy",
@@ -209,6 +210,41 @@ BUGS: dict[str, tuple[str, dict[str, Any], Any, Any, str, str]] = {
         r"labels not\? `y\[1:\]`"),
     "labels of something else": ("return nn.functional.cross_entropy(x, y)", {}, f32(10, 4), i64(7), "cross_entropy",
         "10 rows of scores and 7 labels, and needs one label for each row"),
+    "a layer's tuple": ("y, state = x, self.rnn(x)\nreturn self.head(state)", {"rnn": nn.LSTM(5, 4),
+        "head": nn.Linear(4, 2)}, f32(3, 2, 5), None, "self.head(state)",
+        r"`state` is a tuple of 2, its first entry a tensor \(3, 2, 4\) float32: `state, _ = …` where it is made"),
+    "the last step of a tuple": ("y = self.rnn(x)\nreturn y[:, -1]", {"rnn": nn.GRU(5, 4)}, f32(3, 2, 5), None,
+        "y[:, -1]", r"`y` is a tuple .*`y, _ = …`"),
+    "a tuple within layers": ("return self.net(x)", {"net": nn.Sequential(nn.LSTM(5, 4), nn.Linear(4, 2))},
+        f32(3, 2, 5), None, "self.net(x)", r"`net.1` is a Linear, and its input is a tuple .*`input\[0\]`"),
+    "a tuple in the call": ("return self.head(self.rnn(x))", {"rnn": nn.LSTM(5, 4), "head": nn.Linear(4, 2)},
+        f32(3, 2, 5), None, "self.head", r"its input is a tuple .*`self.rnn\(x\)\[0\]`"),
+    "one sequence transposed": ("return self.rnn(x)", {"rnn": nn.GRU(80, 8)}, f32(80, 100), None, "self.rnn",
+        r"got \(80, 100\) float32\. `x.transpose\(0, 1\)`"),
+    "a number for each sample": ("return self.head(x)", {"head": nn.Linear(1, 8)}, f32(4), None, "self.head",
+        r"`x.unsqueeze\(-1\)`"),
+    "from tokens first to channels": ("y, _ = self.rnn(x)\nreturn self.conv(y)", {"rnn": nn.LSTM(8, 16),
+        "conv": nn.Conv1d(16, 4, 3)}, f32(12, 2, 8), None, "self.conv(y)", r"`y.permute\(1, 2, 0\)`"),
+    "a linear layer of an image": ("return self.head(x)", {"head": nn.Linear(8, 3)}, f32(2, 8, 6, 9), None,
+        "self.head", r"channels first\? `x.permute\(0, 2, 3, 1\)`"),
+    "heads not merged": ("return self.out(x)", {"out": nn.Linear(32, 32)}, f32(2, 4, 7, 8), None, "self.out",
+        r"4 × 8 = 32, .*`x.transpose\(1, 2\).flatten\(2\)`"),
+    "batch_first of a recurrent layer": ("return self.rnn(x, y)", {"rnn": nn.GRU(8, 16)}, f32(2, 5, 8), f32(1, 2, 16),
+        "self.rnn", r"got \(2, 5, 8\), and a state of 2 sequences\. `x.transpose\(0, 1\)` or batch_first=True"),
+    "a state of too few layers": ("return self.rnn(x, y)", {"rnn": nn.GRU(8, 16, 2)}, f32(5, 2, 8), f32(1, 2, 16),
+        "self.rnn", r"a state \(layers, batch, features\) \(2, 2, 16\); got \(1, 2, 16\)\.$"),
+    "one tensor for a state of two": ("return self.rnn(x, y)", {"rnn": nn.LSTM(8, 16)}, f32(5, 3, 8), f32(1, 3, 16),
+        "self.rnn", r"takes its state as a tuple \(h, c\); got one tensor \(1, 3, 16\)"),
+    "a complex spectrogram": ("return self.conv(x)", {"conv": nn.Conv1d(33, 8, 3)},
+        torch.zeros(2, 33, 26, dtype=torch.complex64), None, "self.conv", r"is complex\. `x.abs\(\)`"),
+    "queries and keys, batch_first forgotten": ("return self.a(x, y, y)", {"a": nn.MultiheadAttention(8, 2)},
+        f32(2, 5, 8), f32(2, 6, 8), "self.a", r"their batches are 5 and 6\. .*Then batch_first=True"),
+    "one-hot rows": ("return self.table(x)", {"table": nn.Embedding(10, 4)}, f32(2, 3, 10), None, "self.table",
+        r"`x.argmax\(-1\)`"),
+    "sound without a channel": ("return self.conv(x)", {"conv": nn.Conv1d(1, 4, 3)}, f32(2, 400), None, "self.conv",
+        r"`x.unsqueeze\(1\)`, if axis 0 is the batch"),
+    "a sum of functions' results": ("return torch.relu(x) + y.sigmoid()", {}, f32(2, 5, 8), f32(2, 1, 5, 4), "sigmoid",
+        r"`torch.relu\(x\)`.*`y.sigmoid\(\)`|torch.relu\(x\) \(2, 5, 8\)"),
     "a mean of integers": ("return x.mean()", {}, i64(3, 5), None, "x.mean()", r"not there for Long: `.float\(\)`"),
 }  # fmt: skip
 
@@ -235,7 +271,7 @@ def module_of(body: str, layers: dict[str, Any], folder: Path) -> nn.Module:
 def test_the_line_the_shapes_and_a_fix(bug: str, tmp_path: Path) -> None:
     body, layers, x, y, line, words = BUGS[bug]
     model = module_of(body, layers, tmp_path)
-    with pytest.raises((RuntimeError, ValueError, IndexError, AssertionError)) as plain:
+    with pytest.raises((RuntimeError, ValueError, IndexError, AssertionError, TypeError)) as plain:
         model(x, y)
     with pytest.raises(type(plain.value)) as caught, trace("run", strict=False) as t:
         model(x, y)
@@ -259,6 +295,64 @@ def test_a_bug_inside_a_package_names_the_readers_line_first() -> None:
     assert re.match(r"trace: test_explain_torch.py:\d+, in .*\n    `model\(torch.ones", text), text
     assert "inside transformers/" in text and "in LlamaMLP.forward" in text
     assert "`model.layers.1.mlp.down_proj` is a Linear and takes 30 features on the last axis; got (2, 5, 32)" in text
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        lambda x: torch.cdist(x, x[:, :4]),
+        lambda x: nn.GRUCell(8, 16)(x, torch.zeros(1, 3, 16)),
+        lambda x: nn.functional.embedding(x, torch.tensor([1, 2])),
+        lambda x: ~x,
+        lambda x: x + None,
+        lambda x: bool(x),
+        lambda x: x.sum(dims=1),
+    ],
+)
+def test_what_torch_raises_of_tensors_has_a_line(fails: Callable[[Tensor], object]) -> None:
+    with pytest.raises(ShapeError, match=r"^trace: test_explain_torch.py:\d+, in .*\n.*\ntorch says: "), trace():
+        fails(torch.zeros(3, 8))
+
+
+def test_an_operation_that_no_word_gives_away_has_a_line() -> None:
+    x = torch.zeros(3, 8)
+    with pytest.raises(ShapeError, match=r"`torch.outer\(x \* 2, x\[0\]\)`.*\ntorch says: outer: "), trace():
+        torch.outer(x * 2, x[0])
+    with pytest.raises(ShapeError, match=r"^trace: cell:1, in .*\n.*\ntorch says: outer: "), trace():
+        exec("torch.outer(x, x[0])", {"torch": torch}, {"x": x})
+    with pytest.raises(ShapeError, match=r"`x.index_select.*\ntorch says: .*\n  `x` was assigned at "), trace():
+        x.index_select(1, x.long())
+
+
+def by_hand(x: Tensor) -> None:
+    raise TypeError("a Tensor of another kind, please")
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        by_hand,
+        lambda x: nn.Linear(8, 2)(x, x),
+        lambda x: nn.Linear(8, 2)(tensor=x),
+        lambda x: [1, 2].index(int(x[0, 0]) + 7),
+        lambda x: [].pop(int(x[0, 0])),
+        lambda x: "loss " + x,
+        lambda x: torch.set_num_threads(0),
+        lambda x: torch.testing.assert_close(x, x + 1),
+    ],
+)
+def test_what_is_not_about_tensors_is_not_explained(fails: Callable[[Tensor], object]) -> None:
+    with pytest.raises((TypeError, ValueError, IndexError, RuntimeError, AssertionError)) as caught, trace() as t:
+        fails(torch.zeros(3, 8))
+    assert not isinstance(caught.value, ShapeError) and not t.problem
+
+
+def test_a_tuple_without_the_attributes_of_a_tensor_gets_a_note() -> None:
+    rnn = nn.LSTM(5, 4)
+    with pytest.raises(AttributeError, match="has no attribute 'mean'") as caught, trace():
+        y = rnn(f32(3, 2, 5))
+        y.mean(1)
+    assert "`y, _ = …` where it is made" in caught.value.__notes__[0]
 
 
 def test_what_somebody_raised_on_purpose_is_not_explained_away() -> None:

@@ -89,10 +89,21 @@ def test_names_come_from_a_file_and_are_checked(tmp_path: Path) -> None:
     assert "did you mean 'Plain.forward'?" in str(
         t
     ) and "'Plain.forward: hiden' is no parameter; did you mean 'hidden'?" in str(t)
-    for wrong, words in (("x = [", "TOML"), ("x = 3", "a table"), ('[f]\nx = "*a *b"', "f.x: expected axes")):
+    for wrong, words in (
+        ("x = [", "TOML"),
+        ("x = 3", "a table"),
+        ('[f]\nx = "*a *b"', "f.x: expected axes"),
+        ("['F.forward']\na = 5", r"^plain.toml: F.forward.a: expected axes such as .*, got 5$"),
+        ("[F.forward]\nreturn = ['n', 1.5]", r"^plain.toml: F.forward.return: expected axes .*, got 1.5$"),
+    ):
         file.write_text(wrong)
         with pytest.raises(ValueError, match=words):
             trace(names=file)
+
+
+def test_names_that_are_no_table_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"^names: expected a table of calls, or the path of a TOML file, got \['a'\]"):
+        trace(names=["a"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("axes", ["b (d", "b d$", "float16[b d]", "b {n", "b {self.}", ["b d", "b d+"]])

@@ -35,6 +35,13 @@ def test_operations_are_recorded_between_the_calls() -> None:
     assert out.shape == (1, 4, 6) and all(record.ok for record in t.steps)
 
 
+def test_both_results_of_topk_are_followed() -> None:
+    with trace(ops=True) as t:
+        values, places = torch.zeros(3, 5).topk(2, dim=1)
+        values + places
+    assert [(record.call, record.sources) for record in t.steps] == [("zeros", ()), ("topk", (0,)), ("add", (1,))]
+
+
 def test_edges_are_complete() -> None:
     model, x = Heads(), torch.randn(1, 4, 6)
     with trace(ops=True, modules=True) as t:

@@ -324,6 +324,30 @@ def test_a_misspelt_call() -> None:
         nested().check(Spec({"step": [{"call": "Iner.forward"}]}))
 
 
+def test_a_wrong_item_of_inside_has_its_line_and_a_misspelt_module_a_hint(tmp_path: Path) -> None:
+    path = tmp_path / "inside.toml"
+    text = """[[step]]
+call = "Outer.forward"
+inside = [
+{ call = "Inner.forward", module = "first", in = { x = "2, 3" } },
+{ call = "Inner.forward", module = "second", out = "2, 3" },
+]
+[[step]]
+call = "Inner.forward"
+"""
+    path.write_text(text, encoding="utf-8")
+    assert nested().check(path).ok
+    for old, new, words in [
+        ('out = "2, 3"', 'out = "2, 4"', r"out: expected \(2, 4\), got .* \(inside.toml:5\)"),
+        ('"second"', '"secnod"', r"No such module in this run; did you mean 'second'\? \(inside.toml:5\)"),
+    ]:
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        with pytest.raises(SpecMismatch, match=words):
+            nested().check(path)
+    with pytest.raises(SpecMismatch, match=r"Inner.forward \(frist\): .*No such module .* did you mean 'first'\?"):
+        nested().check(Spec({"step": [{**INNER, "module": "frist"}]}))
+
+
 WRONG = {  # text → the line, and what is wrong with it
     "step = 3": (1, r"expected \[\[step\]\] tables, got 3"),
     "[step]\ncall = 'x'": (1, r"expected \[\[step\]\] tables"),
@@ -351,6 +375,12 @@ WRONG = {  # text → the line, and what is wrong with it
     "STEP\ntimes = -1": (3, r"\[\[step\]\] times: expected an integer, 0 or more"),
     "STEP\ninside = 'y'": (3, r"\[\[step\]\] inside: expected a list of tables"),
     "STEP\ninside = [{ cal = 'y' }]": (3, r"unknown key 'cal' in inside\. Did you mean 'call'"),
+    "STEP\ninside = [\n{ call = 'y', in = { x = '3' } },  # {\n{ cal = 'y' },\n]": (5, "unknown key 'cal' in inside"),
+    "STEP\ninside = [\n{ call = 'y' },\n{ call = 'z', out = 'n' },\n]": (5, "unknown axis 'n'"),
+    "STEP\n[[step.inside]]\ncall = 'y'\n[[step.inside]]\ncall = 'z'\nout = 'n'": (7, "unknown axis 'n'"),
+    "STEP\nout = '2,, 3'": (3, "shape '2,, 3': expected an axis before each comma"),
+    "STEP\nout = '2 3, 4'": (3, "shape '2 3, 4': expected commas between the axes, got '2 3'"),
+    "STEP\nout = 'flaot32[_, 3]'": (3, "unknown dtype 'flaot32'; did you mean 'float32'"),
     "STEP\nQUANTITY\nequals = '1'": (6, "equals: expected an integer"),
     "STEP\nQUANTITY\nequals = 1.0": (6, "equals: expected an integer"),
     "STEP\nQUANTITY\nequals = 1\nequal = 2": (7, "unknown key 'equal'"),

@@ -1,13 +1,14 @@
 """Traces are drawn in the colours of what each call works on, with its kind, and to scale if asked for."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tinyomni import palette
-from tinyomni.tracing import looks, trace
+from tinyomni.tracing import Trace, looks, trace
 from tinyomni.tracing.records import Record
 
 
@@ -33,6 +34,11 @@ class SmallVisionTower(nn.Module):
         ("Qwen2AudioEncoderLayer.forward", "audio_tower.layers.3", "audio", "block"),
         ("Embedding.forward", "wte", "", "embedding"),
         ("Linear.forward", "lm_head", "text", "linear"),
+        ("Conv1D.forward", "transformer.h.0.mlp.c_fc", "", "linear"),
+        ("Conv1d.forward", "c", "", "convolution"),
+        ("GPT2LMHeadModel.forward", "", "text", ""),
+        ("Qwen2MoeForCausalLM.forward", "", "text", ""),
+        ("FeedForward.forward", "", "", "MLP"),
         ("Omni.generate", "", "", ""),
         ("Concatenate image + audio + text", "", "", ""),
     ],
@@ -65,3 +71,53 @@ def test_a_flow_diagram_has_the_colours_too() -> None:
         SmallVisionTower()(torch.zeros(2, 3, 8, 8))
     drawn = t.to_svg()
     assert drawn.count(f'stroke="{looks.IMAGE.colour}"') == 3 and "■ Conv2d.forward" in drawn
+
+
+class Twice(nn.Module):
+    """Two parts between which the tracer sees nothing without `ops=True`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x) * 2)
+
+
+def test_a_dashed_arrow_ends_above_the_shapes_of_the_next_box() -> None:
+    with trace("twice") as t:
+        Twice()(torch.zeros(2, 4))
+    drawn = t.to_svg()
+    (tip,) = re.findall(r'points="[^"]*,([\d.]+)" fill="none" stroke="#333" stroke-dasharray', drawn)
+    heights = re.findall(r'y="([\d.]+)" text-anchor="middle" font-weight="normal">input \(2, 4\)', drawn)
+    assert len(heights) == 2 and float(tip) <= float(heights[1]) - 12
+
+
+def test_a_flow_diagram_counts_equal_outputs_and_shows_other_dtypes() -> None:
+    def parts(x: Tensor) -> Tensor:
+        return x.chunk(2)[0] + x.topk(2, dim=0)[0]
+
+    with trace("parts", ops=True) as t:
+        parts(torch.rand(4, 3))
+    drawn = t.to_svg()
+    assert ">2 × (2, 3)<" in drawn and ">(2, 3) int64<" in drawn
+
+
+def test_what_failed_is_explained_in_every_form_and_lines_are_kept(tmp_path: Path) -> None:
+    with pytest.raises(TypeError), trace("failed", lines=True) as t:
+        Twice()(torch.zeros(2, 5))
+    page = t.to_html()
+    for shown in (page, t._repr_html_()):
+        assert "takes 4 features on the last axis" in shown and "return self.second(self.first(x) * 2)" in shown
+    t.save(tmp_path / "t.json")
+    again = Trace.load(tmp_path / "t.json")
+    assert again == t and again.to_html() == page and str(again) == str(t) and "# 2, 5" in str(again)
+
+
+def test_a_difference_names_the_module() -> None:
+    runs = []
+    for size in (2, 3):
+        with trace("twice") as t:
+            Twice()(torch.zeros(size, 4))
+        runs.append(t)
+    assert "~ Linear.forward second outputs: (2, 6) | (3, 6)" in str(runs[0].diff(runs[1]))

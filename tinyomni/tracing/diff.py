@@ -20,18 +20,16 @@ class Diff:
                 for (_, was), (_, now) in zip(one[a:b], other[c:d], strict=True):
                     self.changes += self._changed(was, now)
                 continue
-            self.changes += [
-                f"- {row.last.call}  {row.values('inputs')} → {row.values('outputs')}" for _, row in one[a:b]
-            ]
-            self.changes += [
-                f"+ {row.last.call}  {row.values('inputs')} → {row.values('outputs')}" for _, row in other[c:d]
-            ]
+            for sign, rows in (("-", one[a:b]), ("+", other[c:d])):
+                self.changes += [
+                    f"{sign} {_name(row)}  {row.values('inputs')} → {row.values('outputs')}" for _, row in rows
+                ]
         if old.ledger != new.ledger:
             self.changes.append(f"~ tokens: {old.ledger} | {new.ledger}")
 
     @staticmethod
     def _changed(was: Row, now: Row) -> Iterator[str]:
-        name = f"~ {now.last.call}"
+        name = f"~ {_name(now)}"
         if was.count != now.count:
             yield f"{name}: {was.count} calls, now {now.count}"
         for which in ("inputs", "outputs"):
@@ -52,3 +50,8 @@ class Diff:
         return "\n".join(self.changes) or "no difference"
 
     __repr__ = __str__
+
+
+def _name(row: Row) -> str:
+    """The call, with its module."""
+    return f"{row.last.call} {row.path}".strip()

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tinyomni.tracing.formula import SpecError, evaluate
+from tinyomni.tracing.formula import SpecError, evaluate, names_in
 from tinyomni.tracing.records import Record, Run, Value
 from tinyomni.tracing.spec import Spec, is_step
 
@@ -151,7 +151,9 @@ class Names:
     def __init__(self, runs: Sequence[Run]) -> None:
         self.given: dict[str, Sizes] = {}
         self.fixed: dict[str, tuple[str, Sizes]] = {}  # a formula or a number
-        self.open: dict[str, str] = {}  # formulas that the runs do not decide, and what else fits
+        self.chosen: dict[str, Sizes] = {}  # formulas that were found by their sizes
+        self.equal: dict[str, list[str]] = {}  # a given axis, and those without a name that are as large in every run
+        self.blank: dict[Sizes, list[str]] = {}  # what no formula fits, and where it is
         self._sizes = self._consistent(runs)
         outer = [[record for record in run.steps if record.parent is None and not record.op] for run in runs]
         for fresh in (True, False):  # what other calls gave is given only where no formula fits
@@ -198,6 +200,9 @@ class Names:
                 self.given.setdefault(name or f"{_identifier(first.name)}_{place}", sizes)  # type: ignore[arg-type]
             elif alone and name:
                 self.given.setdefault(name, sizes)  # type: ignore[arg-type]
+            elif len(set(sizes)) > 1 and not axis.formula:
+                same = next(each for each, known in self.given.items() if known == sizes)
+                self.equal.setdefault(same, []).append(f"axis {place} of {first.name}")
 
     def given_in(self, place: int) -> dict[str, int]:
         """The given axes of one of the runs."""
@@ -221,6 +226,7 @@ class Names:
         else:
             plain = (text for text in self._candidates(counts) if "//" not in text and "*" not in text)
             written = next((text for text in plain if self._holds(text, counts)), "_")
+            self.chosen[written] = counts
         if written == "_":
             self.given[name] = counts
         return name if written == "_" else written
@@ -231,25 +237,40 @@ class Names:
         if len(set(sizes)) == 1:
             return str(sizes[0])
         text = next((text for text in self._candidates(sizes) if self._holds(text, sizes)), "_")
-        if text != "_" and text not in self.given and text not in self.open and (also := self._also(text, sizes)):
-            self.open[text] = also
+        self.chosen[text] = sizes
         return text
 
-    def _also(self, text: str, sizes: Sizes) -> str:
-        """What else fits the runs: other numbers to add before a division, or other divisors."""
-        name = next(each for each in self.given if re.search(rf"\b{each}\b", text))
+    def undecided(self) -> Iterator[tuple[str, str]]:
+        """Formulas that the runs do not decide, and what else fits."""
+        for text, sizes in self.chosen.items():
+            told = [*self._others(text, sizes), *self._also(text, sizes)] if text != "_" else []
+            if told:
+                yield text, " and ".join(told)
+
+    def _others(self, text: str, sizes: Sizes) -> list[str]:
+        """What fits as well with an axis that is not in the formula, one for each such axis."""
+        found: dict[str, str] = {}
+        for each in self._of_one_axis(sizes):
+            (name,) = names_in(each)
+            if name not in {*found, *names_in(text)} and self._holds(each, sizes):
+                found[name] = each
+        return list(found.values())
+
+    def _also(self, text: str, sizes: Sizes) -> list[str]:
+        """What fits as well with the same axis: other numbers to add before a division, or other divisors."""
+        name = next(each for each in self.given if each in names_in(text))
         values = self.given[name]
         if "//" not in text:
             points = len(set(zip(values, sizes, strict=True)))
             line = any(sign in text for sign in "+-*")
-            return "a straight line through two points" if line and points == 2 else ""
+            return ["a straight line through two points"] if line and points == 2 else []
         divisor = int(text.rpartition("// ")[2])
         low, high = _offsets(values, sizes, divisor)
         others = [c for c in range(2, min(max(values), MOST_DIVISORS) + 1)
                   if c != divisor and _offsets(values, sizes, c)[0] <= _offsets(values, sizes, c)[1]]  # fmt: skip
         told = [f"({name} + b) // {divisor} for every b in {low}…{high}"] if low < high else []
         told += [f"{len(others)} other divisors from {others[0]} to {others[-1]}"] if others else []
-        return " and ".join(told)
+        return told
 
     def _holds(self, formula: str, sizes: Sizes) -> bool:
         known = self.given | {name: values for name, (_, values) in self.fixed.items()}
@@ -261,8 +282,8 @@ class Names:
         except SpecError:
             return False
 
-    def _candidates(self, sizes: Sizes) -> Iterator[str]:
-        """Formulas from simple to strange; two runs decide little, so that the simplest one that fits is suggested."""
+    def _of_one_axis(self, sizes: Sizes) -> Iterator[str]:
+        """An axis itself, or a multiple, a part or a neighbour of it."""
         given, (one, *_, other) = self.given, sizes
         yield from given
         for name, (a, *_) in given.items():
@@ -273,6 +294,11 @@ class Names:
         for name, (a, *_, b) in given.items():
             if one - a == other - b and abs(one - a) <= MOST_EXTRA:
                 yield f"{name} + {one - a}" if one > a else f"{name} - {a - one}"
+
+    def _candidates(self, sizes: Sizes) -> Iterator[str]:
+        """Formulas from simple to strange; two runs decide little, so that the simplest one that fits is suggested."""
+        given, (one, *_, other) = self.given, sizes
+        yield from self._of_one_axis(sizes)
         for name, (a, *_) in given.items():
             near = a // one if one else 0
             for divisor in sorted({near, near + 1, near - 1} - {-1, 0, 1}):
@@ -322,9 +348,17 @@ def _head(runs: Sequence[Run], names: Names, left_out: Sequence[Key]) -> Iterato
     yield HEAD.format(runs=titles).rstrip()
     if len(runs) == 1:
         yield "# From one run no formula can be told from a number: run once more with other sizes and give `other=`."
-    if names.open:
+    undecided = list(names.undecided())
+    if undecided or names.equal:
         yield "# Not decided by these runs; written is the simplest that fits. More runs, `other=[…]`, decide more."
-        yield from (f"#   {text}: so would {also}" for text, also in names.open.items())
+        yield from (f"#   {text}: so would {also}" for text, also in undecided)
+        yield from (f"#   {name}: also {', '.join(all_)}, as large in every run" for name, all_ in names.equal.items())
+    if names.blank:
+        yield "# No formula was found for these sizes; written is _, which any size fits."
+        yield from (
+            f"#   {', then '.join(map(str, s))}: {', '.join(dict.fromkeys(places))}"
+            for s, places in names.blank.items()
+        )
     for call, path in left_out:
         yield f"# Left out, because it takes turns with other calls: {call}{f' in {path}' if path else ''}"
     yield f"title = {_quoted(runs[0].title)}"
@@ -384,8 +418,10 @@ def _shapes_of(groups: Sequence[Group], side: str, names: Names) -> Iterator[tup
         axes = []
         for index, axis in enumerate(value.axes):
             sizes = [(first[place].shape[index], last[place].shape[index]) for first, last in ends]
+            where = f"axis {index} of {value.name} of {' '.join(groups[0].key).strip()}"
             if not all(isinstance(size, int) for pair in sizes for size in pair):
                 axes.append("_")
+                names.blank.setdefault(tuple(first for first, _ in sizes), []).append(where)  # type: ignore[arg-type]
                 continue
             text = names.text(tuple(first for first, _ in sizes), axis.name, axis.formula)  # type: ignore[misc]
             slopes = {
@@ -395,6 +431,8 @@ def _shapes_of(groups: Sequence[Group], side: str, names: Names) -> Iterator[tup
             slope = slopes.pop() if len(slopes) == 1 else None
             more = "" if slope == 0 else " + i" if slope == 1 else f" + {slope} * i"
             axes.append("_" if slope is None or text == "_" else text + more)
+            if axes[-1] == "_":
+                names.blank.setdefault(tuple(first for first, _ in sizes), []).append(where)  # type: ignore[arg-type]
         if axes:
             yield value.name, ", ".join(axes)
 

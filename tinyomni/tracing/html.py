@@ -1,9 +1,10 @@
 """A run as a page in HTML, without scripts: calls that open, in the colours of what they work on, light or dark."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 
+from tinyomni.tracing.lines import Lines
 from tinyomni.tracing.looks import KINDS, MODALITIES, Modality, kind_of, modalities, values_in
 from tinyomni.tracing.records import STOPPED, Record, Run
 from tinyomni.tracing.rows import Row, Usual, fold, tree, usual_of, walk
@@ -18,6 +19,7 @@ STYLE = """
 .tinyomni td.inside { padding: 0; border: 0; }
 .tinyomni td.inside caption { display: none; }
 .tinyomni code { font: 13px/1.5 ui-monospace, monospace; white-space: pre-wrap; color: inherit; background: none; }
+.tinyomni pre { font: 13px/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 .tinyomni small { opacity: .75; font-weight: normal; }
 .tinyomni summary { cursor: pointer; }
 .tinyomni .wrong { font-weight: bold; }
@@ -30,29 +32,37 @@ STYLE = """
 STYLE += "".join(f"\n.tinyomni .{each.name} {{ --c: {each.colour}; }}" for each in MODALITIES)
 STYLE += "".join(f"\n.tinyomni .k{number} {{ --c: {colour}; }}" for number, (colour, _) in enumerate(KINDS.values()))
 COLUMNS = (("call", 30), ("in", 34), ("out", 22), ("status", 14))  # with their width in %, the same in every table
+PAGE = "body { --jp-content-link-color: light-dark(#0b5394, #8ab4f8); }"  # of what stands behind source lines
 MOST_CALLS = 400  # of one folded row that are listed one by one
 MOST_BYTES = 180_000
 
 
-def page(run: Run, links: str = "", to_scale: bool = False) -> str:
+def page(run: Run, links: str = "", to_scale: bool = False, problem: str = "", lines: Iterable[Lines] = ()) -> str:
     """A whole page. `links`: an address for `file:line`, such as `vscode://file/{path}:{line}`. `to_scale`: a bar under
     each output, as long as it has values."""
     title = escape(run.title)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="color-scheme" content="light dark">\n<title>{title}</title>\n</head>\n'
-        f"<body>\n{fragment(run, links, to_scale)}\n</body>\n</html>\n"
+        f'<meta name="color-scheme" content="light dark">\n<title>{title}</title>\n'
+        f"<style>{PAGE}</style>\n</head>\n"
+        f"<body>\n{fragment(run, links, to_scale, problem, lines)}\n</body>\n</html>\n"
     )
 
 
-def fragment(run: Run, links: str = "", to_scale: bool = False) -> str:
-    """The table, for a notebook or inside a page. What would make it too large is counted and left out."""
+def fragment(run: Run, links: str = "", to_scale: bool = False, problem: str = "", lines: Iterable[Lines] = ()) -> str:
+    """What went wrong, the table, and the source lines, for a notebook or inside a page. What would make the table too
+    large is counted and left out."""
+    told = f"<pre>✘ {escape(problem)}</pre>" if problem else ""
+    return "\n".join([_calls(run, links, to_scale, told), *(each._repr_html_() for each in lines)])
+
+
+def _calls(run: Run, links: str, to_scale: bool, told: str) -> str:
     if not run.steps:
-        return f'<div class="tinyomni"><p>{escape(table(run))}</p></div>'
+        return f'<div class="tinyomni">{told}<p>{escape(table(run))}</p></div>'
     rows, usual = fold(tree(run.steps)), usual_of(run.steps)
     scale = max((values_in(row) for _, row in walk(rows)), default=0) if to_scale else 0
     for depth in (99, 3, 2, 1, 0):
-        text = "\n".join(_Tables(usual, links, scale, modalities(rows)).whole(run, rows, depth))
+        text = "\n".join(_Tables(usual, links, scale, modalities(rows)).whole(run, rows, depth, told))
         if len(text.encode()) < MOST_BYTES:
             break
     return text
@@ -64,9 +74,10 @@ class _Tables:
     def __init__(self, usual: Usual, links: str, scale: int, found: dict[int, Modality | None]) -> None:
         self._usual, self._links, self._scale, self._modalities = usual, links, scale, found
 
-    def whole(self, run: Run, rows: list[Row], depth: int) -> Iterator[str]:
-        """The table with what stands below it."""
+    def whole(self, run: Run, rows: list[Row], depth: int, told: str) -> Iterator[str]:
+        """The table with what stands above and below it."""
         yield f'<div class="tinyomni"><style>{STYLE}</style>'
+        yield told
         yield from self._legend()
         yield from self._table(rows, escape(run.title), depth, 0)
         if run.ledger:

@@ -20,6 +20,8 @@ def layer_trouble(
     value = next((each for each in values.values() if isinstance(each, Tensor)), None)
     if value is None:
         return ""
+    if isinstance(module, nn.RNNBase) and values.get("is_batched") is False:  # torch has added the batch axis by now
+        value = value.squeeze(0 if module.batch_first else 1)
     label, got = f"`{path or type(module).__name__}`", f"got {tensors.show(value)}"
     shape = tuple(value.shape)
     return _shape_trouble(module, value, shape, label, got, values, context, path, name) or _kind_trouble(
@@ -40,7 +42,9 @@ def _shape_trouble(
 ) -> str:
     match module:
         case nn.Embedding() if value.dtype not in (torch.int64, torch.int32):
-            return f"{label} is an Embedding and looks up int64; {got}. `{name}.long()`, or is this the wrong input?"
+            one_hot = f"Are its rows one-hot? `{name}.argmax(-1)`." if shape[-1:] == (module.num_embeddings,) else ""
+            fix = one_hot or f"`{name}.long()`, or is this the wrong input?"
+            return f"{label} is an Embedding and looks up int64; {got}. {fix}"
         case nn.Embedding() if value.device == module.weight.device:
             if shape and shape[-1] > module.num_embeddings:
                 return (
@@ -58,9 +62,9 @@ def _shape_trouble(
             fix = linear_fix(shape, module.in_features, context, path, name)
             return f"{text}: the last axis is {shape[-1]}. {fix}"
         case nn.ConvTranspose1d() | nn.ConvTranspose2d() | nn.ConvTranspose3d():
-            return _convolution(module, shape, label, got, context, name)
+            return _convolution(module, value, label, got, context, name)
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
-            return _convolution(module, shape, label, got, context, name) or _kernel(module, shape, label, got)
+            return _convolution(module, value, label, got, context, name) or _kernel(module, shape, label, got)
         case nn.LayerNorm() | nn.RMSNorm():
             expected = tuple(module.normalized_shape)
             if shape[len(shape) - len(expected) :] != expected:
@@ -105,6 +109,8 @@ def _kind_trouble(module: nn.Module, value: Tensor, label: str, name: str) -> st
         )
     if weight.dtype != value.dtype:
         numpy = " NumPy's floats are float64." if value.dtype == torch.float64 else ""
+        if value.dtype.is_complex and not weight.dtype.is_complex:
+            return f"{label} is a {kind} of {dtype}; its input {tensors.show(value)} is complex. `{name}.abs()`?"
         divide = " Divide an image by 255, too." if value.dtype == torch.uint8 else ""
         return (
             f"{label} is a {kind} of {dtype}; its input {tensors.show(value)} has another dtype. "
@@ -133,16 +139,24 @@ def linear_fix(shape: tuple[int, ...], expected: int, context: Context, path: st
     ones = next((start for start in range(1, len(shape) - 1) if math.prod(shape[start + 1 :]) == 1), 0)
     if ones and shape[ones] == expected:
         return f"The last axes are 1: `{name}.flatten({ones})` before it?"
+    if len(shape) > 3 and shape[1] == expected > 1:  # an image: height and width keep their order
+        return f"Axis 1 has {expected}. Are the channels first? `{name}.permute{(0, *range(2, len(shape)), 1)}`"
     if expected in shape and expected > 1:
         return f"Axis {shape.index(expected)} has {expected}: `{name}.transpose({shape.index(expected)}, -1)`?"
     for start in range(1, len(shape) - 1):
         if math.prod(shape[start:]) == expected:
             return f"{' × '.join(map(str, shape[start:]))} = {expected}: `{name}.flatten({start})` before it?"
+    if len(shape) == 4 and shape[1] * shape[3] == expected:
+        heads = f"{shape[1]} × {shape[3]} = {expected}, the axes 1 and 3: were heads not merged?"
+        return f"{heads} `{name}.transpose(1, 2).flatten(2)`."
     product = " × ".join(map(str, shape))
     if len(shape) > 1 and math.prod(shape) == expected:
         return f"{product} = {expected}, so this is all of one sample: was the batch axis dropped? Keep it, `x[None]`."
+    if len(shape) == 1 and expected == 1:
+        return f"One number for each sample: `{name}.unsqueeze(-1)`?"
     if len(shape) == 1 and shape[0] % expected == 0:
-        return f"{shape[0]} = {shape[0] // expected} × {expected}: was the batch flattened, too? `x.flatten(1)`."
+        flat = f"{name.removesuffix('.flatten()')}.flatten(1)" if name.endswith(".flatten()") else ".flatten(1)"
+        return f"{shape[0]} = {shape[0] // expected} × {expected}: was the batch flattened, too? `{flat}` keeps it."
     for record in reversed(context.steps):
         for value in record.outputs if shape[-1] % expected == 0 else ():
             grid = value.shape[2:]
@@ -194,11 +208,21 @@ def _moved(shape: tuple[int, ...], to: int, size: int, name: str) -> str:
     order.insert(to, where[-1])
     if sum(axis != place for place, axis in enumerate(order)) == 2:
         return f" `{name}.transpose({min(to, where[-1])}, {max(to, where[-1])})`?"
-    return f" Are the channels last? `{name}.permute({', '.join(map(str, order))})`"
+    lie = "first" if to == len(shape) - 1 else "last"
+    return f" Are the channels {lie}? `{name}.permute({', '.join(map(str, order))})`"
 
 
-def _convolution(module: Any, shape: tuple[int, ...], label: str, got: str, context: Context, name: str) -> str:
-    dims, channels = len(module.kernel_size) + 2, module.in_channels
+def _tokens_first(value: Tensor, context: Context) -> bool:
+    """Did a recurrent layer with batch_first=False make this? The batch is axis 1 of its state, either way."""
+    record = context.maker(value)
+    if record is None or record.call not in ("RNN.forward", "GRU.forward", "LSTM.forward"):
+        return False
+    tokens, batch = record.outputs[0].shape[:2]
+    return record.outputs[1].shape[1] == batch != tokens
+
+
+def _convolution(module: Any, value: Tensor, label: str, got: str, context: Context, name: str) -> str:
+    shape, dims, channels = tuple(value.shape), len(module.kernel_size) + 2, module.in_channels
     text = f"{label} is a {type(module).__name__} and takes (batch, {channels} channels, …), {dims} dims; {got}."
     if len(shape) not in (dims, dims - 1):
         return f"{text} {f'`{name}.unsqueeze(1)`?' if len(shape) == dims - 2 else ''}".rstrip()
@@ -206,7 +230,12 @@ def _convolution(module: Any, shape: tuple[int, ...], label: str, got: str, cont
     if shape[axis] != channels:
         if wrong := _joined_wrong(shape, axis, channels, context):
             return f"{text} {wrong}"
-        return f"{text}{_moved(shape, axis, channels, name) or f' The channel axis has {shape[axis]}.'}"
+        if len(shape) == dims == 3 and shape[2] == channels and _tokens_first(value, context):
+            return f"{text} It is (tokens, batch, features): batch_first is False. `{name}.permute(1, 2, 0)`?"
+        if moved := _moved(shape, axis, channels, name):
+            return text + moved
+        batch = f" `{name}.unsqueeze(1)`, if axis 0 is the batch?" if channels == 1 and len(shape) == dims - 1 else ""
+        return f"{text} The channel axis has {shape[axis]}.{batch}"
     return ""
 
 
@@ -243,15 +272,22 @@ def _recurrent(module: Any, shape: tuple[int, ...], label: str, got: str, values
     if shape[-1] != module.input_size:
         where = _moved(shape, len(shape) - 1, module.input_size, name)
         return f"{label} takes {module.input_size} features on the last axis; {got}.{where}"
-    hidden = values.get("hx")
+    hidden = state = values.get("hx")
     hidden = hidden[0] if isinstance(hidden, tuple) and hidden else hidden
+    if isinstance(module, nn.LSTM) and isinstance(state, Tensor):
+        only = f"got one tensor {tuple(state.shape)}. `(h, torch.zeros_like(h))`?"
+        return f"{label} is an LSTM and takes its state as a tuple (h, c); {only}"
     if isinstance(hidden, Tensor) and len(shape) == 3:
         batch = shape[0 if module.batch_first else 1]
         expected = (module.num_layers * (2 if module.bidirectional else 1), batch, module.hidden_size)
         if tuple(hidden.shape) != expected:
-            swapped = hidden.ndim == 3 and tuple(hidden.transpose(0, 1).shape) == expected
-            fix = "`h.transpose(0, 1)`?" if swapped else "batch_first does not move the axes of the state."
-            return f"{label} takes a state (layers, batch, features) {expected}; got {tuple(hidden.shape)}. {fix}"
+            found, fix = tuple(hidden.shape), ""
+            if (*found[1::-1], *found[2:]) == expected:
+                fix = " `h.transpose(0, 1)`? batch_first does not move the axes of the state."
+            elif found == (expected[0], shape[1 if module.batch_first else 0], expected[2]):
+                turn = f"`{name}.transpose(0, 1)`" + (" or batch_first=True" if not module.batch_first else "")
+                return f"{label} takes {order}; got {shape}, and a state of {found[1]} sequences. {turn}?"
+            return f"{label} takes a state (layers, batch, features) {expected}; got {found}.{fix}"
     return ""
 
 
@@ -310,6 +346,9 @@ def _attention(module: nn.MultiheadAttention, label: str, values: Mapping[str, A
         return ""
     batch, keys = key[:2] if module.batch_first else key[1::-1]
     queries = query[1] if module.batch_first else query[0]
+    if batch != (samples := query[0] if module.batch_first else query[1]):
+        fix = " Are they (batch, tokens, features)? Then batch_first=True." if query[0] == key[0] else ""
+        return f"{text}; got query {query} and key {key}: their batches are {samples} and {batch}.{fix}"
     value = found.get("value", key)
     if module.batch_first and values.get("is_batched"):
         value = value[1::-1] + value[2:]

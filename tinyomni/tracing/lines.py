@@ -63,6 +63,17 @@ class Lines:
     ran: set[int] = field(default_factory=set)
     result: Any = None  # of `annotate(f)(x)`: what f returned
 
+    def data(self, source: int) -> list[Any]:
+        """Plain data, with a number for the source: many calls have the same."""
+        notes = [[number, note.first, note.last, note.count] for number, note in self.notes.items()]
+        return [self.call, self.file, self.start, source, notes, sorted(self.ran)]
+
+    @classmethod
+    def of(cls, data: list[Any], sources: list[list[str]]) -> "Lines":
+        """What `data` gave, and the sources that the numbers stand for."""
+        call, file, start, source, notes, ran = data
+        return cls(call, file, start, sources[source], {line: LineNote(*note) for line, *note in notes}, set(ran))
+
     def _rows(self) -> Iterator[tuple[int, str, str, bool]]:
         """(line, code, note, did it run) without the docstring."""
         skipped = _docstring(self.source)

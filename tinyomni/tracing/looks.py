@@ -34,13 +34,14 @@ KINDS = {
     "attention": ("#e69f00", r"attention|attn|attend|rope|heads"),
     "norm": ("#999999", r"norm"),
     "MLP": ("#56b4e9", r"mlp|glu|feed_?forward|ffn|expert|moe"),
-    "convolution": ("#b8a800", r"conv|downsample|patchify"),
+    "convolution": ("#b8a800", r"conv(?-i:(?!1D))|downsample|patchify"),
     "embedding": ("#7a68c4", r"embed|wte|wpe"),
-    "linear": ("#56b4e9", r"linear|proj|head"),
+    "linear": ("#56b4e9", r"linear|proj|head|(?-i:Conv1D)"),  # Conv1D: what transformers calls GPT-2's linear layer
     "block": ("#777777", r"block|layer"),
 }
 """A kind of module or function: its colour, and what its name holds."""
 
+WHOLE = re.compile(r"Model$|For[A-Z]\w*$")  # GPT2LMHeadModel, ConvNextForImageClassification: a whole model has no kind
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
@@ -65,7 +66,8 @@ def modalities(rows: list[Row], above: Modality | None = None) -> dict[int, Moda
 
 def kind_of(record: Record) -> str:
     """The kind of a call by the name of its class or function, else of its module; "" if neither says it."""
-    for text in (record.call.removesuffix(".forward"), record.path.rpartition(".")[2]):
+    name = record.call.removesuffix(".forward")
+    for text in (name, record.path.rpartition(".")[2]) if not WHOLE.search(name) else ():
         for kind, (_, pattern) in KINDS.items():
             if re.search(pattern, text, re.IGNORECASE):
                 return kind

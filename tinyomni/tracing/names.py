@@ -30,6 +30,8 @@ class Names:
         where = "names"
         if isinstance(given, (str, Path)):
             where, given = Path(given).name, _load(Path(given))
+        if not isinstance(given or {}, Mapping):
+            raise ValueError(f"{where}: expected a table of calls, or the path of a TOML file, got {given!r}")
         self._hints = {call: _hints(f"{where}: {call}", axes) for call, axes in (given or {}).items()}
         self._used: set[str] = set()
         self._unknown: dict[str, str] = {}
@@ -94,12 +96,15 @@ def _hint(where: str, axes: Any) -> Any:
         return Fields(tuple((str(name), _hint(f"{where}.{name}", each)) for name, each in axes.items()))
     if isinstance(axes, (list, tuple)):
         return tuple[tuple(_hint(where, each) for each in axes)]  # type: ignore[misc]
+    expected = f'{where}: expected axes such as "batch tokens d_model", got {axes!r}'
+    if not isinstance(axes, str):
+        raise ValueError(expected)
     try:
         hint = Shaped[Tensor, axes]
         _read(hint)
     except (ValueError, TypeError, SyntaxError) as error:
         why = error.msg if isinstance(error, SyntaxError) else error
-        raise ValueError(f'{where}: expected axes such as "batch tokens d_model", got {axes!r}: {why}') from error
+        raise ValueError(f"{expected}: {why}") from error
     return hint
 
 

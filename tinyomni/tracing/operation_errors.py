@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinyomni.tracing import tensors
 from tinyomni.tracing.layer_errors import norm_fix
@@ -54,6 +54,15 @@ def pair(statement: Statement) -> tuple[tuple[str, Tensor], tuple[str, Tensor]] 
     return (found[0], found[1]) if len(found) == 2 else None
 
 
+def _argument(statement: Statement, name: str, place: int) -> ast.expr | None:
+    """An argument of the failing call as it is written, `place` of those behind the tensor: `x.gather(1, …)`."""
+    if not isinstance(part := statement.part, ast.Call):
+        return None
+    place += ast.unparse(part.func).startswith("torch.")
+    named = next((each.value for each in part.keywords if each.arg == name), None)
+    return named or next(iter(part.args[place : place + 1]), None)
+
+
 def clash(statement: Statement) -> tuple[tuple[str, Tensor], tuple[str, Tensor]] | None:
     """The two operands; of more than two, the one that fits the fewest others, and one that it does not fit."""
     found = statement.operands()
@@ -88,13 +97,33 @@ def cat(found: re.Match[str], statement: Statement) -> str:
     told = ", ".join(f"{name} {each}" for (name, _), each in itertools.islice(zip(operands, shapes, strict=True), 4))
     if len(differ) == 1 and (fix := _off_by_few(operands, differ[0])):
         return f"cat joins along dim {dim}, but {told} differ on axis {differ[0]} by {fix}"
+    wrong = [axis for axis in differ if axis != dim]
+    if not wrong:
+        return ""
+    expand = _expanded(operands, wrong)
     if len(differ) == 1:
-        return f"cat joins along dim {dim}, but {told} differ on axis {differ[0]}: `dim={differ[0]}`?"
+        fix = f", or {expand}" if expand else ""
+        return f"cat joins along dim {dim}, but {told} differ on axis {differ[0]}: `dim={differ[0]}`{fix}?"
+    if expand:
+        return f"cat joins along dim {dim} and does not broadcast, but {told} differ on axis {wrong[0]}, too: {expand}?"
     text = f"cat joins along dim {dim}, but {told} differ on the axes {differ}: all but one have to be equal"
-    if dim == 1 and min(differ) > 1 and len(shapes) == 2:  # the grids of two images
-        (a, _), (b, _) = sorted(operands, key=lambda each: math.prod(each[1].shape[2:]))
-        return f"{text}. An odd size loses one on its way down: `F.interpolate({a}, size={b}.shape[2:])`?"
+    if dim == 1 and min(wrong) > 1 and len(shapes) == 2 and len(shapes[0]) > 3:  # the grids of two images
+        (a, small), (b, large) = sorted(operands, key=lambda each: math.prod(each[1].shape[2:]))
+        up = f"`F.interpolate({a}, size={b}.shape[2:])`"
+        if any(small.shape[axis] % 2 or not large.shape[axis] % 2 for axis in wrong):  # either may be the upsampled one
+            return f"{text}. Resize the one that was upsampled: {up}, or `F.interpolate({b}, size={a}.shape[2:])`?"
+        return f"{text}. An odd size loses one on its way down: {up}?"
     return f"{text}."
+
+
+def _expanded(operands: list[tuple[str, Tensor]], axes: list[int]) -> str:
+    """A part with one entry where the others have more: a CLS token for each of the batch, a speaker for each frame."""
+    for name, value in operands:
+        rest = [other for _, other in operands if other is not value]
+        sizes = {axis: rest[0].shape[axis] for axis in axes} if rest else {}
+        if all(value.shape[axis] == 1 and {other.shape[axis] for other in rest} == {sizes[axis]} for axis in sizes):
+            return f"`{name}.expand({', '.join(str(sizes.get(axis, -1)) for axis in range(value.ndim))})`"
+    return ""
 
 
 def _off_by_few(operands: list[tuple[str, Tensor]], axis: int) -> str:
@@ -245,7 +274,12 @@ def _parts(asked: ast.expr | None, wanted: int, statement: Statement) -> str:
         return length if kind == "unbind" else wanted * (length % wanted == 0)
 
     axes = [axis for axis, length in enumerate(value.shape) if count(length) == wanted]
-    if not axes or type(dim) is not int:
+    if type(dim) is not int or not -value.ndim <= dim < value.ndim:
+        return ""
+    part, rest = divmod(value.shape[dim], wanted)
+    if not axes and kind == "split" and count(value.shape[dim]) and not rest:
+        return f"`split` takes the size of a part, and {wanted * part} = {wanted} × {part}: `split({part}, dim={dim})`?"
+    if not axes:
         return ""
     name, call = ast.unparse(inner), f"unbind({axes[0]})" if kind == "unbind" else f"{kind}(…, dim={axes[-1]})"
     got = count(value.shape[dim]) if kind != "chunk" else value.shape[dim]
@@ -285,6 +319,9 @@ def matmul(found: re.Match[str], statement: Statement) -> str:
     text = f"`{a} @ {b}` needs the last axis of {a} {shape(left)} to be axis -2 of {b} {shape(right)}"
     if left.shape[-1] == right.shape[-1]:
         return f"{text}: `{b}.transpose(-2, -1)`?"
+    matrix = right.ndim < left.ndim or right.shape[-1] == right.shape[-2]  # of a graph, or a filter bank
+    if matrix and left.shape[-2] == right.shape[-1] and _broadcasts(shape(right)[:-2], shape(left)[:-2]):
+        return f"{text}: `{b} @ {a}`?"
     if left.shape[-2] == right.shape[-2]:
         return f"{text}: `{a}.transpose(-2, -1)`?"
     for name, value in statement.names.items():
@@ -311,7 +348,7 @@ def broadcast(found: re.Match[str], statement: Statement) -> str:
     text = f"{a} {shape(left)} and {b} {shape(right)} do not broadcast"
     if _is_product(statement):
         return f"{text} on axis {found[3]}{_heads(both, int(found[3]))}"
-    fixes = (_axes_missing, _transposed, _one_differs, _coarser, _not_padded)
+    fixes = (_axes_missing, _transposed, _causal_table, _one_differs, _coarser, _not_padded)
     pairs = (both, both[::-1])
     told = next((fix for find in fixes for one, other in pairs if (fix := find(*one, *other))), "")
     return f"{text}: {told}" if told else f"{text}."
@@ -335,24 +372,46 @@ def _heads(both: tuple[tuple[str, Tensor], tuple[str, Tensor]], axis: int) -> st
 
 
 def _axes_missing(name: str, small: Tensor, other: str, large: Tensor) -> str:
+    """Both readings where two fit; a mask is one of keys, which are the last axis of scores."""
+    fixes: dict[tuple[int, ...], str] = {}
     for axis in range(small.ndim, 0, -1):
         for count in range(1, large.ndim - small.ndim + 1):
-            if _broadcasts((*small.shape[:axis], *(1,) * count, *small.shape[axis:]), shape(large)):
-                fix = "".join([f".unsqueeze({axis})"] * count)
-                return f"axes are matched from the right, so `{name}{fix}`?"
-    return ""
+            sizes = (*small.shape[:axis], *(1,) * count, *small.shape[axis:])
+            if _broadcasts(sizes, shape(large)):
+                full = (1,) * (large.ndim - len(sizes)) + sizes
+                fixes[full] = f"`{name}{f'.unsqueeze({axis})' * count}`"
+    found = list(fixes.values())
+    told = found[-1:] if small.dtype == torch.bool else found[:2]
+    return f"axes are matched from the right, so {', or '.join(told)}?" if told else ""
 
 
 def _transposed(name: str, value: Tensor, other: str, fixed: Tensor) -> str:
-    """Two axes exchanged, or the channels last."""
+    """Axes in another order. The tensor with fewer dims is turned, such as a mask; of two that are alike, the first."""
     if value.ndim == fixed.ndim == 4 and shape(fixed) == (1, value.shape[-1], 1, 1):
         return f"are the channels last? `{name}.permute(0, 3, 1, 2)`"
-    for one, two in _long_axes(shape(value)):
-        moved = _swapped(shape(value), one, two)
-        # of two that are alike, the one with its batch is the one that was computed
-        if value.ndim >= fixed.ndim and (_broadcasts(moved, shape(fixed)) or _broadcasts(shape(fixed), moved)):
-            return f"`{name}.transpose({one}, {two})`?"
+    fewer = fixed.ndim - value.ndim
+    orders = itertools.permutations(range(value.ndim)) if fewer >= 0 and value.ndim <= 5 else ()
+    for order in sorted(orders, key=lambda order: sum(a > b for a, b in itertools.combinations(order, 2))):
+        sizes, moved = tuple(value.shape[axis] for axis in order), [at for at, axis in enumerate(order) if at != axis]
+        if not moved or 1 in (value.shape[axis] for axis in moved) or (not fewer and len(moved) > 2):
+            continue  # an axis of size 1 fits everywhere, which says nothing
+        if _broadcasts(sizes, shape(fixed)) or (not fewer and _broadcasts(shape(fixed), sizes)):
+            call = "T" if value.ndim == 2 else f"transpose{tuple(moved)}" if len(moved) == 2 else f"permute{order}"
+            if not fewer or len(moved) > 2 or value.dtype == torch.bool:
+                return f"`{name}.{call}`?"
+            return f"`{name}.{call}`, or `{other}.transpose{tuple(at + fewer for at in moved)}`?"
     return ""
+
+
+def _causal_table(name: str, table: Tensor, other: str, scores: Tensor) -> str:
+    """A square mask for the longest sequence, not cut."""
+    if scores.ndim < 3 or table.ndim < 2 or math.prod(table.shape[:-2]) != 1 or table.shape[-1] != table.shape[-2]:
+        return ""
+    (queries, keys), longest = scores.shape[-2:], table.shape[-1]
+    if not queries <= keys < longest:
+        return ""
+    cut = [":"] * (table.ndim - 2) + [f"{keys - queries or ''}:{keys}", f":{keys}"]
+    return f"`{name}[{', '.join(cut)}]`, if it is a mask for the longest sequence?"
 
 
 def _one_differs(name: str, longer: Tensor, other: str, shorter: Tensor) -> str:
@@ -363,18 +422,29 @@ def _one_differs(name: str, longer: Tensor, other: str, shorter: Tensor) -> str:
     if len(differ) != 1 or differ[0][1] < differ[0][2]:
         return ""
     axis, size, wanted = differ[0]
-    place = longer.ndim + axis
+    place, times = longer.ndim + axis, size // wanted if wanted and size % wanted == 0 else 0
+    table, shorter_table = _is_table(name, longer, other), _is_table(other, shorter, name)
+    alike = longer.ndim == shorter.ndim and not table and not shorter_table
+    text = f"axis {place} of {name} is longer than {other}, {size} and {wanted}"
+    if axis == -1 and torch.bool not in (longer.dtype, shorter.dtype):
+        if times == 2 and common > 1 and shape(longer)[:-1] != shape(shorter)[:-1]:
+            return f"{text}: if these are rotary angles, `torch.cat([{other}, {other}], -1)`?"
+        return f"{text}: features to project, or {f'a stride of {times} left out' if times else 'a length to cut'}?"
+    if alike and place == 0:  # two batches
+        return f"{text}."
     if size - wanted == 1 and axis < -1:
-        if _is_table(name, longer, other) and not _is_table(other, shorter, name):
+        if table and not shorter_table:
             return f"One too few in {other}: was a BOS or CLS token left out, or the sequence shifted?"
         return f"One too many in {name}: a BOS or CLS token, or the last frame of an even kernel?"
-    if size % wanted == 0 and not _is_table(name, longer, other):
-        times = size // wanted
+    if alike and place == 1 and longer.ndim in (4, 5):
+        return f"{text}: if these are channels, `nn.Conv{longer.ndim - 2}d({wanted}, {size}, 1)` for {other}?"
+    if times and not table:
         return f"{size} = {times} × {wanted}: was a stride or pooling of {times} left out of {name}?"
-    if shorter.ndim < longer.ndim or (_is_table(other, shorter, name) and not _is_table(name, longer, other)):
-        return (
-            f"axis {place} of {name} is longer than {other}, {size} and {wanted}: a longer table, or a shorter input?"
-        )
+    if shorter.ndim < longer.ndim or (shorter_table and not table):
+        return f"{text}: a longer table, or a shorter input?"
+    if alike:
+        pairs = f" For every pair of them, `{name}.unsqueeze({place + 1})` and `{other}.unsqueeze({place})`?"
+        return f"{text}.{pairs if longer.ndim == 3 else ''}"
     cut = ", ".join([":"] * place + [f":{wanted}"])
     return f"axis {place} of {name} is longer. `{name}[{cut}]`, if it is a table?"
 
@@ -449,14 +519,18 @@ def attention_shapes(found: re.Match[str], statement: Statement) -> str:
 def attention_mask(statement: Statement) -> str:
     """A mask that does not spread to (batch, heads, queries, keys)."""
     operands = statement.operands()
-    if len(operands) < 4 or operands[0][1].ndim < 3:
+    if len(operands) < 4 or operands[0][1].ndim not in (3, 4):
         return ""
     (_, query), (_, key), (name, value) = operands[0], operands[1], operands[3]
     scores = (*shape(query)[:-1], key.shape[-2])
-    text = f"`{name}` {shape(value)} has to spread to (batch, heads, queries, keys) {scores}"
+    heads = ", heads" if len(scores) == 4 else ""
+    text = f"`{name}` {shape(value)} has to spread to (batch{heads}, queries, keys) {scores}"
     if len(scores) == 4 and shape(value) == (scores[0], scores[3]):
         return f"{text}: `{name}[:, None, None, :]`?"
-    return f"{text}."
+    mask, full = (torch.empty(sizes, dtype=torch.bool, device="meta") for sizes in (shape(value), scores))
+    fixes = (find(name, mask, "", full) for find in (_axes_missing, _transposed, _causal_table))
+    told = next(filter(None, fixes), "")
+    return f"{text}: {told}" if told else f"{text}."
 
 
 def _swapped(sizes: tuple[int, ...], one: int, other: int) -> tuple[int, ...]:
@@ -506,7 +580,7 @@ def class_axis(found: re.Match[str], statement: Statement) -> str:
     if (both := pair(statement)) is None:
         return "cross_entropy takes the classes on axis 1: (batch, classes, tokens) against (batch, tokens)."
     (a, logits), (b, labels) = both
-    text = f"cross_entropy takes the classes on axis 1; {a} {shape(logits)} has {logits.shape[1]} there"
+    text = f"{_loss(statement)} takes the classes on axis 1; {a} {shape(logits)} has {logits.shape[1]} there"
     if shape(logits)[:-1] == shape(labels):
         return f"{text}: `{a}.flatten(0, -2), {b}.flatten()`, or `{a}.transpose(1, -1)`?"
     return f"{text}, and the labels {b} are {shape(labels)}."
@@ -535,7 +609,7 @@ def batch_lost(found: re.Match[str], context: Context) -> str:
 def batch_sizes(found: re.Match[str], statement: Statement) -> str:
     """Only one of logits and labels was flattened, or only one was shifted."""
     logits, labels = int(found[1]), int(found[2])
-    text = f"cross_entropy got {logits} rows of scores and {labels} labels"
+    text = f"{_loss(statement)} got {logits} rows of scores and {labels} labels"
     if labels and logits % labels == 0:
         return (
             f"{text}: {logits} = {labels} × {logits // labels}, so only the scores were flattened: `labels.flatten()`?"
@@ -543,7 +617,9 @@ def batch_sizes(found: re.Match[str], statement: Statement) -> str:
     if logits and labels % logits == 0:
         return f"{text}: {labels} = {logits} × {labels // logits}, so only the labels were flattened."
     batch = abs(logits - labels)
-    if batch == 0 or logits % batch or labels % batch:
+    scores = next((value for _, value in statement.operands()[:1]), None)
+    pairs = scores is not None and shape(scores) == (logits, labels)  # each against each: no sequence was shifted
+    if batch == 0 or logits % batch or labels % batch or pairs:
         return f"{text}, and needs one label for each row."
     if logits > labels:
         fix = _shifted(statement, 0, batch, logits // batch, ":-1")
@@ -567,13 +643,25 @@ def _shifted(statement: Statement, place: int, batch: int, length: int, cut: str
     return f"`{('logits', 'labels')[place]}[:, {cut}]`, before `flatten`"
 
 
+def _loss(statement: Statement) -> str:
+    """Cross-entropy and what it is made of raise the same errors."""
+    module = statement.modules.get(ast.unparse(statement.part.func)) if isinstance(statement.part, ast.Call) else None
+    named = re.search("nll_?loss", statement.text, re.IGNORECASE) or isinstance(module, nn.NLLLoss)
+    return "nll_loss" if named else "cross_entropy"
+
+
 @when(r"multi-target not supported")
 def one_label(found: re.Match[str], statement: Statement) -> str:
     """Labels with an axis too many."""
-    for name, value in statement.operands()[1:2]:
-        fix = f"`{name}.squeeze(1)`" if value.shape[-1:] == (1,) else f"`{name}.argmax(1)`, if they are one-hot"
-        return f"cross_entropy takes one class number a row, (batch,); got {name} {tensors.show(value)}. {fix}?"
-    return "cross_entropy takes one class number a row, (batch,)."
+    operands, place, takes = statement.operands(), 1, f"{_loss(statement)} takes one class number a row, (batch,)"
+    if "input1" in statement.given:
+        place, takes = 2, "cosine_embedding_loss takes one 1 or -1 for each pair, (batch,)"
+    for name, value in operands[place : place + 1]:
+        fix = f" `{name}.squeeze(1)`?" if value.shape[1:] == (1,) else ""
+        if place == 1 and value.shape == operands[0][1].shape:
+            fix = f" `{name}.argmax(1)`, if they are one-hot?"
+        return f"{takes}; got {name} {tensors.show(value)}.{fix}"
+    return f"{takes}."
 
 
 @when(r"Target (-?\d+) is out of bounds")
@@ -581,6 +669,8 @@ def class_range(found: re.Match[str], statement: Statement) -> str:
     """A class number that the scores do not have."""
     for name, value in statement.operands()[:1]:
         classes = value.shape[1 if value.ndim > 1 else 0]
+        if classes == 1:
+            return f"{name} {shape(value)} has one score a row: `binary_cross_entropy_with_logits`, or an output of 2?"
         return (
             f"A label is {found[1]}, and {name} {shape(value)} has the classes 0 … {classes - 1}. Do the labels begin "
             "at 1, or is it a padding? Then `ignore_index=`."
@@ -719,10 +809,19 @@ def gather(found: re.Match[str], statement: Statement) -> str:
     if (both := pair(statement)) is None:
         return ""
     (a, source), (b, index) = both
-    fix = f" `{a}.gather(-1, {b}.unsqueeze(-1)).squeeze(-1)`?" if index.ndim == source.ndim - 1 else ""
-    return (
-        f"gather takes an index with as many dims as the tensor; got {a} {shape(source)} and {b} {shape(index)}.{fix}"
-    )
+    text = f"gather takes an index with as many dims as the tensor; got {a} {shape(source)} and {b} {shape(index)}."
+    node = _argument(statement, "dim", 0)
+    dim = statement.value(node)
+    if node is None or type(dim) is not int or index.ndim != source.ndim - 1 or not -source.ndim <= dim < source.ndim:
+        return text
+    written, axis = ast.unparse(node), dim % source.ndim
+    fixes = []
+    if shape(index) == shape(source)[:axis] + shape(source)[axis + 1 :]:  # one entry is taken along this dim
+        fixes.append(f"`{a}.gather({written}, {b}.unsqueeze({written})).squeeze({written})`")
+    if axis < index.ndim and shape(index)[:axis] == shape(source)[:axis]:  # whole rows are taken
+        spread = ", ".join(["-1"] * index.ndim + [str(source.shape[-1])])
+        fixes.append(f"`{a}.gather({written}, {b}.unsqueeze(-1).expand({spread}))`")
+    return f"{text} {', or '.join(fixes)}?" if fixes else text
 
 
 @when(r"Mask size should match input size|[Mm]ask.*(?:size|shape)")

@@ -32,9 +32,9 @@ def origins(place: Place, callers: Sequence[Place], statement: Statement, contex
     names = [name for name, value in statement.names.items() if isinstance(value, Tensor) and name.isidentifier()]
     told = []
     for name in names[:MOST_ORIGINS]:
-        source = _assigned(frame, name, line)
+        source = assigned_at(frame, name, line)
         if source:
-            told.append(f"`{name}` was assigned at {', after '.join(source)}")
+            told += source
         elif name in _parameters(frame.f_code) and callers:
             given = statement_of(*callers[-1])
             told.append(f"`{name}` was given at {given.place.partition(',')[0]}: `{given.text}`")
@@ -47,6 +47,12 @@ def origins(place: Place, callers: Sequence[Place], statement: Statement, contex
         if own is not None and not _is_layer(own):
             told.append(f"`{text}(…)` came from {_shown(own)}")
     return told[:MOST_TOLD]
+
+
+def assigned_at(frame: types.FrameType, name: str, line: int) -> list[str]:
+    """Where a variable was assigned above a line; nothing where the source does not say."""
+    found = _assigned(frame, name, line)
+    return [f"`{name}` was assigned at {', after '.join(found)}"] if found else []
 
 
 def return_line(frame: types.FrameType) -> int:
@@ -63,9 +69,7 @@ def returned_names(frame: types.FrameType, line: int) -> list[str]:
     """Where the variable was assigned that a line returns as it is."""
     source = linecache.getline(frame.f_code.co_filename, line, frame.f_globals).strip().partition("#")[0]
     name = source.removeprefix("return ").strip()
-    if source == name or not name.isidentifier():
-        return []
-    return [f"`{name}` was assigned at {', after '.join(found)}" for found in [_assigned(frame, name, line)] if found]
+    return assigned_at(frame, name, line) if source != name and name.isidentifier() else []
 
 
 def uncalled(frame: types.FrameType, line: int, context: Context) -> str:

@@ -4,16 +4,20 @@ Each axis is a formula, or `_` for any size; `...` stands for any number of axes
 with `*` for a part of it: `"int*[tokens]"`.
 """
 
+import difflib
 import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import torch
 
 from tinyomni.tracing.formula import SpecError, evaluate, split
 from tinyomni.tracing.records import Value
 
 TYPED = re.compile(r"\s*([a-z][a-z0-9_*?]*)\s*\[(.*)\]\s*", re.DOTALL)
 ANY, MANY = "_", "..."
+DTYPES = sorted({str(each).removeprefix("torch.") for each in vars(torch).values() if isinstance(each, torch.dtype)})
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,22 @@ class ShapePattern:
 
     @classmethod
     def read(cls, text: str) -> "ShapePattern":
-        """Raises SpecError for two `...`; formulas are read when they are evaluated."""
+        """Raises SpecError for two `...`, wrong commas, an unknown dtype; formulas are read when they are evaluated."""
         typed = TYPED.fullmatch(text)
-        axes = tuple(split(typed[2] if typed else text))
+        inner, dtype = (typed[2], typed[1]) if typed else (text, "")
+        axes = tuple(split(inner))
         if axes.count(MANY) > 1:
             raise SpecError(f"shape {text!r}: expected at most one '...'")
-        return cls(axes, typed[1] if typed else "")
+        if re.search(r"(^|,)\s*,", inner):
+            raise SpecError(f"shape {text!r}: expected an axis before each comma")
+        for axis in axes:
+            if re.search(r"\w\s+\w", axis):
+                raise SpecError(f"shape {text!r}: expected commas between the axes, got {axis!r}")
+        if dtype and not fnmatch.filter(DTYPES, dtype):
+            near = difflib.get_close_matches(dtype, DTYPES, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise SpecError(f"shape {text!r}: unknown dtype {dtype!r}{meant}")
+        return cls(axes, dtype)
 
     @property
     def formulas(self) -> list[str]:

@@ -124,12 +124,13 @@ class Spec:
         matches, left = _in_order(_matches(candidates, self.steps, times), self.steps, candidates)
         for index, (each, match) in enumerate(zip(self.steps, matches, strict=True)):
             try:
-                line = self._step(each, match, run, names)
+                line, item = self._step(each, match, run, names)
             except SpecError as error:  # a formula that has no value, such as a division by zero
                 raise self.file.error(str(error), "step", index) from error
             report.steps.append(line)
             if line.problem:
                 at, code = self.file.line("step", index), match.records[:1]
+                at = at if item is None else self.file.item_line(index, item)
                 where = f" ({self.name}:{at})" if at else ""
                 where += "".join(f", code at {each.file}:{each.line}" for each in code if each.line)
                 where += "".join(f", called at {each.called}" for each in code if each.called)
@@ -145,37 +146,49 @@ class Spec:
         self._tokens(run, names, report)
         return report
 
-    def _step(self, each: Mapping[str, Any], match: _Match, run: Run, names: dict[str, int]) -> StepResult:
+    def _step(
+        self, each: Mapping[str, Any], match: _Match, run: Run, names: dict[str, int]
+    ) -> tuple[StepResult, int | None]:
+        """The line of the report, and which item of `inside` is wrong."""
         shapes = any("in" in part or "out" in part for part in (each, *each.get("inside", [])))
         line = StepResult(
             str(each.get("number", "")), each.get("title", each["call"]), times=match.times, problem=match.problem,
             calls=[record.id for record in match.records], compared=shapes,
         )  # fmt: skip
-        if not match.records and not any(is_step(record, {"call": each["call"]}) for record in run.steps):
-            line.problem += _near(each["call"], {record.call for record in run.steps})
+        item = None
+        if not match.records:
+            line.problem += _near(each, run.steps)
         for i, record in enumerate(match.records):
             now = {**names, "i": i}
-            line.problem = line.problem or _differs(each, record, now) or self._inside(each, record, run, now)
+            line.problem = line.problem or _differs(each, record, now)
+            if not line.problem:
+                line.problem, item = self._inside(each, record, run, now)
         if match.records:
             last = {**names, "i": len(match.records) - 1}
             line.inputs, line.outputs = show(match.records[-1].inputs), show(match.records[-1].outputs)
             line.tokens = evaluate(each["tokens"], last) if "tokens" in each else None
-        return line
+        return line, item
 
-    def _inside(self, each: Mapping[str, Any], record: Record, run: Run, names: dict[str, int]) -> str:
-        """The first problem of the calls below one: those that `inside` names have to be just these, in this order."""
+    def _inside(
+        self, each: Mapping[str, Any], record: Record, run: Run, names: dict[str, int]
+    ) -> tuple[str, int | None]:
+        """The first problem of the calls below one, and whose it is: those that `inside` names have to be just these,
+        in this order."""
         items = each.get("inside", [])
         below = [other for other in _below(run.steps, record) if any(is_step(other, item) for item in items)]
         found = _matches(below, items, [evaluate(item.get("times", 1), names) for item in items])
-        for item, match in zip(items, found, strict=True):
+        for number, (item, match) in enumerate(zip(items, found, strict=True)):
             problem = match.problem
             for i, call in enumerate(match.records):
                 problem = problem or _differs(item, call, {**names, "i": i})
             if problem:
-                return f"inside, {problem}" if problem == match.problem else f"inside, {item['call']}: {problem}"
+                near = "" if match.records else _near(item, run.steps)
+                who = "" if problem == match.problem else f"{item['call']}: "
+                return f"inside, {who}{problem}{near}", number
         done = {other.id for match in found for other in match.records}
         left = [other for other in below if other.id not in done]
-        return f"inside, {_place(left[0])} ran {_often(len(left))} more than `inside` says" if left else ""
+        more = f"inside, {_place(left[0])} ran {_often(len(left))} more than `inside` says" if left else ""
+        return more, None
 
     def _named(self, run: Run) -> list[Record]:
         """The records that a step has to name or names, in order; a step with `inside` answers for what is below it."""
@@ -331,12 +344,18 @@ def is_step(record: Record, step: Mapping[str, Any]) -> bool:
     return named and fnmatch.fnmatchcase(record.path, module)
 
 
-def _near(call: str, known: set[str]) -> str:
-    """Calls of the run with a similar name."""
-    near = difflib.get_close_matches(call, sorted(known), n=2, cutoff=0.5)
-    short = [each for each in sorted(known) if each.rpartition(".")[2] == call.rpartition(".")[2]][:3]
-    names = dict.fromkeys([*near, *short])
-    return f". No such call in this run; did you mean {' or '.join(map(repr, names))}?" if names else ""
+def _near(step: Mapping[str, Any], records: Sequence[Record]) -> str:
+    """Calls of the run with a similar name, or its modules with a similar path, if there is no such one."""
+    if any(is_step(record, step) for record in records):
+        return ""
+    what, name = "module", step.get("module", "")
+    known = sorted({record.path for record in records if is_step(record, {"call": step["call"]})})
+    short: list[str] = []
+    if not known:
+        what, name, known = "call", step["call"], sorted({record.call for record in records})
+        short = [each for each in known if each.rpartition(".")[2] == name.rpartition(".")[2]][:3]
+    names = dict.fromkeys([*difflib.get_close_matches(name, known, n=2, cutoff=0.5), *short])
+    return f". No such {what} in this run; did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 
 def _place(record: Record) -> str:

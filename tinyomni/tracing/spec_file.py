@@ -71,6 +71,7 @@ TABLE_KEYS: dict[str, dict[str, Kind]] = {
 }
 NEEDED = {"step": ("call",), "quantity": ("name", "formula", "equals"), "rule": ("call", "over", "want")}
 TOP = {"title": TEXT, "complete": YES}
+QUOTED = re.compile(r'"[^"]*"|\'[^\']*\'|#.*')
 PLAIN = {"given": INTEGER, "fixed": FORMULA, "ledger": FORMULA}
 
 
@@ -136,23 +137,23 @@ class SpecFile:
             raise self.error(f"expected [[{table}]] tables, got {found!r}"[:200], table)
         for place, each in enumerate(found):
             self._keys(table, place, each, TABLE_KEYS[table], NEEDED[table], f"[[{table}]]")
-            for item in each.get("inside", []):
-                self._keys(table, place, item, INSIDE, ("call",), "inside", within="inside")
+            for number, item in enumerate(each.get("inside", [])):
+                self._keys(table, place, item, INSIDE, ("call",), "inside", number)
 
     def _keys(
         self, table: str, place: int, each: Mapping[str, Any], kinds: Mapping[str, Kind], needed: Iterable[str],
-        where: str, within: str = "",
+        where: str, item: int | None = None,
     ) -> None:  # fmt: skip
         """Nothing unknown, nothing missing, and each of its type."""
         for key, value in each.items():
             if key not in kinds:
-                raise self.error(unknown(key, kinds, f" in {where}", "key"), table, place, within or key)
+                raise self.error(unknown(key, kinds, f" in {where}", "key"), table, place, key, item)
             if not kinds[key].fits(value):
                 text = f"{where} {key}: expected {kinds[key].text}, got {value!r}"
-                raise self.error(text, table, place, within or key)
+                raise self.error(text, table, place, key, item)
         for key in needed:
             if key not in each:
-                raise self.error(f"missing key {key!r} in {where}", table, place, within)
+                raise self.error(f"missing key {key!r} in {where}", table, place, "", item)
 
     def check_names(self, axes: Iterable[str]) -> None:
         """Every formula has only names that there are."""
@@ -165,20 +166,22 @@ class SpecFile:
                 for key, kind in kinds.items():
                     if key in each:
                         self._names(kind, each[key], known | more, table, place, key)
-                for item in each.get("inside", []):
+                for number, item in enumerate(each.get("inside", [])):
                     for key, kind in INSIDE.items():
                         if key in item:
-                            self._names(kind, item[key], known | more, table, place, "inside")
+                            self._names(kind, item[key], known | more, table, place, key, number)
         for name, formula in self.data.get("ledger", {}).items():
             self._names(FORMULA, formula, known, "ledger", None, name)
 
-    def _names(self, kind: Kind, value: Any, known: set[str], table: str, place: int | None, key: str) -> None:
+    def _names(
+        self, kind: Kind, value: Any, known: set[str], table: str, place: int | None, key: str, item: int | None = None
+    ) -> None:
         try:
             for formula in kind.formulas(value):
                 for name in sorted(names_in(formula) - known):
                     raise SpecError(unknown(name, known, f" in {formula!r}"))
         except SpecError as error:
-            raise self.error(str(error), table, place, key) from error
+            raise self.error(str(error), table, place, key, item) from error
 
     # ---- lines
 
@@ -198,7 +201,26 @@ class SpecFile:
             head = next((number for number, line in enumerate(self._lines, 1) if pattern.match(line)), None)
         return head
 
-    def error(self, text: str, table: str = "", place: int | None = None, key: str = "") -> SpecError:
-        """The error with its line."""
+    def item_line(self, place: int, item: int, key: str = "") -> int | None:
+        """The line of an item in the `inside` of the n-th step."""
+        before = sum(len(each.get("inside", [])) for each in self.data["step"][:place])
+        start = self.line("step.inside", before + item, key)  # with a head of its own: [[step.inside]]
+        if start is not None:
+            return start
+        start, depth, seen = self.line("step", place, "inside"), 0, -1
+        for number, line in enumerate(self._lines[start - 1 :] if start else (), start or 0):
+            for char in QUOTED.sub("", line):
+                seen += char == "{" and depth == 0
+                depth += (char == "{") - (char == "}")
+                if seen == item:
+                    return number
+        return start
+
+    def error(
+        self, text: str, table: str = "", place: int | None = None, key: str = "", item: int | None = None
+    ) -> SpecError:
+        """The error with its line. `item`: of `inside`, if it is there."""
         line = self.line(table, place, key) if table or key else None
+        if item is not None and place is not None:
+            line = self.item_line(place, item, key)
         return SpecError(f"{self.name}{f':{line}' if line else ''}: {text}")

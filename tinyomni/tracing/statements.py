@@ -39,6 +39,40 @@ class Statement:
         told = [f"{name} {show(value)}" for name, value in itertools.islice(self.names.items(), MOST_NAMES)]
         return f"{self.place}\n    `{self.text}`" + (f", with {', '.join(told)}" if told else "")
 
+    def variable(self, node: ast.AST) -> Any:
+        """What a name or an attribute stands for, whatever it is; None for other expressions."""
+        if self.frame is not None and isinstance(node, ast.Name):
+            return self.frame.f_locals.get(node.id, self.frame.f_globals.get(node.id))
+        return attribute(self.frame, node) if self.frame is not None and isinstance(node, ast.Attribute) else None
+
+    def runs_torch(self) -> bool:
+        """Is the failing expression an operation of torch that was given a tensor, or what some call has made? Where no
+        source can be read: does its function have tensors?"""
+        part = self.part
+        if not self.text and self.frame is not None:
+            return any(isinstance(value, Tensor) for value in self.frame.f_locals.values())
+        if part is None:
+            return False
+        given = (each for each in ast.walk(part) if each is not part)
+        return any(isinstance(each, ast.Call) or isinstance(self.variable(each), Tensor) for each in given) and any(
+            _of_torch(self.variable(each)) for each in ast.walk(part.func if isinstance(part, ast.Call) else part)
+        )
+
+    def tuple_given(self) -> tuple[str, tuple[Any, ...]] | None:
+        """A variable of the failing expression that is a tuple with a tensor in front, such as what an LSTM gives."""
+        match self.part:
+            case ast.BinOp(left, _, right):
+                nodes = [left, right]
+            case ast.Call(_, arguments, keywords):
+                nodes = [*arguments, *(each.value for each in keywords)]
+            case ast.Subscript(value) | ast.Attribute(value):
+                nodes = [value]
+            case _:
+                nodes = []
+        items = [item for node in nodes for item in (node.elts if isinstance(node, (ast.List, ast.Tuple)) else [node])]
+        found = ((ast.unparse(item), self.variable(item)) for item in items)
+        return next(((name, value) for name, value in found if begins_with_tensor(value)), None)
+
     def value(self, node: ast.expr | None) -> Any:
         """The tensor or number that an expression names; None for other expressions. Views of tensors and results of
         modules are followed, as empty tensors on the meta device: only their shape and dtype are right."""
@@ -61,6 +95,10 @@ class Statement:
                 return found.shape[axis] if -found.ndim <= axis < found.ndim else None
             case ast.Call(function) if ast.unparse(function) in self.modules:
                 return self.result(self.modules[ast.unparse(function)])
+            case ast.Call(ast.Attribute(ast.Name("torch" | "F" as module), name), [inner, *arguments], keywords) if (
+                name in VIEWS and module not in self.names
+            ):
+                return self._view(inner, name, arguments, keywords)
             case ast.Call(ast.Attribute(inner, name), arguments, keywords) if name in VIEWS:
                 return self._view(inner, name, arguments, keywords)
             case ast.Subscript(inner, index) if isinstance(found := self.value(inner), Tensor):
@@ -132,7 +170,8 @@ class Statement:
 
 
 VIEWS = ("transpose", "permute", "unsqueeze", "squeeze", "flatten", "view", "reshape", "contiguous", "float", "long",
-         "expand", "detach", "clone", "mean", "sum", "softmax")  # fmt: skip
+         "expand", "detach", "clone", "mean", "sum", "softmax", "relu", "sigmoid", "tanh", "exp", "log", "sqrt", "abs",
+         "swapaxes", "repeat", "int", "bool")  # fmt: skip
 
 
 def _empty(tensor: Tensor) -> Tensor:
@@ -169,7 +208,7 @@ def statement_of(frame: types.FrameType, line: int, instruction: int) -> Stateme
     position = _position(code, instruction)
     node = _smallest(parsed(code.co_filename, lines), line, position)
     if node is None:  # no source that can be read
-        return Statement(place, lines[line - 1].strip() if line <= len(lines) else "", None)
+        return Statement(place, lines[line - 1].strip() if line <= len(lines) else "", None, frame=frame)
     whole = node
     if hasattr(node, "body"):  # of `for`, `with` and the like only the head
         empty = {"body": [ast.Pass()], "orelse": [], "handlers": [], "finalbody": []}
@@ -195,6 +234,19 @@ def statement_of(frame: types.FrameType, line: int, instruction: int) -> Stateme
         if _worth_showing(value, each):
             found.names[ast.unparse(each)] = value
     return found
+
+
+def begins_with_tensor(value: Any) -> bool:
+    """Is it a tuple whose first entry is a tensor?"""
+    return type(value) is tuple and bool(value) and isinstance(value[0], Tensor)
+
+
+def _of_torch(value: Any) -> bool:
+    """A tensor, or a module or function of torch."""
+    name = value.__name__ if isinstance(value, types.ModuleType) else ""
+    if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
+        name = value.__module__ or ""
+    return isinstance(value, Tensor) or name.partition(".")[0] == "torch"
 
 
 def raised_by_hand(code: types.CodeType, instruction: int) -> bool:

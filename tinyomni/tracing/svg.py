@@ -5,11 +5,12 @@ without them, a part of a model that got its input from somewhere hangs by a das
 A box has the colour and the mark of what it works on: text, image, audio or speech.
 """
 
+from collections import Counter
 from html import escape
 
 from tinyomni.tracing.looks import Modality, modalities, tint
-from tinyomni.tracing.records import Run
-from tinyomni.tracing.rows import Row, fold, tree
+from tinyomni.tracing.records import Run, Value
+from tinyomni.tracing.rows import Row, Usual, fold, text, tree, usual_of
 
 CHAR, LINE, PAD, GAP, RISE = 7.3, 17, 10, 28, 34
 
@@ -17,7 +18,7 @@ CHAR, LINE, PAD, GAP, RISE = 7.3, 17, 10, 28, 34
 class Box:
     """One call of the diagram: its title, the shapes that leave it, its place."""
 
-    def __init__(self, row: Row, modality: Modality | None) -> None:
+    def __init__(self, row: Row, modality: Modality | None, usual: Usual) -> None:
         record = row.last
         self.modality = modality
         name = record.title if record.declared else " ".join(part for part in (row.label, row.path) if part)
@@ -26,9 +27,8 @@ class Box:
             *([] if record.ok else [f"✘ {record.status}"]),
         ]
         self.op = record.op
-        self.shapes = [text for text in dict.fromkeys(map(str, (v for v in record.outputs if v.dtype)))]
-        inputs = [value for value in record.inputs if value.dtype]
-        self.inputs = list(dict.fromkeys(f"{value.name} {value}" for value in inputs))
+        self.shapes = _counted(record.outputs, usual, named=False)
+        self.inputs = _counted(record.inputs, usual, named=True)
         self.ids = {record.id for record in row.records}
         self.sources: set[int] = {source for record in row.records for source in record.sources}
         self.rank, self.x, self.y = 0, 0.0, 0.0
@@ -48,6 +48,17 @@ class Box:
         """Of the box alone."""
         return len(self.lines) * LINE + PAD
 
+    @property
+    def tip(self) -> float:
+        """Where an arrow ends: above the text over the box."""
+        return self.y - 1 - len(self.entry) * LINE
+
+
+def _counted(values: tuple[Value, ...], usual: Usual, named: bool) -> list[str]:
+    """The tensors as text, equal ones as `2 × (3, 4)`."""
+    counts = Counter(text(value, value, usual, named) for value in values if value.dtype)
+    return [f"{times} × {each}" if times > 1 else each for each, times in counts.items()]
+
 
 def flow(run: Run, depth: int | None = None) -> str:
     """The calls at a depth, 0 for the outermost; by default the outermost, or the parts of a single one."""
@@ -55,7 +66,8 @@ def flow(run: Run, depth: int | None = None) -> str:
     if not rows:
         raise ValueError(f"{run.title}: nothing was traced, so there is nothing to draw")
     top, rows, works_on = rows, opened(rows, depth), modalities(rows)
-    boxes = [Box(row, works_on[row.last.id]) for row in rows]
+    usual = usual_of(run.steps)
+    boxes = [Box(row, works_on[row.last.id], usual) for row in rows]
     owner = _owners(run, boxes)
     parents: list[list[int]] = []
     guessed: set[int] = set()
@@ -172,22 +184,22 @@ def _arrow(
     points = [(start.x, y), (start.x, bottoms[start.rank])]
     for rank, _ in lane:
         points += [(xs[rank, key], tops[rank]), (xs[rank, key], bottoms[rank])]
-    points += [(end.x, tops[end.rank]), (end.x, end.y - 1)]
+    points += [(end.x, tops[end.rank]), (end.x, end.tip)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     style = ' stroke-dasharray="4 4"' if dashed else ""
     return f'<polyline points="{path}" fill="none" stroke="#333"{style} marker-end="url(#tip)"/>'
 
 
 def _box(box: Box) -> list[str]:
-    top = [_text(box.x, box.y - PAD / 2 - (len(box.entry) - 1 - n) * LINE, text) for n, text in enumerate(box.entry)]
+    top = [_text(box.x, box.y - PAD / 2 - (len(box.entry) - 1 - n) * LINE, each) for n, each in enumerate(box.entry)]
     stroke = box.modality.colour if box.modality else "#333"
     fill = "#fff" if box.op else tint(stroke) if box.modality else "#f4f4f4"
     rect = (f'<rect x="{box.x - box.width / 2:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" '
             f'rx="4" fill="{fill}" stroke="{stroke}"/>')  # fmt: skip
-    inside = [_text(box.x, box.y + PAD / 2 + LINE * (n + 0.75), text, "bold") for n, text in enumerate(box.lines)]
-    under = [_text(box.x, box.y + box.height + LINE * (n + 0.9), text) for n, text in enumerate(box.shapes)]
+    inside = [_text(box.x, box.y + PAD / 2 + LINE * (n + 0.75), each, "bold") for n, each in enumerate(box.lines)]
+    under = [_text(box.x, box.y + box.height + LINE * (n + 0.9), each) for n, each in enumerate(box.shapes)]
     return [*top, rect, *inside, *under]
 
 
-def _text(x: float, y: float, text: str, weight: str = "normal") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle" font-weight="{weight}">{escape(text)}</text>'
+def _text(x: float, y: float, shown: str, weight: str = "normal") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle" font-weight="{weight}">{escape(shown)}</text>'

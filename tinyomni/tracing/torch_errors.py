@@ -5,25 +5,35 @@ Only sizes, dtypes and devices are read, never values.
 
 import ast
 import functools
+import re
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tinyomni.tracing import tensors
 from tinyomni.tracing.functions import is_library
 from tinyomni.tracing.layer_errors import layer_trouble
 from tinyomni.tracing.mismatch import Context
 from tinyomni.tracing.operation_errors import operation_trouble
-from tinyomni.tracing.origins import Place, joined, origins, uncalled
-from tinyomni.tracing.statements import Statement, raised_by_hand, statement_of
+from tinyomni.tracing.operations import tensors_among
+from tinyomni.tracing.origins import Place, assigned_at, joined, origins, uncalled
+from tinyomni.tracing.statements import Statement, begins_with_tensor, raised_by_hand, statement_of
 
 OURS = __name__.rpartition(".")[0]
 KINDS = (RuntimeError, IndexError, ValueError, AssertionError)
+CALLS = (TypeError, AttributeError)  # of these only torch's own, and those of a tuple where a tensor is due
 WORDS = ("shape", "size", "dim", "mat1", "stride", "channels", "out of range", "out of bounds", "scalar type", "dtype",
          "type", "device", "should contain", "mask", "einsum", "tensor", "Kernel", "input", "heads",
          "unpack")  # fmt: skip
+TENSORS = re.compile(
+    r"""(?<!['"])\b[Tt]ensors?\b|\(\): argument '|invalid combination of arguments|operand type.*'Tensor'"""
+)
+"""What torch says of arguments. A quoted name alone is Python's: `unexpected keyword argument 'tensor'`."""
+TUPLE = re.compile(r"(?:not|got) tuple\b|'tuple'|\btuple[,)]|^can only concatenate tuple|^tuple indices")
 LONGEST = 60  # expression that is written again in a fix
 
 
@@ -31,7 +41,7 @@ def explain(error: BaseException, context: Context) -> str:
     """The line, what it was given, and why that does not work; "" if the error is not about tensors."""
     frames = list(_frames(error))
     outside_torch = [place for place, (frame, _, _) in enumerate(frames) if not _is_torch(frame)]
-    if not outside_torch or not isinstance(error, KINDS):
+    if not outside_torch or not isinstance(error, (*KINDS, *CALLS)):
         return ""
     users = [place for place in outside_torch if not is_library(frames[place][0].f_code)]
     innermost = outside_torch[-1]
@@ -39,12 +49,17 @@ def explain(error: BaseException, context: Context) -> str:
     statement.result = functools.partial(_result, context)
     statement.given = _given(frames[innermost + 1 :])
     context, told = replace(context, joined=joined(frames[innermost], statement)), ""
-    if not (innermost == len(frames) - 1 and raised_by_hand(frames[-1][0].f_code, frames[-1][2])):
+    by_hand = innermost == len(frames) - 1 and raised_by_hand(frames[-1][0].f_code, frames[-1][2])
+    more: list[str] = []
+    if isinstance(error, CALLS) and not by_hand:
+        told, more = _tuple_for_tensor(error, frames[innermost:], statement, context)
+    elif not by_hand:
         told = _in_a_layer(frames[innermost:], context, statement) or operation_trouble(error, statement, context)
-    if not told and not any(word in str(error) for word in WORDS):
+    known = isinstance(error, KINDS) and any(word in str(error) for word in WORDS)
+    if not told and not known and (by_hand or not _is_torchs(error, frames[innermost + 1 :], statement)):
         return ""
     where = str(statement)
-    more = _more(frames, outside_torch, innermost, statement, context)
+    more += _more(frames, outside_torch, innermost, statement, context)
     if users and users[-1] != innermost:  # in the code of a package: the reader's own line comes first
         outer = statement_of(*frames[users[-1]])
         where = f"{outer}\n  inside {where}"
@@ -54,9 +69,54 @@ def explain(error: BaseException, context: Context) -> str:
     return "\n  ".join([f"{where}\n{said}", *dict.fromkeys(more)])
 
 
+def _is_torchs(error: BaseException, inside: Sequence[Place], statement: Statement) -> bool:
+    """Did torch raise this, while it was given tensors? `inside`: the frames of torch that it went through."""
+    if isinstance(error, (AssertionError, AttributeError)):  # torch.testing asserts on purpose
+        return False
+    if TENSORS.search(str(error)):
+        return True
+    if inside:
+        given = any(True for frame, _, _ in inside for _ in tensors_among(frame.f_locals.values()))
+        return given and not isinstance(error, TypeError)
+    return isinstance(error, (RuntimeError, IndexError)) and statement.runs_torch()
+
+
+def _tuple_for_tensor(
+    error: BaseException, frames: Sequence[Place], statement: Statement, context: Context
+) -> tuple[str, list[str]]:
+    """`y = self.lstm(x)` where `y, _ = self.lstm(x)` is meant: the fix, and where y was assigned."""
+    if not TUPLE.search(str(error)):
+        return "", []
+    (frame, line, _), (inner, _, _) = frames[0], frames[-1]
+    if (found := statement.tuple_given()) is not None:
+        name, value = found
+        fix = f"`{name}, {'_' if len(value) == 2 else '*_'} = …` where it is made"
+        made = assigned_at(frame, name, line) if name.isidentifier() else []
+        return f"`{name}` is {_tuple(value)}: {fix if name.isidentifier() else f'`{name}[0]`'}?", made
+    module = inner.f_locals.get("self")
+    if not isinstance(module, nn.Module):
+        return "", []
+    for name in inner.f_code.co_varnames[1 : inner.f_code.co_argcount]:
+        if begins_with_tensor(given := inner.f_locals.get(name)):
+            label = f"`{context.path(module) or type(module).__name__}` is a {type(module).__name__}"
+            written = _argument(statement) if _called(frames) is module and name == inner.f_code.co_varnames[1] else ""
+            return f"{label}, and its {name} is {_tuple(given)}: `{written or name}[0]`?", []
+    return "", []
+
+
+def _tuple(value: Any) -> str:
+    return f"a tuple of {len(value)}, its first entry a tensor {tensors.show(value[0])}"
+
+
+def _called(frames: Sequence[Place]) -> nn.Module | None:
+    """The outermost layer below the first of these frames."""
+    modules = (frame.f_locals.get("self") for frame, _, _ in frames[1:])
+    return next((each for each in modules if isinstance(each, nn.Module)), None)
+
+
 def _first_lines(error: BaseException) -> str:
     """The first line; where that only announces a list, the next ones, too."""
-    lines = str(error).splitlines()
+    lines = str(error).splitlines() or [type(error).__name__]
     return " ".join(line.strip() for line in lines[: 4 if lines[0].endswith(":") else 1])
 
 
@@ -108,14 +168,13 @@ def _argument(statement: Statement) -> str:
     arguments = [*statement.part.args, *(each.value for each in statement.part.keywords)]
     node = next(iter(arguments), None)
     text = ast.unparse(node) if node is not None and not isinstance(node, ast.Starred) else ""
-    plain = isinstance(node, (ast.Name, ast.Attribute, ast.Call, ast.Subscript))
+    plain = isinstance(node, (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.Tuple))
     return "" if len(text) > LONGEST else text if plain or not text else f"({text})"
 
 
 def _in_a_layer(frames: Sequence[Place], context: Context, statement: Statement) -> str:
     """What is wrong with the input of a layer of torch.nn that these frames run, the innermost first."""
-    modules = (frame.f_locals.get("self") for frame, _, _ in frames[1:])
-    called = next((each for each in modules if isinstance(each, nn.Module)), None)
+    called = _called(frames)
     for frame, _, _ in reversed(frames):
         module = frame.f_locals.get("self")
         if _is_torch(frame) and frame.f_code.co_name == "forward" and isinstance(module, nn.Module):

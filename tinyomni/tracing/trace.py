@@ -30,7 +30,7 @@ class Trace(Run):
 
     mismatches: list[Mismatch] = field(default_factory=list)
     problem: str = ""
-    lines: list[Lines] = field(default_factory=list)  # of `trace(lines=True)`; not saved
+    lines: list[Lines] = field(default_factory=list)  # of `trace(lines=True)`
     recorder: AbstractContextManager[Any] | None = field(default=None, compare=False)  # until the run has ended
 
     def __enter__(self) -> "Trace":
@@ -104,7 +104,7 @@ class Trace(Run):
         """One self-contained page, without scripts; written to `path` if there is one. `links`: the address behind each
         `file:line`, such as `vscode://file/{path}:{line}` or `file://{path}`. `to_scale`: a bar under each output, as
         long as it has values."""
-        return _write(html.page(self, links, to_scale), path)
+        return _write(html.page(self, links, to_scale, self.problem, self.lines), path)
 
     def to_svg(self, path: str | Path | None = None, depth: int | None = None) -> str:
         """A flow diagram with named shapes between the calls; written to `path` if there is one. `depth`: 0 for the
@@ -112,12 +112,12 @@ class Trace(Run):
         return _write(svg.flow(self, depth), path)
 
     def _repr_html_(self) -> str:
-        return html.fragment(self) + "".join(each._repr_html_() for each in self.lines)
+        return html.fragment(self, problem=self.problem, lines=self.lines)
 
     # ---- keeping
 
     def save(self, path: str | Path) -> None:
-        """Write the trace as JSON. Equal inputs of many calls are written once."""
+        """Write the trace as JSON. Equal inputs of many calls are written once, and so is the source of a function."""
         values: dict[Value, int] = {}
 
         def index(each: Value) -> int:
@@ -132,6 +132,7 @@ class Trace(Run):
             }
             for record in self.steps
         ]
+        sources = list(dict.fromkeys(tuple(each.source) for each in self.lines))
         data = {
             "schema": SCHEMA,
             "title": self.title,
@@ -141,6 +142,8 @@ class Trace(Run):
             "ledger": [list(entry) for entry in self.ledger],
             "values": [dataclasses.asdict(each) for each in values],
             "steps": steps,
+            "sources": sources,
+            "lines": [each.data(sources.index(tuple(each.source))) for each in self.lines],
         }
         Path(path).write_text(json.dumps(data, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
 
@@ -159,6 +162,8 @@ class Trace(Run):
                 list(data["notes"]),
                 [Mismatch(**each) for each in data["mismatches"]],
                 data["problem"],
+                # there are none in files of before
+                [Lines.of(each, data["sources"]) for each in data.get("lines", [])],
             )
         except (LookupError, TypeError, AttributeError, UnicodeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a trace written by t.save(): {error!r}") from error

@@ -172,4 +172,4 @@ def tensors_in(value: Any) -> Sequence[Tensor]:
         return [item for item in itertools.islice(items, MOST_ITEMS) if isinstance(item, Tensor)]
     if kind is Tensor or (classify(kind) == TENSOR and kind is not TensorInfo):  # type: ignore[arg-type]
         return (value,)
-    return ()
+    return tuple(value) if kind.__module__ == "torch.return_types" else ()  # of topk, max, …
