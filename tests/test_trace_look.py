@@ -114,6 +114,17 @@ def test_what_failed_is_explained_in_every_form_and_lines_are_kept(tmp_path: Pat
     assert again == t and again.to_html() == page and str(again) == str(t) and "# 2, 5" in str(again)
 
 
+def test_a_difference_of_operations_and_phases() -> None:
+    runs, layer = [], nn.Linear(2, 2)
+    for dim, train in ((0, True), (1, False)):
+        with trace(ops=True) as t:
+            torch.zeros(4, 4).sum(dim)
+            layer.train(train)(torch.zeros(2, 2))
+        runs.append(t)
+    told = str(runs[0].diff(runs[1]))
+    assert "~ sum: sum(0) | sum(1)" in told and "~ Linear.forward: train | —" in told
+
+
 def test_a_difference_names_the_module() -> None:
     runs = []
     for size in (2, 3):

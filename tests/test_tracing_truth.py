@@ -211,6 +211,29 @@ def test_sizes_are_a_range_only_if_they_grow_by_equal_steps(sizes: list[int], ro
     assert sum(row.count for row in t.rows()) == len(sizes)
 
 
+def test_different_layers_are_no_series() -> None:
+    layers = [nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 6)]
+    with trace() as t:
+        x = torch.zeros(2, 3)
+        for layer in layers:
+            x = layer(x)
+    assert [(row.count, row.values("outputs")) for row in t.rows()] == [
+        (1, "(2, 4)"), (1, "(2, 5)"), (1, "(2, 6)"), (2, "(2, 6)"),
+    ]  # fmt: skip
+
+
+def test_of_a_result_and_an_argument_the_result_is_wrong() -> None:
+    def collect(x: Float[Tensor, "n"], found: list[Tensor]) -> list[Float[Tensor, "n"]]:
+        found.append(x)
+        return found
+
+    found: list[Tensor] = []
+    with trace(strict=False) as t:
+        for size in (2, 2, 3):
+            collect(torch.zeros(size), found)
+    assert "expected `return.0` (n) Float, got (2,) float32: n must be 3 as in `x`, got 2. One too few." in str(t)
+
+
 def test_dtypes_statuses_and_plain_values_are_not_joined() -> None:
     def pick(x: Float[Tensor, "n"], how: str) -> int:
         return len(how)

@@ -40,8 +40,10 @@ class Diff:
         for one, other in zip(*kinds, strict=False):
             if one[0] == other[0] and one != other:
                 yield f"{name} {one[0]}: {' '.join(one[1:])} | {' '.join(other[1:])}"
-        if was.last.status != now.last.status:
-            yield f"{name}: {was.last.status} | {now.last.status}"
+        for what in ("title", "status", "phase"):
+            one, other = (getattr(row.last, what) or "—" for row in (was, now))
+            if one != other:
+                yield f"{name}: {one} | {other}"
 
     def __bool__(self) -> bool:
         return bool(self.changes)

@@ -131,11 +131,13 @@ def explain(
             parts = annotations.words(leaf.dim_str)
             fix = dims_fix(path, tensor, parts, others) or dims_fix(path, tensor, parts, sizes)
             found = dataclasses.replace(found, fix=fix)
+        found = blame(found, bound, sizes, context)
+        path, leaf, tensor = next(each for each in bound if each[0] == found.argument)
         if other := exchanged(path, leaf, tensor, bound, sizes):
             found = dataclasses.replace(found, fix=f"Are `{path}` and `{other}` exchanged?")
         if other := elsewhere(path, leaf, tensor, bound, hints):
             found = dataclasses.replace(found, fix=f"Is it meant for `{other}=`?")
-        return blame(found, bound, sizes, context)
+        return found
     return Mismatch(call, name, annotations.show(hints[name]), shown(name, value))
 
 
@@ -145,19 +147,10 @@ def blame(found: Mismatch, bound: list[Bound], sizes: Mapping[str, tuple[Size, s
         return found
     usual = context.usual[found.axis].most_common(1)[0][0]
     size, first = sizes[found.axis]
-    if size == usual or found.got != usual or first == found.argument or found.argument == "return":
+    if size == usual or found.got != usual or first == found.argument or found.argument.partition(".")[0] == "return":
         return found
-    leaf, tensor = next((leaf, tensor) for path, leaf, tensor in bound if path == first)
-    return dataclasses.replace(
-        found,
-        argument=first,
-        annotation=annotations.show(leaf),
-        value=tensors.show(tensor),
-        expected=usual,
-        got=size,
-        source=found.argument,
-        fix=context.layer(size, usual) or found.fix,
-    )
+    each = next(each for each in bound if each[0] == first)
+    return difference(found.call, *each, {found.axis: (usual, found.argument)}, context) or found
 
 
 def exchanged(

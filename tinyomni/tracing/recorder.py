@@ -147,7 +147,8 @@ class Recorder:
         self._open: list[OpenCall] = []
         self._outermost: dict[int, tuple[weakref.ref[Any], CacheState]] = {}  # caches of calls that none encloses
         self._annotated, self._unnamed = 0, 0
-        self._modules_met: dict[int, tuple[weakref.ref[nn.Module], str]] = {}
+        self._modules_met: dict[int, tuple[weakref.ref[nn.Module], str, int]] = {}
+        self._roots = 0
         self._made = tensors.TensorNotes[int]()
         self._faults: Counter[str] = Counter()
         self._threads: set[str] = set()
@@ -293,7 +294,7 @@ class Recorder:
         owner = next(iter(values.values()), None)
         training = above.training if above else False
         if isinstance(owner, nn.Module):
-            record.path, training = self._path(owner), owner.training
+            (record.path, record.root), training = self._path(owner), owner.training
         call = OpenCall(frame, record, function, signature, training)
         self._phase(call, values, owner, above)
         calls.count += 1
@@ -509,17 +510,18 @@ class Recorder:
                     found[record] = None
         return tuple(found)
 
-    def _path(self, module: nn.Module) -> str:
-        """Where the module is in the outermost one that was met."""
+    def _path(self, module: nn.Module) -> tuple[str, int]:
+        """Where the module is in the outermost one that was met, and which of these that is."""
         known = self._modules_met.get(id(module))
         if known is None or known[0]() is not module:
+            self._roots += 1
             for name, child in module.named_modules():
                 if (met := self._modules_met.get(id(child))) is None or met[0]() is not child:
-                    self._modules_met[id(child)] = weakref.ref(child), name
+                    self._modules_met[id(child)] = weakref.ref(child), name, self._roots
                 if isinstance(child, torch.jit.ScriptModule):
                     self.trace.notes.append(f"{name or type(child).__name__} runs outside Python and could not be seen")
             known = self._modules_met.get(id(module))
-        return known[1] if known is not None else ""
+        return known[1:] if known is not None else ("", self._roots)
 
     def _phase(self, call: OpenCall, values: dict[str, Any], owner: Any, above: OpenCall | None) -> None:
         """Prefill, decode, train or recompute, where that can be told."""
@@ -629,7 +631,7 @@ class Recorder:
                     for axis in value.axes:
                         usual.setdefault(axis.name, Counter())[axis.size] += 1
         glossary = {**glossary_of(module), **self._glossary}
-        modules = [(each, path) for met, path in self._modules_met.values() if (each := met()) is not None]
+        modules = [(each, path) for met, path, _ in self._modules_met.values() if (each := met()) is not None]
         return Context(usual, modules, glossary, self.trace.steps, self._maker)
 
     def _maker(self, tensor: Tensor) -> Record | None:

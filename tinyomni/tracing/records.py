@@ -55,6 +55,7 @@ class Record:
     depth: int
     call: str  # qualified name of the function
     path: str = ""  # of the module it belongs to, such as blocks.0.attn
+    root: int = 0  # which of the outermost modules that is in, from 1; 0 for a function
     number: int = 0  # which call of this function in this trace, from 0
     phase: str = ""  # prefill, decode or train, where that can be told
     cache: int | None = None  # tokens in the KV cache before the call

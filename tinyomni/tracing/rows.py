@@ -196,7 +196,9 @@ def _difference(one: _Folded, other: _Folded) -> tuple[int, ...] | None:
     """By how much each size grows from one row to the next; None if they cannot be joined."""
     if one.sizes == other.sizes and one.below == other.below:
         return (0,) * len(one.sizes)
-    if one.path != other.path or one.row.count != other.row.count or one.row.last.op:
+    if one.path != other.path or one.row.last.root != other.row.last.root:  # layers of other sizes
+        return None
+    if one.row.count != other.row.count or one.row.last.op:
         return None
     pairs = list(zip(one.sizes, other.sizes, strict=True))
     if any(type(size) is str and size != now for size, now in pairs):
