@@ -681,8 +681,8 @@ class Recorder:
         if told and trace.problem:
             # a call that did not return ended at its own mismatch; after one that did, this is another error
             over = at >= len(trace.steps) or bool(trace.steps[at].end)
-            more = f"The run went on, and ended at {told}" if over else f"torch says: {str(error).splitlines()[0]}"
-            told = f"{trace.problem}\n{more}"
+            said = f"It ended at {told.splitlines()[0]}\ntorch says: {str(error).splitlines()[0]}"
+            told = f"{trace.problem}\n{f'The run went on, and ended at {told}' if over else said}"
         trace.problem = trace.problem or told
         way = self._way(at)
         if told and (better := explained(error, f"{trace.title}: {told}{way}")) is not None:
