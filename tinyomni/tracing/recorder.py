@@ -147,7 +147,7 @@ class Recorder:
         self._open: list[OpenCall] = []
         self._outermost: dict[int, tuple[weakref.ref[Any], CacheState]] = {}  # caches of calls that none encloses
         self._annotated, self._unnamed = 0, 0
-        self._modules_met: dict[int, tuple[weakref.ref[nn.Module], str, int]] = {}
+        self._modules_met: dict[int, tuple[weakref.ref[nn.Module], tuple[str, int]]] = {}
         self._roots = 0
         self._made = tensors.TensorNotes[int]()
         self._faults: Counter[str] = Counter()
@@ -517,11 +517,11 @@ class Recorder:
             self._roots += 1
             for name, child in module.named_modules():
                 if (met := self._modules_met.get(id(child))) is None or met[0]() is not child:
-                    self._modules_met[id(child)] = weakref.ref(child), name, self._roots
+                    self._modules_met[id(child)] = weakref.ref(child), (name, self._roots)
                 if isinstance(child, torch.jit.ScriptModule):
                     self.trace.notes.append(f"{name or type(child).__name__} runs outside Python and could not be seen")
             known = self._modules_met.get(id(module))
-        return known[1:] if known is not None else ("", self._roots)
+        return known[1] if known is not None else ("", self._roots)
 
     def _phase(self, call: OpenCall, values: dict[str, Any], owner: Any, above: OpenCall | None) -> None:
         """Prefill, decode, train or recompute, where that can be told."""
@@ -631,7 +631,7 @@ class Recorder:
                     for axis in value.axes:
                         usual.setdefault(axis.name, Counter())[axis.size] += 1
         glossary = {**glossary_of(module), **self._glossary}
-        modules = [(each, path) for met, path, _ in self._modules_met.values() if (each := met()) is not None]
+        modules = [(each, path) for met, (path, _) in self._modules_met.values() if (each := met()) is not None]
         return Context(usual, modules, glossary, self.trace.steps, self._maker)
 
     def _maker(self, tensor: Tensor) -> Record | None:
