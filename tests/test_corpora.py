@@ -118,6 +118,21 @@ def test_librispeech(librispeech: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert isinstance(found, LibriSpeech) and len(found) == count and found[0].wave is not None
 
 
+def test_a_linked_part_of_librispeech_is_not_left_out_silently(librispeech: Path, tmp_path: Path) -> None:
+    (root := tmp_path / "root").mkdir()
+    (root / "train-clean-100").symlink_to(librispeech)
+    assert isinstance(data := open_data(root, allow_outside=True), LibriSpeech) and len(data) == 3
+    with pytest.raises(ManifestError, match=r"usable row(.|\n)*is outside the folder .*--allow-outside"):
+        open_data(root)
+    (librispeech.parent / "same").symlink_to(librispeech)
+    assert len(LibriSpeech(librispeech.parent)) == 3
+    (librispeech.parent / "train-clean-360").symlink_to(tmp_path / "unplugged")
+    with pytest.raises(ManifestError, match=r"1 of 4 rows (.|\n)*train-clean-360: expected data, got a link to .*unpl"):
+        LibriSpeech(librispeech.parent)
+    with pytest.warns(SkippedRows, match="1 of 4"):
+        assert len(LibriSpeech(librispeech.parent, skip_bad=True)) == 3
+
+
 def test_transcripts_of_librispeech_as_they_are_found(librispeech: Path) -> None:
     chapter = librispeech / "84" / "121123"
     text = chapter / "84-121123.trans.txt"
@@ -258,6 +273,7 @@ def test_coco(coco: Path) -> None:
         (lambda whole: whole["images"].__setitem__(0, 7), "annotation 49: image_id 397133 is not among"),
         (lambda whole: whole["annotations"][1].pop("caption"), "annotation 49: caption must be a string, got null"),
         (lambda whole: whole["annotations"][1].update(caption=["x"]), "annotation 49: caption must be a string, got"),
+        (lambda whole: whole["images"].append({"id": 397133, "file_name": "x"}), "49: two images have the id 397133"),
         (lambda whole: whole["images"][0].update(file_name="gone.jpg"), "annotation 49: gone.jpg: no such file"),
         (lambda whole: whole["images"][0].update(file_name="../x.jpg"), "annotation 49: .*is outside the folder"),
     ],
@@ -313,6 +329,21 @@ def test_a_caption_that_is_nested_too_deeply_costs_one_row_of_coco(coco: Path, s
     with pytest.warns(SkippedRows, match="1 of 3"):
         assert len(CocoCaptions(coco, skip_bad=True)) == 2
     assert coco.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("half", ["", "\\ud800"])  # for either parser
+@pytest.mark.parametrize(
+    ("old", "why"),
+    [
+        ('"caption": "A man', "duplicate key 'caption'"),
+        ('"file_name": "000000397133', "397133: duplicate key 'file_name'"),
+    ],
+)
+def test_a_key_of_coco_that_occurs_twice(coco: Path, old: str, why: str, half: str) -> None:
+    text = coco.read_text(encoding="utf-8").replace("{", f'{{"half": "{half}", ', 1)
+    coco.write_text(text.replace(old, f'{old.partition(":")[0]}: "x", {old}'), encoding="utf-8")
+    with pytest.raises(ManifestError, match=f"1 of 3 rows (.|\n)*annotation 49: .*{why}"):
+        CocoCaptions(coco)
 
 
 def test_coco_with_a_text_that_is_not_utf8(coco: Path) -> None:
@@ -447,6 +478,21 @@ def test_rows_about_one_file_stay_on_one_side(tmp_path: Path) -> None:
         assert not {data.row(i)["image"] for i in train.indices} & {data.row(i)["image"] for i in validation.indices}
 
 
+def test_a_file_that_is_spelled_in_two_ways_stays_on_one_side(tmp_path: Path) -> None:
+    chosen = []
+    for name in ("one", "two"):
+        (folder := tmp_path / name).mkdir()
+        for number in range(20):
+            Image.new("L", (8, 8), number).save(folder / f"\u00e9{number}.png")
+        rows = [f"\u00e9{n}.png,x\n./e\u0301{n}.png,y\n{folder}/\u00e9{n}.png,z\n" for n in range(20)]
+        (folder / "rows.csv").write_text(f"image,caption\n{''.join(rows)}", encoding="utf-8")
+        train, validation = train_validation_split(open_data(folder / "rows.csv"))
+        sides = [{index // 3 for index in part.indices} for part in (train, validation)]
+        assert not sides[0] & sides[1] and len(sides[1]) == 1
+        chosen.append(sides[1])
+    assert chosen[0] == chosen[1]  # wherever the folder lies
+
+
 def test_a_single_row_cannot_be_split(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one line\n", encoding="utf-8")
     with pytest.raises(
@@ -523,6 +569,41 @@ def test_a_folder_whose_header_is_no_line_of_ljspeech(header: str, tmp_path: Pat
     assert open_data(tmp_path)[0].texts == {"caption": "x"}
 
 
+@pytest.mark.parametrize("header", ["image,caption", '\ufeff"caption", "image"', "Image,Caption,more"])
+def test_captions_with_a_bar_are_no_ljspeech(header: str, tmp_path: Path) -> None:
+    rows = "".join(f"{number}.png,red | {number}\n" for number in range(3))
+    (tmp_path / "metadata.csv").write_text(f"{header}\n{rows}", encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"metadata.csv:\d: (?!expected 3 cells)"):
+        open_data(tmp_path)
+    for number in range(3):
+        Image.new("RGB", (32, 32), "red").save(tmp_path / f"{number}.png")
+    (tmp_path / "metadata.csv").write_text(f"image,caption\n{rows}", encoding="utf-8")
+    assert len(open_data(tmp_path)) == 3
+
+
+def test_ljspeech_about_images(ljspeech: Path) -> None:
+    path = ljspeech / "metadata.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("1455,", "1455, image, audio,"), encoding="utf-8")
+    assert isinstance(open_data(ljspeech), LJSpeech)
+
+
+def test_a_text_beside_data_is_not_taken_for_the_data(tmp_path: Path) -> None:
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "classes.txt").write_text("cat\n", encoding="utf-8")
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "train" / "cat" / "0.png")
+    assert isinstance(open_data(tmp_path), TextFiles)  # texts with a picture
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "train" / "cat" / "1.PNG")
+    with pytest.raises(
+        ManifestError, match=r"expected a manifest or text alone, got 2 images or recordings, and 1 .txt"
+    ):
+        open_data(tmp_path)
+    for suffix in ("csv", "jsonl"):
+        (tmp_path / "train" / f"metadata.{suffix}").touch()
+        with pytest.raises(ManifestError, match=rf"got metadata.{suffix} in train/\. Open that folder"):
+            open_data(tmp_path)
+        (tmp_path / "train" / f"metadata.{suffix}").unlink()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -555,6 +636,12 @@ def test_accents_are_found_in_either_form(tmp_path: Path) -> None:
         name = unicodedata.normalize(written, "caf\u00e9.wav")
         (folder / "rows.csv").write_text(f"audio,text\n{name},x\n", encoding="utf-8")
         assert len(Manifest(folder / "rows.csv")) == 1
+    (folder := tmp_path / "te\u0302te").mkdir()
+    soundfile.write(folder / "\u00e9.wav", tone(1, 16_000), 16_000)
+    (tmp_path / "rows.csv").write_text(
+        "audio,text\nt\u00eate/\u00e9.wav,x\n./t\u00eate/e\u0301.wav,x\n", encoding="utf-8"
+    )
+    assert len(Manifest(tmp_path / "rows.csv")) == 2
 
 
 @pytest.mark.parametrize(

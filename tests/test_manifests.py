@@ -1,6 +1,7 @@
 """Manifests: valid rows are read completely, bad ones are counted and named with their file and line."""
 
 import csv
+import gzip
 import io
 import os
 import pickle
@@ -234,6 +235,40 @@ def test_invalid_utf8_is_named_with_its_line(write: Write) -> None:
             TextFiles(write("wide.txt", "a\n".encode(encoding)))
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("audio,text\na.wav,x\n".encode("utf-32"), "expected UTF-8, got UTF-32"),
+        ("audio,text\na.wav,x\n".encode("utf-32-le"), "expected UTF-8, got UTF-32"),
+        ("audio,text\na.wav,x\n".encode("utf-32-be"), "expected UTF-8, got UTF-32"),
+        (gzip.compress(b"audio,text\na.wav,x\n", mtime=0), "expected UTF-8, got gzip. Unpack it"),
+        (b"PK\3\4\x14\0\6\0", "expected UTF-8, got a ZIP archive or an Excel workbook. Unpack it, or save it as CSV"),
+    ],
+)
+def test_what_is_no_text_is_called_by_its_name(write: Write, content: bytes, words: str) -> None:
+    for name, reader in (("what.csv", Manifest), ("what.txt", TextFiles)):
+        with pytest.raises(ManifestError, match=f"{name}: {words}"):
+            reader(write(name, content))
+
+
+def test_columns_that_are_no_columns_are_not_shown_at_length(write: Write) -> None:
+    with pytest.raises(ManifestError, match="x00") as error:
+        Manifest(write("binary.csv", b"zip" + b"\0" * 5_000 + b"\n"))
+    assert len(str(error.value)) < 600
+
+
+def test_a_bad_first_row_does_not_decide_the_kind(write: Write) -> None:
+    bad = '{"image": "gone.png", "caption": "x"}\n'
+    path = write("first.jsonl", bad + '{"audio": "a.wav", "text": "a"}\n{"audio": "a.wav", "text": "b"}')
+    with pytest.raises(ManifestError, match=r"1 of 3 rows (.|\n)*first.jsonl:1: gone.png: no such file"):
+        Manifest(path)
+    with pytest.warns(SkippedRows, match="1 of 3"):
+        data = Manifest(path, skip_bad=True)
+    assert data.kind == "speech" and len(data) == 2
+    with pytest.raises(ManifestError, match=r"usable row(.|\n)*jsonl:1: gone.png: no(.|\n)*jsonl:2: gone.wav: no such"):
+        Manifest(write("first.jsonl", bad + '{"audio": "gone.wav", "text": "a"}'), skip_bad=True)
+
+
 def test_columns_without_a_name_behind_the_others(write: Write) -> None:
     data = Manifest(write("excel.csv", "audio,text,,\na.wav,x,,\na.wav,y\na.wav,z, ,\n"))
     assert [data.row(i) for i in range(3)] == [{"audio": "a.wav", "text": text} for text in "xyz"]
@@ -372,3 +407,29 @@ def test_text_files_without_text(tmp_path: Path) -> None:
     ):
         with pytest.raises((ValueError, OSError), match=why):
             TextFiles(tmp_path / name)
+
+
+def test_text_behind_links_is_read_once(tmp_path: Path) -> None:
+    for name in ("disk", "text"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"in {name}\n", encoding="utf-8")
+    (tmp_path / "text" / "more").symlink_to(tmp_path / "disk")
+    (tmp_path / "text" / "again").symlink_to(tmp_path / "disk")
+    (tmp_path / "text" / "loop").symlink_to(tmp_path / "text")
+    (tmp_path / "text" / "up").symlink_to(tmp_path)
+    assert list(TextFiles(tmp_path / "text")) == ["in text", "in disk"]
+
+
+def test_a_file_that_cannot_be_read_does_not_cost_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Hello.", encoding="utf-8")
+    (tmp_path / "folder.txt").mkdir()
+    assert len(TextFiles(tmp_path)) == 1
+    (tmp_path / "broken.txt").symlink_to("gone")
+    (tmp_path / "part").symlink_to(tmp_path / "unplugged")  # perhaps a folder
+    (tmp_path / "wide.txt").write_text("Hello.", encoding="utf-16")
+    with pytest.raises(
+        ManifestError, match=r"3 of 4 rows (.|\n)*: broken.txt: no such file: (.|\n)*: part: no such (.|\n)*: wide"
+    ):
+        TextFiles(tmp_path)
+    with pytest.warns(SkippedRows, match="3 of 4"):
+        assert list(TextFiles(tmp_path, skip_bad=True)) == ["Hello."]

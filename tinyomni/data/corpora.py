@@ -22,8 +22,8 @@ from tinyomni.data.manifests import (
     TextFile,
     check_surrogates,
     decode,
-    is_mac_metadata,
-    refuse_utf16,
+    files_below,
+    refuse_other_formats,
 )
 from tinyomni.errors import InputError, MissingFileError
 from tinyomni.io.sources import existing_file
@@ -82,16 +82,17 @@ class LibriSpeech(RowDataset):
         folder = Path(os.path.realpath(folder))
         if not folder.is_dir():
             raise MissingFileError(f"LibriSpeech: there is no folder {folder}. Is the path right?")
-        self._rows: dict[Path, str | RowError] = {}  # recording → its text, or what is wrong with that
-        for chapter in sorted(folder.rglob(TRANSCRIPTS)):
-            if not is_mac_metadata(chapter):
+        self._rows: dict[Path, str | Exception] = {}  # recording → its text, or what is wrong with that
+        for chapter in files_below(folder, TRANSCRIPTS):
+            try:
                 self._rows |= {chapter.parent / f"{name}.flac": text for name, text in transcripts(chapter).items()}
+            except (InputError, OSError) as error:
+                self._rows[chapter] = error
         if not self._rows:
             raise InputError(f"LibriSpeech: expected {TRANSCRIPTS} files in {folder} or below, found none")
         missing = RowError("text missing", "expected a text in the .trans.txt of its chapter, got none")
-        for recording in folder.rglob("*.flac"):
-            if not is_mac_metadata(recording):
-                self._rows.setdefault(recording, missing)
+        for recording in files_below(folder, "*.flac"):
+            self._rows.setdefault(recording, missing)
         self._recordings = sorted(self._rows)
         super().__init__(folder.name, folder, **options)
 
@@ -104,7 +105,7 @@ class LibriSpeech(RowDataset):
     def _read(self, offset: int) -> dict[str, str]:
         path = self._recordings[offset]
         text = self._rows[path]
-        if isinstance(text, RowError):
+        if isinstance(text, Exception):
             raise text
         if not path.exists():
             raise RowError("file missing", "expected a recording beside the text, got none")
@@ -116,8 +117,10 @@ class LibriSpeech(RowDataset):
 
 def transcripts(path: Path) -> dict[str, str | RowError]:
     """The lines of a `.trans.txt`: name → text, or what is wrong with the line. Blank lines are skipped."""
+    if not path.exists():
+        raise MissingFileError(f"{path.name}: expected data, got a link to {os.readlink(path)}, which is not there")
     content = path.read_bytes()
-    refuse_utf16(path.name, content)
+    refuse_other_formats(path.name, content)
     found: dict[str, str | RowError] = {}
     for line in content.removeprefix(BOM).splitlines():
         name, *rest = line.split(maxsplit=1) or [b""]
@@ -150,15 +153,15 @@ class CocoCaptions(RowDataset):
             images = path.absolute().parent.parent / path.stem.removeprefix("captions_")
         if not Path(images).is_dir():
             raise MissingFileError(f"COCO captions: there is no image folder {images}. Is the path right?")
-        self._names = dict[int, str]()
+        self._names = dict[int, str | RowError]()
         self._image, self._number, self._captions = array("q"), array("q"), list[str | RowError]()
         try:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as content:
                 # yajl, which is faster, writes ? for half of a surrogate pair
                 parser = ijson.backends.python if check_json(path.name, content) else ijson
                 for entry in entries(parser, content, "images"):
-                    if isinstance(entry, dict) and isinstance(entry.get("file_name"), str) and is_id(entry.get("id")):
-                        self._names[entry["id"]] = entry["file_name"]
+                    if isinstance(entry, Entry) and isinstance(entry.get("file_name"), str) and is_id(entry.get("id")):
+                        self._add_image(entry, entry["id"], entry["file_name"])
                 for entry in entries(parser, content, "annotations"):
                     image, number, caption = annotation(entry)
                     self._image.append(image)
@@ -173,6 +176,13 @@ class CocoCaptions(RowDataset):
             raise ManifestError(f"{path.name}: expected exponents of at most 18 digits, got a longer one") from error
         super().__init__(path.name, Path(images), **options)
 
+    def _add_image(self, entry: "Entry", number: int, name: str) -> None:
+        """The name of an image; or what is wrong with it, for the captions that belong to it."""
+        if entry.twice:
+            self._names[number] = RowError("duplicate", f"image {number}: duplicate key {entry.twice!r}")
+        elif self._names.setdefault(number, name) != name:
+            self._names[number] = RowError("duplicate", f"two images have the id {number}")
+
     def _scan(self) -> Iterator[tuple[int, int]]:
         return ((index, index + 1) for index in range(len(self._captions)))
 
@@ -186,10 +196,24 @@ class CocoCaptions(RowDataset):
             raise caption
         if image not in self._names:
             raise RowError("unknown image", f"image_id {image} is not among the images")
-        row = {"image": self._names[image], "caption": caption.strip()}
-        for name, text in row.items():
-            check_surrogates(name, text)
+        name = self._names[image]
+        if isinstance(name, RowError):
+            raise name
+        row = {"image": name, "caption": caption.strip()}
+        for column, text in row.items():
+            check_surrogates(column, text)
         return row
+
+
+class Entry(dict[str, Any]):
+    """A JSON object; `twice` is a key that it has more than once."""
+
+    twice = ""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in self:
+            self.twice = key
+        super().__setitem__(key, value)
 
 
 def is_id(value: object) -> bool:
@@ -199,10 +223,12 @@ def is_id(value: object) -> bool:
 
 def annotation(entry: Any) -> tuple[int, int, str | RowError]:
     """The image, the number and the caption of an annotation, -1 for what it lacks; or what is wrong with it."""
-    if not isinstance(entry, dict):
+    if not isinstance(entry, Entry):
         return -1, -1, RowError("not an object", f"expected id, image_id and caption, got {shown(entry)}")
     image, number = (entry[name] if is_id(entry.get(name)) else -1 for name in ("image_id", "id"))
     caption: object = entry.get("caption")
+    if entry.twice:
+        return image, number, RowError("duplicate", f"duplicate key {entry.twice!r}")
     if image < 0:
         return -1, number, RowError("not an id", f"image_id must be an integer, got {shown(entry.get('image_id'))}")
     if not isinstance(caption, str):
@@ -224,7 +250,7 @@ def check_json(name: str, content: mmap.mmap) -> bool:
     Raises ManifestError for UTF-16, and for long integers, which ijson does not refuse itself: they end the process.
     """
     depth, start, half = 0, 0, False
-    refuse_utf16(name, content[:32])
+    refuse_other_formats(name, content[:32])
     for token in TOKENS.finditer(content):
         kind = token.lastgroup
         if kind == "number":
@@ -246,4 +272,4 @@ def check_json(name: str, content: mmap.mmap) -> bool:
 def entries(parser: Any, content: mmap.mmap, part: str) -> Iterator[Any]:
     """The entries of one list in a large JSON object; `parser` is ijson or one of its backends."""
     content.seek(len(BOM) if content[: len(BOM)] == BOM else 0)
-    yield from parser.items(content, f"{part}.item")
+    yield from parser.items(content, f"{part}.item", map_type=Entry)

@@ -21,8 +21,10 @@ from tinyomni.audio import CHARS
 from tinyomni.config import SAMPLE_RATE, TINY
 from tinyomni.data.corpora import TRANSCRIPTS, CocoCaptions, LibriSpeech, LJSpeech
 from tinyomni.data.manifests import (
+    BOM,
     COLUMNS,
     MAX_LISTED,
+    RECORDINGS,
     TEXT,
     BadRow,
     Manifest,
@@ -31,12 +33,16 @@ from tinyomni.data.manifests import (
     SkippedRows,
     TextFiles,
     count_reasons,
+    files_below,
     is_mac_metadata,
 )
 from tinyomni.errors import InputError
 from tinyomni.io.audio import SILENCE_PEAK
 from tinyomni.tokenizer import BPETokenizer
 
+HEADER = re.compile(rb'file_name|^(?:[^|]*[,;\t])?[\s"]*(?:image|audio)[\s"]*(?:[,;\t|]|$)', re.IGNORECASE)
+"""What is found where the first line of a `metadata.csv` names columns. LJSpeech has the name of a file before `|`."""
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 VALIDATION_FRACTION = 1 / 20
 MAX_VALIDATION_ROWS = 200
 
@@ -51,20 +57,37 @@ def open_data(path: str | Path, **options: Any) -> RowDataset | TextFiles:
         with metadata.open("rb") as file:
             first = list(islice(filter(bytes.strip, file), 9))
         # most of them, because the first line of an LJSpeech may be a bad one
-        if sum(b"|" in line for line in first) > len(first) / 2 and b"file_name" not in first[0].lower():
+        if sum(b"|" in line for line in first) > len(first) / 2 and not HEADER.search(first[0].removeprefix(BOM)):
             return LJSpeech(path, **options)
         return Manifest(metadata, **options)
     if path.is_file() and path.match(TRANSCRIPTS):
         return LibriSpeech(path.parent, **options)
     if path.is_dir() and (path / "metadata.jsonl").exists():
         return Manifest(path / "metadata.jsonl", **options)
-    if path.is_dir() and next((each for each in path.rglob(TRANSCRIPTS) if not is_mac_metadata(each)), None):
+    if path.is_dir() and any(each.match(TRANSCRIPTS) for each in files_below(path, TRANSCRIPTS)):
         return LibriSpeech(path, **options)
+    if path.is_dir():
+        refuse_files_beside_text(path)
     if path.is_dir() or path.suffix.lower() == ".txt":
         return TextFiles(path, skip_bad=options.get("skip_bad", False))
     if path.suffix.lower() == ".json" and path.name.startswith("captions_"):
         return CocoCaptions(path, **options)
     return Manifest(path, **options)
+
+
+def refuse_files_beside_text(folder: Path) -> None:
+    """Raise ManifestError for a folder whose .txt files are not its data: a licence, a list of classes, a table."""
+    metadata = next((each for each in files_below(folder, "metadata.*") if each.suffix in (".csv", ".jsonl")), None)
+    if metadata:
+        inside = f"{metadata.parent.relative_to(folder).as_posix()}/"
+        fix = "Open that folder; or, for text alone, name a .txt file or a folder that holds nothing else."
+        raise ManifestError(f"{folder}: expected metadata.csv or .jsonl in it, got {metadata.name} in {inside}. {fix}")
+    suffixes = Counter(each.suffix.lower() for each in files_below(folder, "*.*"))
+    media = sum(suffixes[suffix] for suffix in PICTURES | RECORDINGS)
+    if media > suffixes[".txt"] > 0:
+        got = f"{media} images or recordings, and {suffixes['.txt']} .txt"
+        fix = "Name the manifest; or, for text alone, name a .txt file or a folder that holds nothing else."
+        raise ManifestError(f"{folder}: expected a manifest or text alone, got {got}. {fix}")
 
 
 # ---- training and validation ----------------------------------------------------------------------------------------
@@ -76,8 +99,9 @@ def train_validation_split(
     """Rows to train on, and rows to validate on: a twentieth, at least one and about `max_validation` at most.
 
     No row is on both sides, and neither is a file: all rows of one image, or all copies of one line of text, stay
-    together, unless there is no other. Which rows validate is decided by a hash of the file's name or of the line,
-    so the split is the same on every machine, and adding rows hardly changes it. Raises InputError for a single row.
+    together, unless there is no other. Which rows validate is decided by a hash of the line, or of the file's path
+    from the folder of the data, so the split is the same on every machine, and adding rows hardly changes it. Raises
+    InputError for a single row.
     """
     count = len(rows)
     if count < 2:

@@ -11,6 +11,7 @@ line, its length, and a hash of the file that it names.
 """
 
 import csv
+import fnmatch
 import functools
 import hashlib
 import itertools
@@ -48,7 +49,16 @@ TEXT = "text"
 """The kind of data without columns: lines of text."""
 RECORDINGS = {".wav", ".flac", ".ogg", ".mp3"}
 BOM = b"\xef\xbb\xbf"
+ARCHIVES = {
+    b"PK\3\4": ("a ZIP archive or an Excel workbook", "Unpack it, or save it as CSV."),
+    b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "Save it as CSV."),
+    b"\x1f\x8b": ("gzip", "Unpack it."),
+    b"\xfd7zXZ": ("xz", "Unpack it."),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", "Unpack it."),
+}
+"""How files begin that are taken for text because of their names → what they are, and what to do."""
 MAX_LISTED = 20  # bad rows in one error message
+MAX_SHOWN = 200  # characters of what was found, in one error message
 
 
 class RowError(InputError):
@@ -126,6 +136,27 @@ def is_mac_metadata(path: Path) -> bool:
     return path.name.startswith("._")
 
 
+def files_below(folder: Path, pattern: str) -> Iterator[Path]:
+    """The files with such names in a folder and its subfolders, behind links too.
+
+    Each folder is entered once, and none that the first one lies in: a link may lead back. A broken link without a
+    suffix is found as well, because it may stand for a folder.
+    """
+    entered = set(map(str, Path(os.path.realpath(folder)).parents))
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders.sort()
+        for path in (Path(parent, name) for name in sorted(names)):
+            if is_mac_metadata(path):
+                continue
+            if fnmatch.fnmatch(path.name, pattern) or ("." not in path.name and not path.exists()):
+                yield path
+
+
 class TextFile:
     """A UTF-8 file that is read from any offset. It must not change between opening and reading."""
 
@@ -135,7 +166,7 @@ class TextFile:
         self.state = (state.st_size, state.st_mtime_ns)
         with self.path.open("rb") as file:
             head = file.read(2**16)
-        refuse_utf16(self.path.name, head)
+        refuse_other_formats(self.path.name, head)
         if b"\r" in head and b"\n" not in head:
             raise ManifestError(f"{self.path.name}: expected lines that end with LF, got CR alone. Save it with LF.")
         self.begin = len(BOM) if head.startswith(BOM) else 0
@@ -165,11 +196,20 @@ class TextFile:
             return decode(file.readline()).rstrip("\r\n")
 
 
-def refuse_utf16(name: str, head: bytes) -> None:
-    """Raise ManifestError if a file that begins with these bytes is UTF-16, with a byte order mark or without."""
-    # without one, every other byte of what these files begin with is NUL, and none of the others
+def refuse_other_formats(name: str, head: bytes) -> None:
+    """Raise ManifestError if a file that begins with these bytes is an archive, or UTF-16 or UTF-32, with a byte order
+    mark or without.
+    """
+    for start, (found, fix) in ARCHIVES.items():
+        if head.startswith(start):
+            raise ManifestError(f"{name}: expected UTF-8, got {found}. {fix}")
+    # without a mark, every other byte of what these files begin with is NUL, and none of the others; in UTF-32, three
+    # of four bytes are
     even, odd = (head[start:32:2] for start in (0, 1))
     few, many = sorted((even.count(0), odd.count(0)))
+    fewest, *others = sorted(head[start:32:4].count(0) for start in range(4))
+    if head[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff") or (fewest == 0 and min(others) > len(odd) * 3 / 8):
+        raise ManifestError(f"{name}: expected UTF-8, got UTF-32. Save the file as UTF-8.")
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or (few == 0 and many > len(odd) * 3 / 4):
         raise ManifestError(f"{name}: expected UTF-8, got UTF-16. Save the file as UTF-8.")
 
@@ -277,7 +317,7 @@ class RowDataset(Dataset[Item]):
     cache: a folder for resampled audio, so that resampling is done once.
 
     `kind` is caption, question or speech. `lengths` are seconds of audio, or characters of the texts beside an image:
-    for bucketed batches. `groups` are hashes of the files named: for the train/validation split.
+    for bucketed batches. `groups` are hashes of the files, however they are spelled: for the train/validation split.
     """
 
     kind = ""
@@ -297,19 +337,21 @@ class RowDataset(Dataset[Item]):
         self.full, self.allow_outside, self.cache = check == "full", allow_outside, SpeechCache(cache)
         self.bad: list[BadRow] = []
         self.lengths, self.groups, self._offsets, self._lines = array("d"), array("Q"), array("Q"), array("Q")
-        seconds = functools.lru_cache(2**18)(self._seconds)  # many rows may name one file
+        examine = functools.lru_cache(2**18)(self._examine)  # many rows may name one file
         for offset, line in self._scan():
+            kind = self.kind
             try:
                 row = self._read(offset)
                 self._check_texts(row)
-                length = seconds(file := row[COLUMNS[self.kind][0]])
+                length, group = examine(row[COLUMNS[self.kind][0]])
             except (ValueError, OSError) as error:
+                self.kind = kind  # a bad row does not decide what the others are
                 self.bad.append(bad_row(self._where(offset, line), error))
                 continue
             self._offsets.append(offset)
             self._lines.append(line)
             self.lengths.append(length or sum(len(row[column]) for column in COLUMNS[self.kind][1:]))
-            self.groups.append(group_of(file))
+            self.groups.append(group)
         check_rows(name, len(self), self.bad, skip_bad)
 
     # what each loader defines
@@ -368,11 +410,8 @@ class RowDataset(Dataset[Item]):
             problem = "expected data, got a `._*` file, in which macOS keeps metadata. Delete the row."
             raise RowError("macOS metadata", f"{name}: {problem}")
         path = Path(os.path.realpath(self.root / name))
-        if (
-            not path.exists()
-        ):  # a name with accents, composed in the manifest and decomposed on the disk, or the reverse
-            forms = (Path(os.path.realpath(self.root / unicodedata.normalize(form, name))) for form in ("NFC", "NFD"))
-            path = next((each for each in forms if each.exists()), path)
+        if not path.exists():
+            path = Path(os.path.realpath(in_another_form(self.root, name) or path))
         if not self.allow_outside and not path.is_relative_to(self.root):
             message = f"{name} is outside the folder {self.root}; allow_outside=True (--allow-outside) accepts it"
             raise RowError("outside the folder", message)
@@ -380,27 +419,46 @@ class RowDataset(Dataset[Item]):
             raise MissingFileError(f"no such file: {name}. Use / as path separator.")
         return existing_file(name, path)
 
-    def _seconds(self, name: str) -> float:
-        """Seconds of a recording, 0 for an image. Raises ValueError or OSError if the file cannot be used."""
+    def _group(self, path: Path) -> int:
+        """The group of a file: the same wherever the folder lies."""
+        same_drive = path.anchor == self.root.anchor
+        name = Path(os.path.relpath(path, self.root)) if same_drive else path
+        return group_of(unicodedata.normalize("NFC", name.as_posix()))
+
+    def _examine(self, name: str) -> tuple[float, int]:
+        """Seconds of a recording, 0 for an image; and the group. Raises ValueError or OSError if it cannot be used."""
         path = self._file(name)
         path.open("rb").close()  # libsndfile does not say that permission was denied
         if self.kind != "speech":
             if self.full:
                 image_of(name, path)
-            return 0.0
+            return 0.0, self._group(path)
         if self.full:
             cached_audio(path, self.cache)
         header = audio_header(path)
         if header.frames == 0:
             raise InputError(f"{name} has no samples")
         # the header of a stream claims the greatest length that it can hold
-        return min(header.frames / header.samplerate, float(MAX_SECONDS))
+        return min(header.frames / header.samplerate, float(MAX_SECONDS)), self._group(path)
+
+
+def in_another_form(root: Path, name: str) -> Path | None:
+    """A path with accents whose parts are composed in the manifest and decomposed on the disk, or the reverse."""
+    path = root
+    for part in Path(name).parts:
+        forms = (path / form for form in (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD"))))
+        found = next((each for each in forms if each.exists()), None)
+        if found is None:
+            return None
+        path = found
+    return path
 
 
 def kind_of(columns: Sequence[str]) -> str:
     """The kind of data that has these columns. Raises RowError if there is none, or two."""
     found = [kind for kind, needed in COLUMNS.items() if set(needed) <= set(columns)]
     got = ", ".join(map(repr, columns)) or "none"
+    got = got if len(got) <= MAX_SHOWN else f"{got[:MAX_SHOWN]}…"
     if not found:
         wanted = "; or ".join(", ".join(needed) for needed in COLUMNS.values())
         raise RowError("columns", f"expected the columns {wanted}; got {got}")
@@ -545,28 +603,34 @@ def our_names(cells: Sequence[str]) -> tuple[str, ...]:
 class TextFiles(Dataset[str]):
     """The lines of a text file, or of every .txt file in a folder and its subfolders. Blank lines are skipped.
 
-    Raises ManifestError for no line at all and, unless `skip_bad`, for lines that are not UTF-8.
+    Raises ManifestError for no line at all and, unless `skip_bad`, for lines that are not UTF-8 and for files of a
+    folder that cannot be read.
     """
 
     kind = TEXT
 
     def __init__(self, path: str | Path, skip_bad: bool = False) -> None:
         path = Path(path)
-        # empty files in a folder are ignored; a file that is named itself must not be empty
-        found = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-        names = [name for name in found if not (path.is_dir() and (is_mac_metadata(name) or not name.stat().st_size))]
-        if not names:
-            raise ManifestError(f"{path}: expected .txt files or a known data set, got a folder with neither")
-        self.name, self.files = path.name, [TextFile("Text", name) for name in names]
+        self.name, self.files = path.name, list[TextFile]()
         self.bad: list[BadRow] = []
+        if not path.is_dir():
+            self.files.append(TextFile("Text", path))
+        for file in sorted(files_below(path, "*.txt")) if path.is_dir() else []:
+            try:
+                if not file.exists() or file.stat().st_size:  # empty files in a folder are ignored
+                    self.files.append(TextFile(file.name, file))
+            except (InputError, OSError) as error:
+                self.bad.append(bad_row(self.name, error))
+        if not self.files and not self.bad:
+            raise ManifestError(f"{path}: expected .txt files or a known data set, got a folder with neither")
         self.lengths, self.groups = array("d"), array("Q")
         self._files, self._offsets, self._lines = array("L"), array("Q"), array("Q")
-        for number, file in enumerate(self.files):
-            for offset, line in file.lines():
+        for number, text_file in enumerate(self.files):
+            for offset, line in text_file.lines():
                 try:
-                    text = file.line(offset)
+                    text = text_file.line(offset)
                 except RowError as error:
-                    self.bad.append(bad_row(f"{file.path.name}:{line}", error))
+                    self.bad.append(bad_row(f"{text_file.path.name}:{line}", error))
                     continue
                 self._files.append(number)
                 self._offsets.append(offset)

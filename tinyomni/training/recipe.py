@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from torch.utils.data import Dataset
 
 from tinyomni.data.custom import open_data
-from tinyomni.data.manifests import ManifestError, is_mac_metadata
+from tinyomni.data.manifests import ManifestError, files_below
 from tinyomni.errors import InputError, MissingFileError
 from tinyomni.tokenizer import BPETokenizer
 from tinyomni.training import checkpoint
@@ -56,8 +56,8 @@ class RunDir:
             return None
         folder = self.data if self.data.is_dir() else self.data.parent
         total = hashlib.sha256()
-        for path in sorted(self.data.rglob("*")) if self.data.is_dir() else [self.data]:
-            if path.is_file() and not is_mac_metadata(path):
+        for path in sorted(files_below(self.data, "*")) if self.data.is_dir() else [self.data]:
+            if path.is_file():
                 content = path.suffix.lower() in (".txt", ".csv", ".tsv", ".json", ".jsonl")
                 size = path.stat().st_size
                 entry = [path.relative_to(folder).as_posix(), hash_file(path) if content else size]
