@@ -2,6 +2,7 @@
 
 import array
 import io
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,74 @@ def test_an_mp3_that_ends_early_is_refused(tmp_path: Path) -> None:
             load_audio(tmp_path / "b.mp3")
 
 
+@pytest.mark.parametrize("lost", [800, 9000])
+def test_an_mp3_that_lacks_frames_in_its_middle_is_refused(lost: int, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.mp3", np.tile(TONE, 40), 16_000, bitrate_mode="CONSTANT", compression_level=0.5)
+    content = bytearray((tmp_path / "a.mp3").read_bytes())
+    half = len(content) // 2
+    content[half : half + lost] = bytes(lost)
+    (tmp_path / "b.mp3").write_bytes(content)
+    with pytest.raises(InputError, match=r"b\.mp3 (is truncated or damaged: header says 64040 frames, file has|\(exp)"):
+        load_audio(tmp_path / "b.mp3")
+
+
+def riff(form: bytes, data: bytes, more: bytes = b"") -> bytes:
+    """A WAV from the two chunks that it needs, and more behind its format."""
+    chunks = [(b"fmt ", form + more), (b"data", data)]
+    content = b"WAVE" + b"".join(name + struct.pack("<I", len(part)) + part for name, part in chunks)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+def test_an_mp3_inside_a_wav_is_read_to_its_end(tmp_path: Path) -> None:
+    wave = np.concatenate([np.zeros(160_000), np.random.default_rng(0).normal(size=48_000) * 0.3])
+    for samples in (wave, wave[::-1]):  # the rate of the first frame is not that of the others
+        soundfile.write(tmp_path / "a.mp3", samples, 16_000, bitrate_mode="VARIABLE")
+        one = (tmp_path / "a.mp3").read_bytes()
+        bare = one[one.find(one[:2], 200) :]
+        head = struct.pack("<HHIIHH", 0x55, 1, 16_000, 4000, 1, 0)
+        (tmp_path / "b.wav").write_bytes(riff(head, bare, struct.pack("<HHIHHH", 12, 1, 2, 576, 1, 1393)))
+        assert abs(len(load_audio(tmp_path / "b.wav")) - len(wave)) < 2_400  # a coder's delay
+        (tmp_path / "b.wav").write_bytes((tmp_path / "b.wav").read_bytes()[:-100])
+        with pytest.raises(InputError, match=r"b\.wav is truncated: its data chunk says"):
+            load_audio(tmp_path / "b.wav")
+
+
+def test_a_text_that_is_too_long_for_a_path_is_refused() -> None:
+    with pytest.raises(InputError, match="is too long for a path. Is it the content?"):
+        load_audio("a" * 5000)
+
+
+def test_a_wav_whose_samples_are_padded_is_refused(tmp_path: Path) -> None:
+    for channels in (1, 2):
+        head = struct.pack("<HHIIHH", 1, channels, 16_000, 64_000 * channels, 4 * channels, 24)
+        (tmp_path / "a.wav").write_bytes(riff(head, bytes(range(256)) * 8))
+        with pytest.raises(InputError, match=r"expected 3 bytes for a sample of 24 bits, got 4 in .*a\.wav"):
+            load_audio(tmp_path / "a.wav")
+
+
+def test_bw64_is_read_as_rf64(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", TONE, 16_000, format="RF64")
+    (tmp_path / "b.wav").write_bytes(b"BW64" + (tmp_path / "a.wav").read_bytes()[4:])
+    assert torch.equal(load_audio(tmp_path / "b.wav"), load_audio(tmp_path / "a.wav"))
+    (tmp_path / "b.wav").write_bytes((tmp_path / "b.wav").read_bytes()[:-900])
+    with pytest.raises(InputError, match="is truncated"):
+        load_audio(tmp_path / "b.wav")
+
+
+@pytest.mark.parametrize(("first", "codec"), [(b"\x7fFLAC\1\0", "FLAC"), (b"Speex   1.2", "Speex")])
+def test_ogg_with_a_codec_that_is_not_read_is_told_by_its_name(first: bytes, codec: str, tmp_path: Path) -> None:
+    page = bytearray(b"OggS\0\6" + bytes(20) + bytes([1, 80]) + first.ljust(80, b"\0"))
+    page[22:26] = checksum(page).to_bytes(4, "little")
+    (tmp_path / "a.ogg").write_bytes(page)
+    with pytest.raises(InputError, match=rf"expected Vorbis or Opus inside Ogg, got {codec} in .*ffmpeg -i a\.ogg a\."):
+        load_audio(tmp_path / "a.ogg")
+
+
+def test_large_finite_samples_are_not_called_infinite() -> None:
+    with pytest.raises(InputError, match=r"expected samples in about -1…1, got a peak of 1e\+39"):
+        load_audio((np.full(1600, 1e39), 16_000))
+
+
 @pytest.mark.parametrize("samples", [1, 4096, 15_999])
 def test_a_flac_whose_header_says_too_few_samples_is_read_to_its_end(samples: int, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).normal(size=16_000) * 0.1, 16_000)
@@ -362,6 +431,12 @@ def test_tensors_that_nothing_can_be_computed_with_are_refused(recwarn: pytest.W
             load_audio((odd[0], 16_000))
         with pytest.raises(TypeError, match=f"load_image: expected an array of numbers, got Tensor .{fix}"):
             load_image(odd)
+    for odd, fix in (
+        (torch.nested.nested_tensor([one, one]), "nested: pass one of"), (np.ma.masked_array(one), "its mask has no"),
+    ):  # fmt: skip
+        for load in (load_image, lambda each: load_audio((each, 16_000))):
+            with pytest.raises(TypeError, match=f"expected an array of numbers, got .*{fix}"):
+                load(odd)
     with pytest.raises(ShapeError, match=r"got \(\) float64"):
         load_audio((np.array(0.5), 16_000))
 
@@ -621,6 +696,65 @@ def test_damaged_metadata_of_a_tiff_does_not_cost_its_pixels(
     data[entry + place : entry + place + len(value)] = value
     (tmp_path / "b.tiff").write_bytes(data)
     assert torch.equal(load_image(tmp_path / "b.tiff", 64), load_image(stripes, 64))
+
+
+def tiff(bits: int, data: bytes, kind: int = 1, white: int = 1, channels: int = 1, packed: int = 1) -> bytes:
+    """A TIFF of 64 × 64 pixels; 0 is white where `white` is 0."""
+    tags = {
+        256: 64,
+        257: 64,
+        258: bits,
+        259: packed,
+        262: white,
+        273: 8,
+        277: channels,
+        278: 64,
+        279: len(data),
+        339: kind,
+    }
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag == 279 else 3, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_whose_0_is_white(bits: int, tmp_path: Path) -> None:
+    half = bytes(64 * 32 * bits // 8) + b"\xff" * (64 * 32 * bits // 8)
+    for white in (0, 1):
+        (tmp_path / "a.tif").write_bytes(tiff(bits, half, white=white))
+        for found in (load_image(tmp_path / "a.tif", 64), load_image(Image.open(tmp_path / "a.tif"), 64)):
+            assert found[:, :32].unique().tolist() == [1 - white] and found[:, 32:].unique().tolist() == [white]
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [({"bits": 12}, "12 bits, unsigned"), ({"bits": 16, "kind": 2}, "16 bits, signed"), ({"bits": 64}, "64 bits"),
+     ({"bits": 32}, "32 bits, unsigned"), ({"bits": 32, "kind": 2}, "32 bits, signed"),
+     ({"bits": 16, "kind": 3}, "16 bits, float"), ({"bits": 64, "kind": 3}, "64 bits, float"),
+     ({"bits": 32, "kind": 3, "white": 0}, "32 bits, float, 0 as white"),
+     ({"bits": 32, "channels": 3, "white": 2}, "32 bits"), ({"bits": 32, "kind": 3, "channels": 3}, "32 bits")],
+)  # fmt: skip
+def test_depths_of_a_tiff_that_would_be_read_wrongly_are_refused(
+    what: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(data=bytes(64 * 64 * 8 * 3), **what))
+    with pytest.raises(
+        InputError, match=rf"expected 8 or 16 bits a channel, unsigned, got {said}.* in .*Save it as PNG"
+    ):
+        load_image(tmp_path / "a.tif")
+
+
+def test_floats_of_a_tiff_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(32, struct.pack("<f", 0.5) * 64 * 64, kind=3))
+    torch.testing.assert_close(load_image(tmp_path / "a.tif", 64), torch.full((3, 64, 64), 0.5), atol=0.01, rtol=0)
+
+
+def test_a_deflated_tiff_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    packed = zlib.compress(bytes(range(64)) * 64)
+    (tmp_path / "a.tif").write_bytes(tiff(8, packed, packed=8))
+    assert load_image(tmp_path / "a.tif", 64).max() == 63 / 255
+    (tmp_path / "a.tif").write_bytes(tiff(8, packed[:-1] + bytes([packed[-1] ^ 1]), packed=8))
+    with pytest.raises(InputError, match=r"damaged or truncated .*incorrect data check"):
+        load_image(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tiff"])

@@ -36,8 +36,8 @@ def load_audio(source: AudioLike, rate: int = SAMPLE_RATE) -> Float[Tensor, "sam
 
     Raises InputError for a missing file, for what cannot be decoded, for no samples, more than 30 minutes, NaN,
     infinity, or floats that were never scaled; ShapeError for wrong axes, TypeError for another kind of object. Silence
-    passes; see `check_not_silent`. A truncated MP3, or WAV of 4 GB, or a file of a rare format such as VOC cannot be
-    recognised.
+    passes; see `check_not_silent`. A truncated WAV of 4 GB, or file of a rare format such as VOC, and an MP3 that lacks
+    something in its middle and does not say how many frames it has, cannot be recognised.
     """
     if isinstance(source, (str, os.PathLike)):
         path = existing_file(WHERE, source)
@@ -51,7 +51,8 @@ def load_audio(source: AudioLike, rate: int = SAMPLE_RATE) -> Float[Tensor, "sam
         if raw or isinstance(source[0], (bytes, bytearray)):
             raise TypeError(f"{WHERE}: expected an array of samples, got raw bytes. numpy.frombuffer(data, 'int16')")
         channels = to_channels(as_tensor(WHERE, source[0]))
-        wav, loudest = channels.double().mean(dim=0).float(), float(channels.abs().max()) if channels.numel() else 0.0
+        # float32 only where it is in range: a finite 1e39 is no infinity
+        wav, loudest = channels.double().mean(dim=0), float(channels.abs().max()) if channels.numel() else 0.0
         if len(wav) > MAX_SECONDS * source_rate:
             raise too_long(WHERE, name, MAX_SECONDS)
     if len(wav) == 0:
@@ -69,7 +70,7 @@ def load_audio(source: AudioLike, rate: int = SAMPLE_RATE) -> Float[Tensor, "sam
             f"{WHERE}: the channels of {name} cancel each other out (opposite phase): their mean is silent. "
             "Pass one of them: (samples[0], rate)."
         )
-    return resample(wav, source_rate, rate)
+    return resample(wav.float(), source_rate, rate)
 
 
 def load_speech(source: AudioLike, rate: int = SAMPLE_RATE) -> tuple[Float[Tensor, "samples"], int]:

@@ -3,8 +3,8 @@
 A header is a hint, the data is the truth. A WAV from a pipe says 2 GB, or 0, where its data is whole: it is read. Data
 that ends before its own chunk or page does is truncated: refused, though libsndfile would read what there is. So are
 data that go on behind the end that their header gives them. Metadata are not looked at: damaged, they cost no samples.
-(RIFF: Microsoft and IBM, Multimedia Programming Interface 1.0, 1991; RF64: EBU Tech 3306; Wave64: Sony, 2006;
-AIFF and CAF: Apple, 1989 and 2011; AU: Sun, audio(4); Ogg: RFC 3533.)
+(RIFF: Microsoft and IBM, Multimedia Programming Interface 1.0, 1991; RF64: EBU Tech 3306; BW64: ITU-R BS.2088;
+Wave64: Sony, 2006; AIFF and CAF: Apple, 1989 and 2011; AU: Sun, audio(4); Ogg: RFC 3533.)
 """
 
 import io
@@ -38,6 +38,17 @@ class Copy(mmap.mmap):
 
 
 Source = Path | io.BytesIO | Copy
+PCM, MP3 = 1, 0x55  # what a WAV may hold, by the number in its header
+CODECS = {b"\x7fFLAC": ("FLAC", "flac"), b"Speex   ": ("Speex", "wav"), b"\x80theora": ("a film", "wav")}
+"""What else than Vorbis and Opus may be inside Ogg, by the beginning of its first packet, and what to make of it."""
+
+
+class Given(NamedTuple):
+    """What libsndfile is given."""
+
+    source: Source
+    samples: int | None = None  # as the header of a FLAC says
+    counted: bool = False  # does an MP3 say how many frames it has?
 
 
 class Sequential(soundfile.SoundFile):
@@ -67,9 +78,20 @@ def read_audio_file(where: str, path: Path, max_seconds: int) -> Recording:
             f"{where}: {path} {problem}. If they are samples, mend the size in the header "
             "(of a WAV: ffmpeg -ignore_length 1 -i OLD.wav NEW.wav); if not, cut them off."
         )
+    problem = _padded(path)
+    if problem:
+        raise InputError(f"{where}: {problem} in {path}. Save it again with 16 or 32 bits.")
     try:
-        parts = [_decode(where, path, source, max_seconds, samples) for source, samples in _sources(path)]
+        parts = [_decode(where, path, given, max_seconds) for given in _sources(path)]
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: raw samples, without a header
+        with path.open("rb") as file:
+            first = file.read(128)[28:]
+        for start, (codec, kind) in CODECS.items():
+            if first.startswith(start):
+                fix = f"ffmpeg -i {path.name} {path.with_suffix(f'.{kind}').name}"
+                raise InputError(
+                    f"{where}: expected Vorbis or Opus inside Ogg, got {codec} in {path}. {fix}"
+                ) from error
         detail = getattr(error, "error_string", error)
         raise InputError(f"{where}: cannot decode audio {path} (expected WAV, FLAC or OGG): {detail}") from error
     rates = {part.rate for part in parts}
@@ -86,9 +108,10 @@ def too_long(where: str, name: str, max_seconds: int) -> InputError:
     return InputError(f"{where}: {name} is longer than {max_seconds // 60} minutes. Cut it into pieces.")
 
 
-def _decode(where: str, path: Path, source: Source, max_seconds: int, flac_samples: int | None) -> Recording:
-    with Sequential(source) as file:
-        rate, kind, promised = file.samplerate, file.format, flac_samples or file.frames
+def _decode(where: str, path: Path, given: Given, max_seconds: int) -> Recording:
+    flac_samples = given.samples
+    with Sequential(given.source) as file:
+        rate, kind, promised = file.samplerate, file.subtype, flac_samples or file.frames
         step = max(1, BLOCK // file.channels)
         blocks, count, peak = [np.zeros(0, dtype=np.float32)], 0, 0.0
         while len(block := _read(file, step, flac_samples - count if flac_samples else None)):
@@ -98,10 +121,12 @@ def _decode(where: str, path: Path, source: Source, max_seconds: int, flac_sampl
             with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are reported by the caller
                 blocks.append(block.mean(axis=1))
                 peak = max(peak, float(np.abs(block).max()))
-    # an MP3's header only estimates the length; 2**62 stands for a stream whose length was never filled in
-    if kind not in ("MP3", "MPEG") and count < promised < 2**62:
+    # without a count, the length of an MP3 is only estimated; 2**62 stands for one that was never filled in
+    mp3 = kind.startswith("MPEG")
+    spare = (1152 if rate >= 32_000 else 576) if mp3 else 0  # some coders count the frame that holds the count
+    if (given.counted or not mp3) and count + spare < promised < 2**62:
         detail = f"header says {promised} frames, file has {count}"
-        raise InputError(f"{where}: {path} is truncated: {detail}. Copy or download it again.")
+        raise InputError(f"{where}: {path} is truncated or damaged: {detail}. Copy or download it again.")
     return Recording(np.concatenate(blocks), rate, peak)
 
 
@@ -117,22 +142,24 @@ def _read(file: Sequential, step: int, flac_rest: int | None) -> np.ndarray:
         return np.zeros((0, file.channels), dtype=np.float32)
 
 
-def _sources(path: Path) -> list[tuple[Source, int | None]]:
-    """What libsndfile is given: the file, each stream of a chain, or a file with mended sizes and without metadata.
-
-    With it how many samples a FLAC has by its header.
-    """
+def _sources(path: Path) -> list[Given]:
+    """The file, each stream of a chain, the MP3 inside a WAV, or a file with mended sizes and without metadata."""
     with path.open("rb") as file:
         head = file.read(4)
         if head == b"OggS":
             links = _links(_pages(file))
             file.seek(0)
             data = file.read()
-            return [(io.BytesIO(_with_last_page(data, link)), None) for link in links]
+            return [Given(io.BytesIO(_with_last_page(data, link))) for link in links]
         copy = Copy(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        if head == b"fLaC" or head[:3] == b"ID3" or head[:1] == b"\xff":
-            return [(io.BytesIO(stream.data), stream.samples) for stream in streams(copy)]
-        return [(copy if _mend(file, copy) else path, None)]
+        parts: bytes | Copy | None = copy if head == b"fLaC" or head[:3] == b"ID3" or head[:1] == b"\xff" else None
+        form, data_chunk = _format(file), _data(file)
+        if form and data_chunk and form.kind == MP3:  # libsndfile would guess its length
+            end = len(copy) if data_chunk.is_open() else data_chunk.start + data_chunk.size
+            parts = copy[data_chunk.start : end]
+        if parts is not None:
+            return [Given(io.BytesIO(part.data), part.samples, part.counted) for part in streams(parts)]
+        return [Given(copy if _mend(file, copy) else path)]
 
 
 def truncated(path: Path) -> str:
@@ -190,7 +217,7 @@ def _chunks(file: BinaryIO) -> Iterator[Chunk]:
         place, name_size, width, align = 40, 16, 8, 8
     elif head[:4] == b"caff":
         place, name_size, width, align = 8, 4, 8, 1
-    elif head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+    elif head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"):
         place, name_size, width, align = 12, 4, 4, 2
     else:
         return
@@ -208,6 +235,39 @@ def _chunks(file: BinaryIO) -> Iterator[Chunk]:
             size, field = int.from_bytes(file.read(8), "little"), long
         yield Chunk(name, place, start, size, field)
         place = start + size + -size % align
+
+
+class Format(NamedTuple):
+    """What the header of a WAV says about its samples."""
+
+    kind: int
+    channels: int
+    width: int  # of the samples of all channels at one moment, in bytes
+    bits: int
+
+
+def _format(file: BinaryIO) -> Format | None:
+    """The header of a WAV; None for other formats."""
+    file.seek(0)
+    order = _order(file.read(4))
+    for chunk in _chunks(file):
+        if chunk.name == b"fmt ":
+            file.seek(chunk.start)
+            raw = file.read(16)
+            return Format(*(int.from_bytes(raw[place : place + 2], order) for place in (0, 2, 12, 14)))
+    return None
+
+
+def _padded(path: Path) -> str:
+    """In words, if samples of 3 bytes stand further apart in a WAV: libsndfile would read noise. Of samples of 1 or 2
+    bytes nobody writes that, and a distance that says so is a slip of the header.
+    """
+    with path.open("rb") as file:
+        found = _format(file)
+    needed = (found.bits + 7) // 8 if found else 0
+    if not found or found.kind != PCM or needed != 3 or found.width <= found.channels * needed:
+        return ""
+    return f"expected {needed} bytes for a sample of {found.bits} bits, got {found.width / max(1, found.channels):g}"
 
 
 def _data(file: BinaryIO) -> Data | None:
@@ -264,6 +324,9 @@ def _mend(file: BinaryIO, copy: Copy) -> bool:
     if not data or copy[:4] == b"riff":  # libsndfile needs no help with Wave64
         return False
     needed, unread = (NEEDED_IN_CAF, b"free") if copy[:4] == b"caff" else (NEEDED, b"JUNK")
+    renamed = copy[:4] == b"BW64"  # the same as RF64 under a later name, which libsndfile does not know
+    if renamed:
+        copy[:4] = b"RF64"
     metadata = []
     for chunk in _chunks(file):
         if chunk.start > data.start and (data.is_open() or not re.match(PRINTABLE, chunk.name)):
@@ -276,7 +339,7 @@ def _mend(file: BinaryIO, copy: Copy) -> bool:
         copy[data.field] = min(data.available, 2 ** (8 * width) - 1).to_bytes(width, data.order)
         if copy[:4] in (b"RIFF", b"RIFX"):
             copy[4:8] = min(len(copy) - 8, 2**32 - 1).to_bytes(4, data.order)
-    return bool(metadata) or data.is_open()
+    return renamed or bool(metadata) or data.is_open()
 
 
 # ---- Ogg ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from tinyomni.config import IMAGE_SIZE
@@ -29,6 +29,9 @@ MAX_TIFF = 2**28  # bytes that are read at once; a larger file is left as it is
 TIFF_METADATA = {269, 270, 271, 272, 285, 305, 306, 315, 316, 333, 337, 700,
                  33432, 33723, 34377, 34665, 34675, 34853, 37724, 42112}  # fmt: skip
 """Tags of TIFF: texts, who made it when and with what, XMP, IPTC, Photoshop, EXIF, colour profiles, places."""
+BITS, PHOTOMETRIC, CHANNELS, SAMPLE_FORMAT = 258, 262, 277, 339  # tags of TIFF
+PACKED_BY, BIT_ORDER, PLACES, SIZES = 259, 266, (273, 324), (279, 325)  # of strips, of tiles
+DEFLATE = (8, 32946)
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,7 +50,9 @@ def load_image(source: ImageLike, size: int = IMAGE_SIZE) -> Float[Tensor, "chan
 
     The largest centred square is resized, as CLIP does, so that nothing is stretched; an image that already has the
     size passes unchanged. EXIF orientation is applied, alpha is put on white, of an animation the first frame is taken.
-    A JPEG that was cut, and closed again by an end marker, cannot be recognised: what it lacks is grey.
+    A JPEG that was cut, and closed again by an end marker, cannot be recognised: what it lacks is grey. Nor can damage
+    to the pixels of a TIFF, unless they are packed by Deflate, which has a checksum: what libtiff notices (in Group 3
+    and 4, LZW, Zstandard) it tells nobody but the terminal.
 
     Raises InputError for a missing file, for what cannot be decoded, for more than 80 million pixels, NaN, or values
     outside 0…1; ShapeError for wrong axes, TypeError for another kind of object.
@@ -114,7 +119,8 @@ def open_image(source: str | os.PathLike[str]) -> Image.Image:
             image = Image.open(pixels_of(path) or path, formats=FORMATS)
         except UnidentifiedImageError as error:
             if is_known(path):
-                raise damaged(str(path), "its header cannot be read") from error
+                hint = "its header cannot be read; if another program shows it, save it there as PNG"
+                raise damaged(str(path), hint) from error
             raise InputError(
                 f"{WHERE}: cannot decode image {path} (expected {', '.join(FORMATS)}). "
                 "Save an image of another kind, such as HEIC, as JPEG or PNG first."
@@ -137,10 +143,21 @@ def damaged(name: str, error: object) -> InputError:
 
 def upright(name: str, image: Image.Image) -> Image.Image:
     """Decode, and apply the EXIF orientation."""
+    inverted = False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        check_depth(name, image.tag_v2)
+        inverted = image.mode.startswith("I;16") and not image.tag_v2.get(PHOTOMETRIC, 0)
     try:
         image.load()
     except Exception as error:  # see open_image
         raise damaged(name, error) from error
+    turned = turn(image)
+    # 0 is white, which Pillow minds in 8 bits only
+    return Image.fromarray(65535 - np.asarray(turned, dtype=np.uint16)) if inverted else turned
+
+
+def turn(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # malformed metadata raises anything at all; the pixels are whole, and stay as they are stored
@@ -175,8 +192,11 @@ def pixels_of(path: Path) -> io.BytesIO | None:
             return io.BytesIO(b"".join(jpeg_pixels(file)))
         if head[:4] == b"RIFF" and head[8:] == b"WEBP":
             return io.BytesIO(webp_pixels(file))
-        if head[:4] in (b"II*\0", b"MM\0*") and path.stat().st_size <= MAX_TIFF:
-            return io.BytesIO(tiff_pixels(file))
+        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):  # with * as it was, with + for large files
+            simple = b"*" in head[2:4] and path.stat().st_size <= MAX_TIFF
+            cleaned = io.BytesIO(tiff_pixels(file)) if simple else None
+            check_tiff(path, cleaned or file)
+            return cleaned
     return None
 
 
@@ -273,6 +293,40 @@ def tiff_pixels(file: BinaryIO) -> bytes:
         if int.from_bytes(data[place : place + 2], order) in TIFF_METADATA:
             data[place + 2 : place + 12] = (7).to_bytes(2, order) + (1).to_bytes(4, order) + bytes(4)  # one byte, 0
     return bytes(data)
+
+
+def check_tiff(path: Path, file: BinaryIO) -> None:
+    """Refuse depths that Pillow cannot read or reads wrongly, and Deflate's strips and tiles with a wrong checksum."""
+    file.seek(0)
+    head = file.read(8)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(head + file.read(8) if b"+" in head[2:4] else head)
+    file.seek(tags.next)
+    tags.load(file)
+    check_depth(str(path), tags)
+    if tags.get(PACKED_BY) not in DEFLATE or tags.get(BIT_ORDER, 1) != 1:
+        return
+    left = 8 * MAX_PIXELS  # bytes; what follows is not looked at, it may fill the memory
+    for tag_places, tag_sizes in zip(PLACES, SIZES, strict=True):
+        for place, size in zip(tags.get(tag_places, ()), tags.get(tag_sizes, ()), strict=False):
+            file.seek(place)
+            unpack, packed = zlib.decompressobj(), file.read(size)
+            while packed and left > 0:
+                left -= len(unpack.decompress(packed, 2**20))
+                packed = unpack.unconsumed_tail
+
+
+def check_depth(name: str, tags: TiffImagePlugin.ImageFileDirectory_v2) -> None:
+    """Refuse a TIFF whose samples are not unsigned with up to 16 bits; in one channel, floats of 32 bits are read."""
+    bits, kinds = set(tags.get(BITS, (1,))), set(tags.get(SAMPLE_FORMAT, (1,)))
+    one, white = tags.get(CHANNELS, 1) == 1, "" if tags.get(PHOTOMETRIC, 0) else ", 0 as white"
+    if kinds == {1} and bits <= ({1, 2, 4, 8, 16} if one else {8, 16}):
+        return
+    if one and kinds == {3} and bits == {32} and not white:
+        return
+    depth = " or ".join(map(str, sorted(bits)))
+    names = {1: "unsigned", 2: "signed", 3: "float"}
+    found = f"{depth} bits, {' or '.join(names.get(kind, f'format {kind}') for kind in sorted(kinds))}{white}"
+    raise InputError(f"{WHERE}: expected 8 or 16 bits a channel, unsigned, got {found}, in {name}. Save it as PNG.")
 
 
 def to_rgb(name: str, image: Image.Image) -> Image.Image:

@@ -1,6 +1,7 @@
 """What loaders share: a path that must be a readable file, and arrays of any library."""
 
 import array
+import errno
 import os
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from tinyomni.errors import InputError, MissingFileError, NotAFileError
 def existing_file(where: str, source: str | os.PathLike[str]) -> Path:
     """The path, if there is a file with something in it."""
     path = Path(source)
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise MissingFileError(f"{where}: {str(path)[:60]}… is too long for a path. Is it the content?") from error
     if path.is_dir():
         raise NotAFileError(f"{where}: expected a file, got a folder: {path}")
     if not path.is_file():
@@ -29,11 +35,15 @@ def as_tensor(where: str, source: object) -> Tensor:
         # numpy's own copy resolves negative strides and foreign byte orders, which torch refuses
         if isinstance(source, array.array):  # numpy keeps its type, torch does not
             source = np.asarray(source)
+        if isinstance(source, np.ma.MaskedArray):
+            raise TypeError("its mask has no meaning here: pass x.filled(0)")
         if isinstance(source, np.ndarray):
             source = np.array(source, dtype=source.dtype.newbyteorder("="), order="C")
         tensor = torch.as_tensor(source).detach()
         if tensor.is_quantized:
             raise TypeError("quantized: pass x.dequantize()")
+        if tensor.is_nested:
+            raise TypeError("nested: pass one of x.unbind()")
         if tensor.layout != torch.strided:
             raise TypeError("sparse: pass x.to_dense()")
         if tensor.is_floating_point() and tensor.element_size() == 1:  # hardly anything can be computed with them

@@ -28,16 +28,19 @@ class Stream(NamedTuple):
 
     data: bytes
     samples: int | None  # as the header of a FLAC said; None if it did not
+    counted: bool  # does the head of an MP3 say how many frames there are?
 
 
-def streams(data: mmap) -> Iterator[Stream]:
+def streams(data: bytes | mmap) -> Iterator[Stream]:
     """The streams of a file, which is FLAC or MP3, with whatever stands before them and between them."""
     for start, end in itertools.pairwise([0, *_starts(data)[1:], len(data)]):
         part = data[start:end]
-        yield _without_length(part) if FLAC_START.search(part) else Stream(_with_head(part), None)
+        head = MP3_START.match(part, _first_frame(part))
+        counted = head is not None and bool(part[head.end() + 3] & 1)
+        yield _without_length(part) if FLAC_START.search(part) else Stream(_with_head(part), None, counted)
 
 
-def _starts(data: mmap) -> list[int]:
+def _starts(data: bytes | mmap) -> list[int]:
     """Where each stream of a chained FLAC or MP3 begins."""
     if flac := [found.start() for found in FLAC_START.finditer(data)]:
         return flac
@@ -52,7 +55,7 @@ def _starts(data: mmap) -> list[int]:
     return starts
 
 
-def _size(data: mmap, head: re.Match[bytes]) -> int:
+def _size(data: bytes | mmap, head: re.Match[bytes]) -> int:
     """How many bytes an MP3 has by its head; 0 if that does not say."""
     flags = int.from_bytes(data[head.end() : head.end() + 4], "big")
     place = head.end() + 4 + 4 * (flags & 1)
@@ -100,7 +103,7 @@ def _without_length(data: bytes) -> Stream:
     start = FLAC_START.search(data).end() + 13  # type: ignore[union-attr]
     value = int.from_bytes(data[start : start + 5], "big")  # 4 bits of another field, and 36 of this one
     samples = value % 2**36
-    return Stream(data[:start] + (value - samples).to_bytes(5, "big") + data[start + 5 :], samples or None)
+    return Stream(data[:start] + (value - samples).to_bytes(5, "big") + data[start + 5 :], samples or None, False)
 
 
 def _with_head(data: bytes) -> bytes:

@@ -169,6 +169,12 @@ def read(path: str | Path | None = None) -> tuple[Tensors, dict[str, str]]:
         raise InputError(f"{WHERE}: {source.name} is damaged: its checksum does not match. {again}.")
     numbers = loaded(tensors, source.name)
     try:
+        tokenizer_of(metadata)
+    except InputError as error:  # it names a temporary file
+        raise InputError(
+            f"{WHERE}: the tokenizer in {source.name} is not a SentencePiece model, or it is damaged. {again}."
+        ) from error
+    try:
         for key in ("config", "thresholds", "made"):
             if not isinstance(json.loads(metadata.get(key, "{}")), dict):
                 raise TypeError(f"{key}: expected a JSON object")
