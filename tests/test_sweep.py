@@ -1,8 +1,12 @@
 """All lengths: formulas of the course's own audio path, false formulas, caps, minimum lengths, and what is claimed."""
 
 import contextlib
+import functools
 import math
+import operator
 import random
+import reprlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -220,6 +224,196 @@ def test_an_error_that_is_caught_with_numbers_too_and_the_type_of_something_else
             return n // 5 + len(type(fn).__name__) - len(fn.__class__.__name__)
 
     assert sweep(fn, over="n", want="n // 5").proven
+
+
+# ---- indices --------------------------------------------------------------------------------------------------------
+
+
+class Positions(nn.Module):
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(rows, 8)
+
+    def forward(self, x: Float[Tensor, "batch n 8"]) -> Float[Tensor, "batch n 8"]:
+        return x + self.table(torch.arange(x.shape[1], device=x.device))
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.positions = nn.Embedding(9, 8), nn.Embedding(300, 8)
+        self.register_buffer("ids", torch.arange(300)[None])
+
+    def forward(self, ids: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n 8"]:
+        return self.table(ids) + self.positions(self.ids[:, : ids.shape[1]])
+
+
+def distances(n: int) -> Tensor:
+    places = torch.arange(n)
+    return torch.zeros(1023)[(places[None] - places[:, None]) + 511][0]
+
+
+@pytest.mark.parametrize(
+    ("fn", "most"),
+    [
+        (Positions(512), 512),
+        (lambda n: torch.zeros(500)[torch.arange(n)], 500),
+        (lambda n: torch.zeros(3, 500)[..., torch.arange(n) - n][0], 500),
+        (lambda n: torch.zeros(500).index_select(0, torch.arange(n).flip(0)), 500),
+        (lambda n: torch.zeros(500).gather(0, torch.arange(n).add_(100)), 400),
+        (lambda n: torch.take(torch.zeros(500), torch.arange(n)[None])[0], 500),
+        (lambda n: torch.zeros(500)[torch.cat([torch.arange(n), torch.arange(n) + 100])][:n], 400),
+        (lambda n: functional.embedding(torch.arange(2, n + 2), torch.zeros(100, 3))[:, 0], 98),
+        (lambda n: functional.one_hot(torch.arange(n), 70)[:, 0], 70),
+        (lambda n: torch.zeros(500)[torch.arange(n).clamp(max=499)], None),
+        (lambda n: torch.zeros(500)[torch.arange(n) % 500], None),
+        (distances, 512),
+    ],
+)
+def test_an_index_past_the_end_of_a_table_is_refused(fn: Callable[[int], Any], most: int | None) -> None:
+    found = sweep(fn, over="n", want="n")
+    assert (found.proven, found.most, found.unseen) == (True, most, ())
+    assert most is None or "out of range for a dimension of size" in found.refusals[f"n > {most}"]
+
+
+def test_indices_whose_values_are_not_known_are_named() -> None:
+    found = sweep(Tokens(), over="n", want="n", axis=1)
+    assert found.proven and found.most == 300 and len(found.unseen) == 1
+    assert "\n  values of indices were not looked at: embedding at test_sweep.py:" in str(found)
+    found = sweep(lambda n: torch.zeros(9)[torch.arange(n).cumsum(0)], over="n", want="n")
+    assert found.proven and found.unseen[0].startswith("indexing at test_sweep.py:")
+
+
+# ---- what it leaves behind, and what it runs under ------------------------------------------------------------------
+
+
+@functools.lru_cache
+def lower(n: int) -> Tensor:
+    return torch.ones(n, n).tril()
+
+
+class Growing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.longest, self.lengths = nn.BatchNorm1d(4), 0, list[int]()
+        self.register_buffer("cos", torch.zeros(0))
+
+    def forward(self, x: Float[Tensor, "2 4 n"]) -> Float[Tensor, "2 4 n"]:
+        n = x.shape[-1]
+        self.lengths.append(n)
+        if n > self.longest:
+            self.longest, self.cos = n, torch.arange(n) * torch.ones(4, 1)
+        return self.norm(x) + self.cos[:, :n]
+
+
+def test_a_model_is_afterwards_as_it_was() -> None:
+    model = Growing()
+    assert sweep(model, over="n", want="n").proven
+    assert (model.longest, model.lengths, model.cos.shape) == (0, [], (0,))
+    assert int(model.norm.num_batches_tracked) == 0
+    values = sweep(lambda n: model(torch.zeros(2, 4, n)).isnan().nonzero()[:0].T.sum(0).shape[0] + n, over="n", upto=20)
+    assert values.real and not model.norm.num_batches_tracked and not model.norm.running_mean.any()
+    assert not model(torch.zeros(2, 4, 3)).is_meta
+    sweep(lambda n: torch.zeros(1, n) @ lower(int(n)), over="n", upto=20)
+    assert lower(3).device.type == "cpu"
+
+
+def test_gradients_and_the_device_are_those_of_the_caller() -> None:
+    def halved(n: int) -> Tensor:
+        x = torch.zeros(n)
+        return x[::2] if torch.is_grad_enabled() and x.device.type == "cpu" else x
+
+    convolution = nn.Conv1d(1, 1, 1)
+
+    def learned(n: int) -> Tensor:
+        x = convolution(torch.zeros(1, 1, n))
+        return x[..., ::2] if x.requires_grad else x
+
+    for fn in (halved, learned):
+        assert sweep(fn, over="n").form == Floor(1, 1, 2)
+        with torch.no_grad():
+            assert sweep(fn, over="n").form == Floor(1, 0, 1)
+    found = sweep(lambda n: (lambda x: x[::2] if x.is_meta else x)(torch.zeros(n)), over="n", upto=40)
+    assert found.form == Floor(1, 0, 1) and not found.proven and found.real
+
+
+# ---- foreign code ---------------------------------------------------------------------------------------------------
+
+
+@functools.singledispatch
+def dispatched(n: Any) -> int:
+    return n // 2
+
+
+@dispatched.register(int)
+def _(n: int) -> int:
+    return n // 2 if n < 5000 or n > 5100 else 0
+
+
+def same(n: int) -> int:
+    other = n + 0
+    return n // 2 + (1 if n is other and n == 5050 else 0)
+
+
+@pytest.mark.parametrize(
+    ("fn", "reason"),
+    [
+        (dispatched, "what functools.singledispatch does"),
+        (lambda n: n // 2 + dispatched(n) * 0, "what functools.singledispatch does"),
+        (lambda n: n // 2 + (((n > 5000) == 1) and n == 5050), "asks for `==`"),
+        (lambda n: n // 2 + (1 if operator.is_(n == 5050, True) else 0), "what operator.is_ does"),
+        (lambda n: n // 2 + (reprlib.repr(n) == "5050"), "what reprlib.Repr.repr does"),
+        (lambda n: n // 2 + hasattr(n, "node") * 0, "what hasattr does"),
+        (lambda n: n // 2 + (sys.getsizeof(n) > 1000), "what sys.getsizeof does"),
+        (lambda n: n // 2 + (n.__sizeof__() > 1000), "asks for `__sizeof__`"),
+        (lambda n: n // 2 + ("(5050,)" in repr(torch.empty(n, device="meta"))), "asks for the text"),
+        (same, "asks for the identity"),
+    ],
+)
+def test_what_foreign_code_does_with_a_symbol_is_not_proven(fn: Callable[[int], int], reason: str) -> None:
+    found = sweep(fn, over="n", want="n // 2", upto=40)
+    assert not found.proven and reason in str(found)
+
+
+def test_what_is_known_of_python_itself_is_no_foreign_code() -> None:
+    found = sweep(
+        lambda n: functools.reduce(operator.add, (n, math.ceil(n / 2), max(n, 3))),
+        over="n",
+        want="n + (n + 1) // 2 + max(n, 3)",
+    )
+    assert found.proven
+
+
+# ---- limits ---------------------------------------------------------------------------------------------------------
+
+
+class TooShort(Exception):
+    """Of its own kind."""
+
+
+def test_any_error_refuses_a_length() -> None:
+    def fn(n: int) -> int:
+        if n < 3:
+            raise TooShort("too short")
+        return {n: n}[n] if n > 40 and n % 50 else n
+
+    found = sweep(lambda n: fn(int(n)), over="n", upto=20)
+    assert found.least == 3 and found.refusals["n < 3"] == "TooShort: too short"
+    with pytest.raises(ValueError, match="takes no n up to 4,194,304; the last error: KeyError: 4194304"):
+        sweep(lambda n: {}[n], over="n", upto=8)
+
+
+def test_few_and_large_lengths() -> None:
+    with pytest.raises(ValueError, match=r"no formula found for the lengths 0, 2, 3"):
+        sweep(lambda n: torch.zeros(n) + torch.zeros(n // 2), over="n", upto=40)
+    found = sweep(lambda n: n**3, over="n", want="n*n*n")
+    assert found.proven and found.far[-1] == 1_000_003
+
+
+def test_a_sweep_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lengths, "MAX_TOTAL", -1.0)
+    found = sweep(lambda n: n // 2, over="n", want="n // 2")
+    assert not found.proven and found.upto == 17 and not found.far and "no further length was run" in str(found)
 
 
 def test_a_function_that_remembers_is_no_function_of_the_length() -> None:

@@ -17,9 +17,9 @@ import jaxtyping
 import torch
 from torch import SymInt
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from tinyomni.tracing.formula import SpecError
+from tinyomni.tracing.indices import Indices
 from tinyomni.tracing.lengths import recurrent
 from tinyomni.tracing.piecewise import Condition, Finding, Path, Piecewise, Undecided, looks, part, piecewise
 from tinyomni.tracing.symbol_watch import questions, watched
@@ -43,11 +43,17 @@ class Derivation:
     """The paths of one function from a length to a length."""
 
     def __init__(
-        self, call: Callable[[Any], Any], over: str, refusal: Callable[[int], str], caught: Callable[[int], Any]
+        self,
+        call: Callable[[Any], Any],
+        over: str,
+        refusal: Callable[[int], str],
+        caught: Callable[[int], Any],
+        unseen: dict[str, None],
     ) -> None:
         """`call` gives the length for a symbol; `refusal` says why an ordinary length is not taken, or nothing;
-        `caught` tells the errors that the function catches for it.
+        `caught` tells the errors that the function catches for it; `unseen` collects operations with unknown indices.
         """
+        self.unseen = unseen
         self.call, self.over, self.refusal, self.caught = call, over, refusal, caught
         self.paths: list[Path] = []
         self.points = self.looks = 0
@@ -74,8 +80,9 @@ class Derivation:
     def explore(self, n: int) -> None:
         """One more path, the one on which n lies."""
         with questions() as asked, watched() as watch:
-            expression, guards, error = symbolic(self.call, n)
-        seen = [*asked, *sorted(watch.asked)]
+            rules = ShapesByRule(self.unseen)
+            expression, guards, error = symbolic(self.call, n, rules)
+        seen = [*asked, *sorted(watch.asked), *rules.asked]
         refusal = "" if error is None else self.refusal(n)
         if error is not None and not refusal:
             raise Undecided(f"the symbolic run failed: {_short(error)}")
@@ -88,6 +95,8 @@ class Derivation:
             )
         if seen:
             raise Undecided(f"the function asks for {' and '.join(dict.fromkeys(seen))} of {self.over}")
+        if watch.given:
+            raise Undecided(f"what {' and '.join(sorted(watch.given))} does with a symbol for {self.over} is not known")
         try:
             conditions = tuple(self.condition(guard) for guard in guards)
             text = "" if refusal else write(expression, self.over)
@@ -123,12 +132,11 @@ class Derivation:
         return Condition(lambda n: relation(difference.at(n), 0), (*difference.turns, difference))
 
 
-class ShapesByRule(TorchFunctionMode):
+class ShapesByRule(Indices):
     """Operators for which torch fixes a symbolic length, by others with the same result that do not."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def operate(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Called for each operator."""
-        kwargs = kwargs or {}
         if func in POOLS and not kwargs.get("return_indices"):
             two, names = POOLS[func]
             given = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -152,7 +160,7 @@ POOLS: dict[Any, tuple[Any, tuple[str, ...]]] = {
 }
 
 
-def symbolic(call: Callable[[Any], Any], hint: int) -> tuple[Any, list[Any], Exception | None]:
+def symbolic(call: Callable[[Any], Any], hint: int, rules: ShapesByRule) -> tuple[Any, list[Any], Exception | None]:
     """The result as a sympy expression, the conditions of this path, and the exception where it ended in one."""
     try:  # these names are not public, and importing them takes seconds: only when they are needed
         from torch._dispatch.python import enable_python_dispatcher
@@ -174,7 +182,7 @@ def symbolic(call: Callable[[Any], Any], hint: int) -> tuple[Any, list[Any], Exc
     result, error_, logged = None, None, logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # torch's tracebacks of what has no symbolic rule
     try:
-        with warnings.catch_warnings(), mode, enable_python_dispatcher(), ShapesByRule(), torch.no_grad():
+        with warnings.catch_warnings(), mode, enable_python_dispatcher(), rules:
             warnings.simplefilter("ignore")  # of the function; an ordinary run has shown them
             result = call(length)
     except Exception as error:  # any of torch's, or the function's own: who calls decides

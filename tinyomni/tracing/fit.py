@@ -71,4 +71,4 @@ def _period(steps: Sequence[int]) -> int | None:
         length += steps[place] == steps[length]
         border[place + 1] = length
     period = len(steps) - border[len(steps)]
-    return period if 2 * period <= len(steps) else None
+    return period if 0 < 2 * period <= len(steps) else None

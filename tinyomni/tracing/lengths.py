@@ -12,19 +12,19 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
-import jaxtyping
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from tinyomni.tracing import annotations
 from tinyomni.tracing.formula import SpecError, evaluate, unknown
+from tinyomni.tracing.indices import Indices
+from tinyomni.tracing.state import State
 from tinyomni.tracing.symbol_watch import Place, watched
 
 LONGEST = 2**22  # lengths up to here are tried when the function refuses short ones
 MAX_SECONDS = 30.0  # of CPU time for one call
+MAX_TOTAL = 120.0  # of CPU time, after which no further length is run
 REAL = 4096  # longest input for which real zeros are computed where the meta device cannot tell a shape
-REFUSALS = (ValueError, RuntimeError, IndexError, AssertionError, ArithmeticError, jaxtyping.TypeCheckError)
 
 
 class TooLong(BaseException):
@@ -37,6 +37,7 @@ class CpuLimit:
     def __init__(self) -> None:
         self.thread, self.lock, self.done = threading.get_ident(), threading.Lock(), threading.Event()
         self.began: float | None = None  # while a call runs
+        self.started = 0.0
         self.fired = False
         if hasattr(time, "pthread_getcpuclockid"):
             clock = time.pthread_getcpuclockid(self.thread)
@@ -45,6 +46,7 @@ class CpuLimit:
             self.now = time.process_time
 
     def __enter__(self) -> "CpuLimit":
+        self.started = self.now()
         threading.Thread(target=self._watch, daemon=True).start()
         return self
 
@@ -58,6 +60,10 @@ class CpuLimit:
                     self.fired = True
                     exception = ctypes.py_object(TooLong)  # raised before the next line of Python of that thread
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread), exception)
+
+    def over(self) -> bool:
+        """Whether all calls together have used their time."""
+        return self.now() - self.started > MAX_TOTAL
 
     def run(self, work: Callable[[], Any]) -> Any:
         """One call. Raises TooLong."""
@@ -79,16 +85,25 @@ class CpuLimit:
                 pass
 
 
-class ShapesOnly(TorchFunctionMode):
+class ShapesOnly(Indices):
     """Every operation runs on the meta device, also those on a module's real weights: shapes, and no numbers."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called for each operation; new tensors are made on the meta device by `torch.device("meta")`."""
-
+    def operate(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """New tensors are made on the meta device by `torch.device("meta")`. Asked for their device, they answer as in
+        an ordinary run; `is_meta` is asked by code that leaves out values.
+        """
+        if func.__name__ == "__get__" and isinstance(args[0], Tensor) and args[0].is_meta:
+            if func.__self__.__name__ in WHERE:
+                return WHERE[func.__self__.__name__]
+            if func.__self__.__name__ == "is_meta":
+                self.asked.append("is_meta")
         known = recurrent(func, args)
         if known is not None:
             return known
-        return func(*map(_to_meta, args), **{name: _to_meta(value) for name, value in (kwargs or {}).items()})
+        return func(*map(_to_meta, args), **{name: _to_meta(value) for name, value in kwargs.items()})
+
+
+WHERE = {"device": torch.device("cpu"), "is_cpu": True}
 
 
 def recurrent(func: Any, args: tuple[Any, ...]) -> Any:
@@ -107,7 +122,8 @@ def _to_meta(value: Any) -> Any:
         if value.is_meta:
             return value
         with torch._C.DisableTorchFunctionSubclass():
-            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+            found = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+            return found.requires_grad_(value.requires_grad and value.is_leaf)
     if type(value) in (list, tuple):
         return type(value)(map(_to_meta, value))
     return torch.device("meta") if isinstance(value, torch.device) else value
@@ -125,9 +141,12 @@ class Lengths:
             word.name for leaf in self.inputs.values() for word in annotations.words(leaf.dim_str) if word.name
         }
         self.real = False  # real zeros are computed
+        self.asks_meta = False  # the function asks whether tensors are on the meta device
         self.values: dict[int, int] = {}
         self.refusals: dict[int, str] = {}
+        self.unseen: dict[str, None] = {}  # operations whose indices are not known
         self.limit = CpuLimit()
+        self.state = State(fn)
         self._check_names()
 
     def _check_names(self) -> None:
@@ -165,33 +184,41 @@ class Lengths:
         return out
 
     def shape(self, n: int) -> tuple[int, ...]:
-        """The shape for one length, or a number as a shape of one. Raises one of REFUSALS, ValueError for no end."""
+        """The shape for one length, or a number as a shape of one. Raises NoLength, or what the function raises."""
         try:
-            with torch.no_grad():
-                out = self.limit.run(lambda: self._out(n))
+            out = self.limit.run(lambda: self._out(n))
         except TooLong:
             self.limit.end()
             raise Endless(
                 f"{self.name}: no result for {self.over} = {n} within {MAX_SECONDS:g} s of CPU time. Does it end?"
             ) from None
         except RecursionError as error:
-            raise Endless(f"{self.name}: no result for {self.over} = {n}: {error}. Does it end?") from error
+            raise Endless(
+                f"{self.name}: no result for {self.over} = {n}: {error}. "
+                "An endless recursion, or one too deep for this length"
+            ) from error
+        finally:
+            self.state.restore()
         if isinstance(out, bool) or not isinstance(out, (Tensor, int)):
-            raise TypeError(f"{self.name}: expected a tensor or a length, got {type(out).__name__}")
+            raise NoLength(f"{self.name}: expected a tensor or a length, got {type(out).__name__}")
         return tuple(out.shape) if isinstance(out, Tensor) else (out,)
 
     def _out(self, n: int) -> Any:
         if self.real:
             return self.run(n)
+        shapes = ShapesOnly(self.unseen)
         try:
-            with torch.device("meta"), ShapesOnly():
+            with torch.device("meta"), shapes:
                 return self.run(n)
-        except (*REFUSALS, NotImplementedError, TypeError) as error:
+        except Exception as error:
             if n > REAL or "meta" not in str(error).lower():
                 raise
+            self.state.restore()
             out = self.run(n)  # something asked for a value
             self.real = True
             return out
+        finally:
+            self.asks_meta |= bool(shapes.asked)
 
     def value(self, n: int) -> int | None:
         """The length for one n; None where the function refuses it."""
@@ -199,10 +226,10 @@ class Lengths:
             try:
                 assert self.axis is not None
                 self.values[n] = self.shape(n)[self.axis]
-            except REFUSALS as error:
-                if isinstance(error, Endless):
+            except Exception as error:
+                if isinstance(error, (Endless, NoLength)):
                     raise
-                self.refusals[n] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}".removesuffix(": ")
+                self.refusals[n] = said(error)
         return self.values.get(n)
 
     def refusal(self, n: int) -> str:
@@ -214,13 +241,15 @@ class Lengths:
         if n > REAL:
             return None
         try:
-            with torch.no_grad(), watched() as watch:
+            with watched() as watch:
                 self.limit.run(lambda: self.run(n))
         except TooLong:
             self.limit.end()
             return None
-        except (*REFUSALS, NotImplementedError, TypeError):  # weights on the meta device
+        except Exception:  # weights on the meta device
             return None
+        finally:
+            self.state.restore()
         return watch.errors
 
     def catches_meta(self, n: int) -> bool:
@@ -229,14 +258,30 @@ class Lengths:
             self.shape(n)
         return bool(watch.errors) and self.caught(n) not in (None, watch.errors)
 
+    def parts_meta(self, n: int) -> bool:
+        """Whether the function asks for the meta device and gives another shape there than for real zeros."""
+        if not self.asks_meta or n > REAL:
+            return False
+        try:
+            shape, self.real = self.shape(n), True
+            return shape != self.shape(n)
+        except Exception:
+            return False
+        finally:
+            self.real = False
+
     def symbolic(self, n: Any) -> Any:
         """The length for a symbol."""
         assert self.axis is not None
+        if self.limit.over():
+            raise Endless(f"{MAX_TOTAL:g} s of CPU time are over")
         try:
             out = self.limit.run(lambda: self.run(n))
         except TooLong:
             self.limit.end()
             raise Endless(f"the symbolic run took more than {MAX_SECONDS:g} s of CPU time") from None
+        finally:
+            self.state.restore()
         return out.shape[self.axis] if isinstance(out, Tensor) else out
 
     def first(self, upto: int) -> int:
@@ -246,16 +291,19 @@ class Lengths:
         for n in (*range(1, upto + 1), *doubled):
             try:
                 shape = self.shape(n)
-            except REFUSALS as error_:
-                if isinstance(error_, Endless):
+            except Exception as error_:
+                if isinstance(error_, (Endless, NoLength)):
                     raise
                 error = error_
                 continue
             good = n
-            self.real = self.real or self.catches_meta(n)
+            self.real = self.real or self.catches_meta(n) or any(self.parts_meta(n + more) for more in (0, 1, n))
+            shape = self.shape(n)
             break
         else:
-            raise ValueError(f"{self.name} takes no {self.over} up to {LONGEST:,}; the last error: {error}") from error
+            raise ValueError(
+                f"{self.name} takes no {self.over} up to {LONGEST:,}; the last error: {said(error)}"
+            ) from error
         self.axis = len(shape) - 1 if self.axis is None and len(shape) == 1 else self.axis
         if self.axis is None:
             self.axis = self._axis(good)
@@ -272,8 +320,8 @@ class Lengths:
             further *= 2
             try:
                 now = self.shape(further)
-            except REFUSALS as error:
-                if isinstance(error, Endless):
+            except Exception as error:
+                if isinstance(error, (Endless, NoLength)):
                     raise
                 break
             axes = [place for place, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]]
@@ -285,6 +333,15 @@ class Lengths:
             if axes:
                 return axes[0]
         raise ValueError(f"{self.name}: {self.over} has no effect on the shape {before}; choose an axis with axis=")
+
+
+def said(error: Exception | None) -> str:
+    """The first line of an error, with its type."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}".removesuffix(": ")
+
+
+class NoLength(TypeError):
+    """A result that has no length."""
 
 
 class Endless(ValueError):

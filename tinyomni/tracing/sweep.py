@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinyomni.tracing import fit
+from tinyomni.tracing import lengths as limits
 from tinyomni.tracing.derive import Derivation
 from tinyomni.tracing.floors import Form, Formula, form_of
-from tinyomni.tracing.formula import SpecError, evaluate, names_in, unknown
+from tinyomni.tracing.formula import MAX_VALUE, SpecError, compiled, evaluate, names_in, unknown
 from tinyomni.tracing.lengths import Endless, Lengths
 from tinyomni.tracing.piecewise import Domain, Finding, Undecided, cases, domain, pieces, piecewise
 
@@ -46,6 +47,7 @@ class Sweep:
     far: tuple[int, ...]  # the longer ones that were run
     refusals: Mapping[str, str] = field(default_factory=dict)  # "n < 3" → what the function says
     real: bool = False  # the shape depends on values: zeros were given
+    unseen: tuple[str, ...] = ()  # operations with indices whose values are not known
 
     def __str__(self) -> str:
         formula, steps = self.form.text(self.over), f" in steps of {self.step}" if self.step > 1 else ""
@@ -61,6 +63,8 @@ class Sweep:
             text.append(f"  not proven beyond that: {self.reason}")
         if self.real:
             text.append("  the shape depends on values; it was computed for zeros")
+        if self.unseen:
+            text.append(f"  values of indices were not looked at: {', '.join(self.unseen)}")
         return "\n".join([*text, *(f"  {where}: {said}" for where, said in self.refusals.items())])
 
 
@@ -100,7 +104,7 @@ class _Search:
         self.want = want or ""  # the formula that is looked at
         self.least = lengths.first(upto)
         self.upto = upto if upto >= self.least else self.least + upto - 1
-        self.derivation = Derivation(lengths.symbolic, self.over, lengths.refusal, lengths.caught)
+        self.derivation = Derivation(lengths.symbolic, self.over, lengths.refusal, lengths.caught, lengths.unseen)
         self.domain = Domain(self.least)
 
     def result(self) -> Sweep:
@@ -116,6 +120,8 @@ class _Search:
         except Undecided as error:
             reason, proven = str(error), False
             end = self.run(self.upto)
+            if end < self.upto:
+                reason += f"; after {limits.MAX_TOTAL:g} s of CPU time no further length was run"
             self.domain = self.taken(end)
             self.want = self.want or self.fitted()
             self.look_far(FAR)
@@ -129,6 +135,8 @@ class _Search:
         """The lengths from the shortest on, up to the first `count` or `upto`."""
         end = min(max(self.least + WINDOW - 1, count), self.upto)
         for n in range(self.least, end + 1):
+            if n > self.least + WINDOW and self.lengths.limit.over():
+                return n - 1
             self.lengths.value(n)
         return end
 
@@ -147,7 +155,7 @@ class _Search:
         wanted = sorted({n + (self.least - n) % step for n in (*places, *near) if n > end})
         good = end - (end - self.least) % step
         for n in wanted:
-            if most is not None and n > most:
+            if (most is not None and n > most) or self.lengths.limit.over() or self.beyond(n):
                 break
             try:
                 value = self.lengths.value(n)
@@ -191,6 +199,13 @@ class _Search:
     def expected(self, n: int) -> int:
         """The expected length for one n."""
         return evaluate(self.want, {**self.known, self.over: n})
+
+    def beyond(self, n: int) -> bool:
+        """Whether the expected length is larger than any that formulas are computed for."""
+        try:
+            return bool(self.want) and abs(compiled(self.want)({**self.known, self.over: n})) > MAX_VALUE
+        except ZeroDivisionError:  # said where it is compared
+            return False
 
     def compare(self) -> None:
         """Raise at the first of all lengths run so far that is not as expected."""
@@ -250,9 +265,11 @@ class _Search:
         expected = piecewise(self.want, self.over, self.known)
         found = self.derivation.compare(expected, max(2, self.least))
         if isinstance(found, Finding):
-            if self.lengths.value(found.n) is not None:
+            value = self.lengths.value(found.n)
+            if value is not None:
                 self.compare()
-            raise Undecided(f"the symbolic run gives {found.value} at {self.over} = {found.n}, the function does not")
+            other = f"gives {value}" if value is not None else "is refused"
+            raise Undecided(f"at {self.over} = {found.n} the symbolic run gives {found.value}, an ordinary one {other}")
         shown = domain(found)
         if shown is None:
             refused = min(n for n, _, _, path in found if path.value is None and n > self.least)
@@ -318,4 +335,5 @@ class _Search:
             far=tuple(sorted(n for n in self.lengths.values if n > upto)),
             refusals=refusals,
             real=self.lengths.real,
+            unseen=tuple(self.lengths.unseen),
         )
