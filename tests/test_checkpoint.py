@@ -87,6 +87,21 @@ def test_fp16_resumes_with_its_scaler(tmp_path: Path) -> None:
     assert losses(tmp_path / "a") == losses(tmp_path / "b") and result.overflows > 0
 
 
+@pytest.mark.parametrize("stop", [0, 14])
+def test_a_run_killed_before_it_named_its_last_checkpoint(
+    stop: int, tmp_path: Path, whole: tuple[Path, Tensor]
+) -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        run(tmp_path, Random(stop), **SETTINGS)
+    (tmp_path / "result.json").unlink(missing_ok=True)
+    older = checkpoint.list_checkpoints(tmp_path)[1]
+    for name in ("last", "best"):
+        checkpoint.set_pointer(tmp_path, name, older)
+    stage = run(tmp_path, Random(), **SETTINGS)[1]
+    load_weights(stage, tmp_path, "last")
+    same(tmp_path, stage, whole)
+
+
 KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path

@@ -116,10 +116,13 @@ class Run:
         return self.result
 
     def find(self) -> Any:
-        """The newest complete checkpoint. `best` is set to what that one calls the best, if it is still there."""
+        """The newest complete checkpoint. `last` is set to it: a run may have been killed between the two; and `best` to
+        what that one calls the best, if it is still there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint.clear_temporary(self.folder)
         found = checkpoint.load_newest(self.folder, self.notify)
+        if found:
+            checkpoint.set_pointer(self.folder, "last", checkpoint.path_of(self.folder, found[1]["step"]))
         best = found[1]["result"]["best_step"] if found else None
         if best is not None and checkpoint.path_of(self.folder, best).exists():
             checkpoint.set_pointer(self.folder, "best", checkpoint.path_of(self.folder, best))
