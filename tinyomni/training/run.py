@@ -116,8 +116,8 @@ class Run:
         return self.result
 
     def find(self) -> Any:
-        """The newest complete checkpoint. `last` is set to it, as a run may have been killed between the two, and `best`
-        to what that one calls the best, if it is still there.
+        """The newest complete checkpoint. `last` is set to it, as a run may have been killed between them, and
+        `best` to what that one calls the best, if it is still there.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint.clear_temporary(self.folder)
