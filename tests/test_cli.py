@@ -72,6 +72,23 @@ def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch, capsys
     assert "No space left on device" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("error", "asked"), [
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 187904 bytes. "),
+     " (it asked for 187904 bytes)"),
+    (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0"), " (it asked for 20.00 GiB)"),
+    (MemoryError(), ""), (OSError(errno.ENOMEM, "Cannot allocate memory"), ""),
+])  # fmt: skip
+def test_too_little_memory_is_no_fault_of_ours(
+    error: Exception, asked: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, error)
+    assert cli.main(["progress"]) == 2
+    told = capsys.readouterr().err
+    assert told == f"tinyomni progress: out of memory{asked}. Close other programs, or give it less at once.\n"
+    args = cli.parser().parse_args(["train", "vision"])
+    assert "Lower batch_size or raise grad_accum_steps" in cli.input_problem(error, args)
+
+
 def test_choices_are_those_of_the_registries() -> None:
     from tinyomni.data.world import SPLITS
     from tinyomni.dry_run import PIPELINES

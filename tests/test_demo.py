@@ -12,9 +12,13 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -45,19 +49,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::R
 # ---- without a browser ----------------------------------------------------------------------------------------------
 
 
-def test_a_drawing_gets_a_background_of_the_closed_world() -> None:
-    empty = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
-    for nothing in (None, {"composite": None}, {"composite": empty}):
-        assert demo.flatten_drawing(nothing) is None
-    empty.putpixel((3, 4), (255, 0, 0, 255))
-    image = demo.flatten_drawing({"composite": empty})
-    assert image.getpixel((3, 4)) == (255, 0, 0) and image.getpixel((0, 0)) == BACKGROUNDS[0]
-
-
-def test_channels_come_first() -> None:
-    assert demo.to_recording(None) is None
-    wave, rate = demo.to_recording((48_000, np.zeros((100, 2), dtype=np.int16)))
-    assert wave.shape == (2, 100) and rate == 48_000
+def test_a_drawing_gets_a_background_of_the_closed_world(tmp_path: Path) -> None:
+    drawn = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    drawn.save(tmp_path / "empty.png")
+    assert demo.read_drawing(None) is None and demo.read_drawing(str(tmp_path / "empty.png")) is None
+    drawn.putpixel((3, 4), (255, 0, 0, 255))
+    drawn.save(content := io.BytesIO(), "png")
+    image = demo.read_drawing(content.getvalue())
+    assert image is not None and image.getpixel((3, 4)) == (255, 0, 0) and image.getpixel((0, 0)) == BACKGROUNDS[0]
 
 
 def test_a_run_shows_text_then_speech_then_figure_and_shapes() -> None:
@@ -75,7 +74,8 @@ def test_a_run_shows_text_then_speech_then_figure_and_shapes() -> None:
     with trace("free"):  # nothing is left running
         pass
     for arguments, words in [((None, " ", None, True, 0), "There is no question"),
-                             ((None, "What?", (np.ones(9), 16_000), True, 0), "There are two questions")]:  # fmt: skip
+                             ((None, "What?", (np.ones(9), 16_000), True, 0), "There are two questions"),
+                             ((None, "a" * 301, None, True, 0), "at most 300 characters, got 301")]:  # fmt: skip
         with pytest.raises(ValueError, match=words):
             list(model.ask(*arguments))
     load, trimmed = model.omni.load_recording, []
@@ -127,9 +127,18 @@ def test_the_answer_is_apart_from_the_scratchpad() -> None:
     assert demo.split_scratchpad(reply) == (seen, "")
 
 
-def test_an_image_of_100_megapixels_is_refused_before_it_is_copied() -> None:
-    with pytest.raises(InputError, match="pixels"):
-        demo.flatten_drawing({"composite": Image.new("RGBA", (10_000, 10_000))})
+def header_only(width: int, height: int) -> bytes:
+    """A PNG whose pixels are missing."""
+    chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT", b"IEND")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(each) - 4) + each + struct.pack(">I", zlib.crc32(each)) for each in chunks
+    )
+
+
+def test_a_drawing_of_100_megapixels_is_refused_before_it_is_decoded() -> None:
+    with pytest.raises(InputError, match="drawing has more than 80,000,000 pixels") as refused:
+        demo.read_drawing(header_only(30_000, 30_000))
+    assert tempfile.gettempdir() not in str(refused.value)
 
 
 def test_twenty_requests_at_once_each_get_their_own_answer() -> None:
@@ -200,6 +209,49 @@ def test_an_upload_has_a_limit(address: tuple[str, int]) -> None:
         return request(address, "POST", "/gradio_api/upload", part + bytes(size) + b"\r\n--x--\r\n", **headers)[0]
 
     assert upload(1000) == 200 and upload(65 << 20) == 413
+
+
+def send(address: tuple[str, int], name: str, content: bytes) -> dict[str, Any]:
+    """Upload a file; what the page then knows of it."""
+    part = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answered = request(address, "POST", "/gradio_api/upload", part + content + b"\r\n--x--\r\n", **headers)[1]
+    return {"path": json.loads(answered)[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+
+def press_by_http(address: tuple[str, int], button: str, data: list[Any]) -> dict[str, Any]:
+    """Do what the page does when a button is pressed; the last thing that it is told."""
+    config = json.loads(request(address, "GET", "/config")[1])
+    wanted = next(each["id"] for each in config["components"] if each["props"].get("value") == button)
+    number = next(each["id"] for each in config["dependencies"] if [wanted, "click"] in each["targets"])
+    body = json.dumps({"data": data, "fn_index": number, "session_hash": button}).encode()
+    request(address, "POST", "/gradio_api/queue/join", body, **{"Content-Type": "application/json"})
+    events = request(address, "GET", f"/gradio_api/queue/data?session_hash={quote(button)}")[1].decode().split("\n\n")
+    told = [json.loads(each.removeprefix("data: ")) for each in events if each.strip()]
+    return next(each for each in reversed(told) if each["msg"] == "process_completed")
+
+
+def test_what_cannot_be_read_is_refused_as_elsewhere(address: tuple[str, int]) -> None:
+    def error_of(button: str, data: list[Any]) -> str:
+        told = press_by_http(address, button, data)
+        assert not told["success"]
+        return str(told["output"]["error"])
+
+    png, wav = IMAGE.read_bytes(), AUDIO.read_bytes()
+    for name, content, words in (("cut.wav", wav[:20_000], "truncated"), ("text.wav", b"What is it?" * 9, "decode")):
+        message = error_of("Transcribe the recording", [send(address, name, content)])
+        assert message.startswith("load_audio: ") and f" {name}" in message and words in message
+    for name, content, words in (
+        ("cut.png", png[: len(png) // 2], "damaged or truncated"), ("text.png", b"What is it?" * 9, "expected PNG"),
+        ("large.png", header_only(30_000, 30_000), "more than 80,000,000 pixels"),
+    ):  # fmt: skip
+        drawing = {"background": None, "layers": [], "composite": send(address, name, content)}
+        message = error_of("Describe the image", [drawing, False, "1"])
+        assert message.startswith("load_image: ") and f" {name}" in message and words in message
+    assert error_of("Ask", [None, "a" * 200_000, None, False, "1"]).startswith("expected a question of at most 300")
+    whole = {"background": None, "layers": [], "composite": send(address, "scene.png", png)}
+    assert press_by_http(address, "Describe the image", [whole, False, "1"])["success"]
+    assert press_by_http(address, "Transcribe the recording", [send(address, "speech.wav", wav)])["success"]
 
 
 @pytest.mark.parametrize(
@@ -276,8 +328,9 @@ def value_is(page: Any, text: str) -> None:
     page.wait_for_function("text => document.querySelector('#answer textarea').value == text", arg=text)
 
 
-def scratchpad_is(page: Any, text: str) -> None:
-    page.wait_for_function("text => document.querySelector('#scratchpad textarea').value == text", arg=text)
+def scratchpad_is(page: Any, text: str, timeout: float = WAIT) -> None:
+    shown = "text => document.querySelector('#scratchpad textarea').value == text"
+    page.wait_for_function(shown, arg=text, timeout=timeout)
 
 
 def shapes_with(page: Any, words: str, timeout: float = WAIT) -> None:
@@ -285,21 +338,25 @@ def shapes_with(page: Any, words: str, timeout: float = WAIT) -> None:
     page.wait_for_function(shown, arg=words, timeout=timeout)
 
 
-def press_until(page: Any, button: str, words: str) -> None:
-    """Press the button, again if need be: the editor may not have sent its image yet, and gives no sign when it has."""
+def press_until(page: Any, button: str, seen: Callable[[float], None]) -> None:
+    """Press the button, again if need be: an image or a recording may not have been sent yet, and gives no sign when it
+    is. `seen` waits for what the button is to show, up to a time in ms.
+    """
     from playwright.sync_api import TimeoutError as PageTimeout
 
     for _ in range(20):
         press(page, button)
         with contextlib.suppress(PageTimeout):
-            shapes_with(page, words, timeout=WAIT / 20)
+            seen(WAIT / 20)
             return
-    pytest.fail(f"{button}: no run showed {words}")
+        for toast in page.get_by_test_id("toast-close").all():  # about what was still missing
+            toast.click()
+    pytest.fail(f"{button} did not show it")
 
 
-def error(page: Any, words: str) -> None:
+def error(page: Any, words: str, timeout: float = WAIT) -> None:
     toast = page.locator(".toast-body", has_text=words)
-    toast.wait_for()
+    toast.wait_for(timeout=timeout)
     toast.get_by_test_id("toast-close").click()
     toast.wait_for(state="detached")
 
@@ -308,7 +365,7 @@ def test_ask_by_text_about_a_random_scene(page: Any) -> None:
     press(page, "Random scene")
     page.locator("#image canvas").first.wait_for()
     page.locator("#question textarea, #question input").first.fill("What is it?")
-    press_until(page, "Ask", "ViTTiny.forward")
+    press_until(page, "Ask", lambda most: shapes_with(page, "ViTTiny.forward", most))
     value_is(page, "Yes.")
     shapes_with(page, "TalkerTiny.forward")
     page.locator("#figure img").wait_for()
@@ -348,7 +405,7 @@ def test_a_drawing_is_seen(page: Any) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] / 2 + 40, box["y"] + box["height"] / 2 + 20, steps=5)
     page.mouse.up()
-    press_until(page, "Describe the image", "Describe the image.")
+    press_until(page, "Describe the image", lambda most: shapes_with(page, "Describe the image.", most))
     shapes_with(page, "ViTTiny.forward")
     shot(page, "drawing")
 
@@ -374,8 +431,7 @@ def test_ask_by_a_file_and_transcribe_it(page: Any) -> None:
     scratchpad_is(page, DESCRIPTION)  # not what the test before this one left
     page.locator("#question textarea, #question input").first.fill("")
     choose(page, AUDIO)
-    press(page, "Ask")
-    scratchpad_is(page, f"Is it? {DESCRIPTION}")
+    press_until(page, "Ask", lambda most: scratchpad_is(page, f"Is it? {DESCRIPTION}", most))
     value_is(page, "Yes.")
     press(page, "Transcribe the recording")
     shapes_with(page, "CTCHead.forward")
@@ -392,18 +448,16 @@ def choose(page: Any, path: Path) -> None:
         page.locator("#recording input[type=file]").set_input_files(path)
     sent.value.finished()
     clear.wait_for()
-    page.wait_for_timeout(1000)
 
 
 def test_what_is_wrong_is_shown(page: Any, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silence.wav", torch.zeros(16_000).numpy(), 16_000)
     soundfile.write(tmp_path / "long.wav", (torch.rand(100_000) - 0.5).numpy(), 16_000)
     choose(page, tmp_path / "silence.wav")
-    press(page, "Ask")
-    error(page, "Was the microphone on?")
+    press_until(page, "Ask", lambda most: error(page, "Was the microphone on?", most))
     choose(page, tmp_path / "long.wav")
-    press(page, "Ask")
-    page.locator(".toast-body", has_text="cut the recording").first.wait_for()
+    too_long = page.locator(".toast-body", has_text="5.12 s fit: cut the recording")
+    press_until(page, "Ask", lambda most: too_long.wait_for(timeout=most))
     shot(page, "error")
     error(page, "5.12 s fit: cut the recording")
     page.locator("#question textarea, #question input").first.fill("What?")

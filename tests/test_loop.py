@@ -571,6 +571,14 @@ def test_epochs_differ_seeds_differ_and_lengths_are_alike() -> None:
     assert max(spread) < 20
 
 
+def test_an_order_that_would_fill_the_memory_is_not_kept() -> None:
+    huge = 1_000_000 * 65_536
+    last = Batches(huge, 65_536, in_order=True)[999_999]
+    assert last[0] == huge - 65_536 and last[-1] == huge - 1
+    with pytest.raises(ValueError, match=r"at most 100,000,000 samples in random order, got 65,536,000,000; lower"):
+        Batches(huge, 65_536)
+
+
 def test_the_costs_of_earlier_runs_add_up(tmp_path: Path) -> None:
     run(tmp_path / "one", eval_every=4)
     run(tmp_path / "two", init_from=str(tmp_path / "one"), steps=5)
@@ -805,6 +813,12 @@ def test_wrong_settings_are_input_errors(tmp_path: Path) -> None:
         distributed.choose_device("cuda")
     with pytest.raises(ValueError, match="device must be 'auto', 'cpu', 'cuda' or 'mps', got 'gpu'"):
         distributed.choose_device("gpu")
+    with pytest.raises(ValueError, match="device must be 'auto', 'cpu', 'cuda' or 'mps', got 'meta'"):
+        distributed.choose_device("meta")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="cuda:2, but torch sees 2 GPU"):
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "device_count", lambda: 2)
+        distributed.choose_device("cuda:2")
 
 
 def test_a_loss_that_is_no_single_number(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyomni.apps.chat import Session
-from tinyomni.data import unanswerable, world
+from tinyomni.data import normalization, unanswerable, world
 from tinyomni.data.normalization import normalize_question, reading_note
 from tinyomni.omni import Omni
 
@@ -41,6 +41,14 @@ def test_what_the_world_writes_is_unchanged() -> None:
 )
 def test_case_spaces_punctuation_and_spelling(typed: str, meant: str) -> None:
     assert normalize_question(typed) == meant
+
+
+def test_a_word_that_is_too_long_for_a_slip_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(normalization, "slips", lambda word: tried.append(word) or set())
+    assert normalize_question("x" * 20_000) == "x" * 20_000 + "." and tried == []
+    normalize_question("x" * (normalization.longest_word() + 1))
+    assert [len(word) for word in tried] == [normalization.longest_word() + 1] * len(tried) and tried
 
 
 def test_nine_of_ten_typing_errors_are_corrected() -> None:

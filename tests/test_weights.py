@@ -1,10 +1,12 @@
 """Weights in one file: a file that cannot be used is refused with the reason; the shipped weights work."""
 
+import base64
 import json
 import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,17 @@ def test_the_tokenizer_travels_with_the_weights(tmp_path: Path) -> None:
     (tmp_path / "own.model").unlink()
     again = Omni.from_pretrained(tmp_path / "own.safetensors").tokenizer
     assert again.fingerprint == own.fingerprint and again.encode("a red ring") == own.encode("a red ring")
+
+
+def test_a_tokenizer_that_is_none_is_named_by_the_weights(weights: Path, tmp_path: Path) -> None:
+    with safe_open(weights, framework="pt") as file:
+        metadata = {name: text for name, text in file.metadata().items() if name != "sha256"}
+    metadata |= {"tokenizer": base64.b64encode(b"garbage").decode(), "fingerprint": sha256(b"garbage").hexdigest()}
+    tensors = load_file(weights)
+    save_file(tensors, tmp_path / "odd", metadata | {"sha256": weights_file.digest(tensors, metadata)})
+    with pytest.raises(InputError, match="the tokenizer in odd is not a SentencePiece model") as refused:
+        Omni.from_pretrained(tmp_path / "odd")
+    assert "tokenizer.model" not in str(refused.value)
 
 
 @pytest.mark.parametrize("place", [0.3, 0.7, 0.999])

@@ -9,13 +9,13 @@ import itertools
 import os
 import queue
 import random
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
@@ -27,8 +27,8 @@ from tinyomni.config import SAMPLE_RATE
 from tinyomni.data import rendering, world
 from tinyomni.data.normalization import normalize_question
 from tinyomni.errors import InputError
-from tinyomni.io import load_audio
-from tinyomni.io.images import check_size
+from tinyomni.io import AudioLike, load_audio
+from tinyomni.io.images import open_image
 from tinyomni.io.playback import pcm16, wav_header
 from tinyomni.omni import DESCRIBE, Omni
 from tinyomni.reply import Reply, Transcript
@@ -44,8 +44,6 @@ SCENE = Path(__file__).parent.parent / "assets" / "scene.png"
 QUESTIONS = ("What colour is the star?", "How many shapes are there?", "What is on the left?", "Is there a circle?")
 """The image and the questions that can be clicked."""
 
-Recording = tuple[np.ndarray, int]
-"""Samples, (samples,) or (channels, samples), and their rate."""
 Samples = Float[Tensor, "samples"] | None
 Codes = Int[Tensor, "frames codebooks"] | None
 
@@ -99,24 +97,32 @@ class View:
     shapes: str = ""
 
 
-def flatten_drawing(editor: dict[str, Any] | None) -> Image.Image | None:
-    """The image in the editor, on a background of the closed world; None where nothing was drawn or chosen."""
-    image = (editor or {}).get("composite")
-    if image is not None:
-        check_size("the image", image)
-    if image is None or image.mode != "RGBA":
+def read_drawing(file: str | bytes | None) -> Image.Image | None:
+    """The image in the editor, an uploaded file or the bytes of one; None where nothing was drawn or chosen."""
+    if file is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(file) if isinstance(file, str) else Path(folder) / "drawing"
+        if isinstance(file, bytes):
+            path.write_bytes(file)
+        try:
+            return flatten(open_image(path))
+        except InputError as error:
+            raise without_folder(error, path) from error
+
+
+def flatten(image: Image.Image) -> Image.Image | None:
+    """A drawing on a background of the closed world; None where it is transparent everywhere."""
+    if image.mode != "RGBA":
         return image
     if image.getchannel("A").getextrema()[1] == 0:
         return None
     return Image.alpha_composite(Image.new("RGBA", image.size, rendering.BACKGROUNDS[0]), image).convert("RGB")
 
 
-def to_recording(value: tuple[int, np.ndarray] | None) -> Recording | None:
-    """A recording as the page gives it, (rate, samples or samples × channels), in the form that `load_audio` takes."""
-    if value is None:
-        return None
-    rate, wave = value
-    return (wave.T if wave.ndim == 2 else wave), rate
+def without_folder(error: InputError, file: str | Path) -> InputError:
+    """The same error, which names the file as the user does: the folder that it was put in means nothing to them."""
+    return InputError(str(error).replace(str(file), Path(file).name))
 
 
 def split_scratchpad(result: Reply | Transcript) -> tuple[str, str]:
@@ -142,9 +148,13 @@ class PageModel:
         self.numbers = itertools.count(1)
 
     def ask(
-        self, image: Image.Image | None, question: str, recording: Recording | None, speak: bool, voice: int
+        self, image: Image.Image | None, question: str, recording: AudioLike | None, speak: bool, voice: int
     ) -> Iterator[View]:
         """The answer to a question, typed or spoken."""
+        if len(question or "") > MOST_CHARACTERS:  # the page allows no more, but not everything comes from the page
+            raise InputError(
+                f"expected a question of at most {MOST_CHARACTERS} characters, got {len(question):,}. Shorten it."
+            )
         question = normalize_question(question or "")
         if not question and recording is None:
             raise InputError("There is no question. Type one, or record one.")
@@ -156,14 +166,14 @@ class PageModel:
 
         return self.run(start, recording, voice if speak else None)
 
-    def transcribe(self, recording: Recording | None) -> Iterator[View]:
+    def transcribe(self, recording: AudioLike | None) -> Iterator[View]:
         """What is said in the recording."""
         if recording is None:
             raise InputError("There is no recording. Record one, or choose a file.")
         return self.run(lambda: self.omni.transcribe(recording), recording, None)
 
     def run(
-        self, start: Callable[[], Reply | Transcript], recording: Recording | None, voice: int | None
+        self, start: Callable[[], Reply | Transcript], recording: AudioLike | None, voice: int | None
     ) -> Iterator[View]:
         """Views of a run as it goes on. It runs in one thread, which the trace can follow from start to end."""
         views: queue.Queue[View | BaseException | None] = queue.Queue()
@@ -220,7 +230,7 @@ class PageModel:
     @torch.no_grad()
     def draw(
         self,
-        recording: Recording | None,
+        recording: AudioLike | None,
         speech: Samples,
         codes: Codes,
     ) -> Image.Image | None:
@@ -275,31 +285,35 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
     def error_box(message: str) -> Exception:
         return gr.Error(message, duration=None, title="", print_exception=False)  # it stays until it is closed
 
-    def stream(run: Callable[..., Iterator[View]], *arguments: Any) -> Iterator[list[Any]]:
+    def stream(views: Callable[[], Iterator[View]], recording: str | None = None) -> Iterator[list[Any]]:
         try:
-            for view in run(*arguments):
+            for view in views():
                 yield [view.answer, view.scratchpad, view.certainty, player(view.speech), view.figure, view.shapes]
         except InputError as error:
-            raise error_box(str(error)) from error
+            raise error_box(str(without_folder(error, recording) if recording else error)) from error
 
-    def drawing(editor: Any) -> Image.Image | None:
+    def unread(file: Any, flatten_on_white: bool = False) -> Any:
+        return file
+
+    def drawing(editor: dict[str, Any] | None) -> Image.Image | None:
+        file = (editor or {}).get("composite")
         try:
-            return flatten_drawing(editor)
+            return read_drawing(getattr(file, "path", file))
         except InputError as error:
             raise error_box(str(error)) from error
 
-    def ask(editor: Any, question: str, recording: Any, speak: bool, voice: str) -> Iterator[list[Any]]:
+    def ask(editor: Any, question: str, recording: str | None, speak: bool, voice: str) -> Iterator[list[Any]]:
         image = drawing(editor)
-        yield from stream(model.ask, image, question, to_recording(recording), speak, int(voice) - 1)
+        yield from stream(lambda: model.ask(image, question, recording, speak, int(voice) - 1), recording)
 
     def caption(editor: Any, speak: bool, voice: str) -> Iterator[list[Any]]:
         image = drawing(editor)
         if image is None:
             raise error_box("There is no image. Draw one, or take a random scene.")
-        yield from stream(model.ask, image, DESCRIBE, None, speak, int(voice) - 1)
+        yield from stream(lambda: model.ask(image, DESCRIBE, None, speak, int(voice) - 1))
 
-    def transcribe(recording: Any) -> Iterator[list[Any]]:
-        yield from stream(model.transcribe, to_recording(recording))
+    def transcribe(recording: str | None) -> Iterator[list[Any]]:
+        yield from stream(lambda: model.transcribe(recording), recording)
 
     def random_scene() -> Image.Image:
         scene = world.draw_scene("test", random.randrange(10**6))
@@ -317,6 +331,8 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
                     brush=gr.Brush(colors=colours, default_color=colours[0], default_size=60),
                     transforms=[], layers=False, elem_id="image",
                 )  # fmt: skip
+                # gradio would decode it before `ask` is called, and show no error; `read_drawing` does that instead
+                editor.convert_and_format_image = unread  # type: ignore[method-assign]
                 scene_button = gr.Button("Random scene")
                 question = gr.Textbox(
                     label="Question", placeholder="What colour is the circle?", max_lines=3, max_length=MOST_CHARACTERS,
@@ -324,7 +340,7 @@ def build(omni: Omni) -> tuple[Any, dict[str, Any]]:
                 )  # fmt: skip
                 gr.Examples(examples, [editor, question], label="Or one of these", api_visibility="private")
                 recording = gr.Audio(
-                    label="Or a spoken question", sources=["microphone", "upload"], type="numpy",
+                    label="Or a spoken question", sources=["microphone", "upload"], type="filepath",
                     buttons=["download"], elem_id="recording",
                 )  # fmt: skip
                 with gr.Row():

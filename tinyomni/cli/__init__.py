@@ -80,9 +80,26 @@ def input_problem(error: Exception, args: argparse.Namespace) -> str:
         return "\n".join([str(error), *getattr(error, "__notes__", [])])
     if isinstance(error, ModuleNotFoundError):
         return extras.explain_missing(error)
+    if out_of_memory(error):
+        asked = re.search(r"allocate ([\d.]+ [KMGT]?i?[Bb](?:ytes)?)", str(error))
+        fix = (
+            "Lower batch_size or raise grad_accum_steps, such as --set grad_accum_steps=4."
+            if args.command == "train"
+            else "Close other programs, or give it less at once."
+        )
+        return f"out of memory{f' (it asked for {asked[1]})' if asked else ''}. {fix}"
     if isinstance(error, OSError) and named_by_user(error, args):
         return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
     return ""
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether no memory was left. What torch raises is known by its words: for the CPU it has no class of its own."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and re.search("DefaultCPUAllocator|out of memory", str(error)) is not None)
+    )
 
 
 def named_by_user(error: OSError, args: argparse.Namespace) -> bool:

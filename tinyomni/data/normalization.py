@@ -53,6 +53,12 @@ def vocabulary() -> frozenset[str]:
 
 
 @functools.cache
+def longest_word() -> int:
+    """The letters of the longest word of the world; a slip adds at most one."""
+    return max(map(len, vocabulary()))
+
+
+@functools.cache
 def known_words() -> frozenset[str]:
     """Words that are no typing errors: those of the world, of questions that it does not answer, and the longer ones of
     what people wrote; their shortest ones hold errors (`wat`).
@@ -93,7 +99,7 @@ def slips(word: str) -> set[str]:
 @functools.cache
 def candidates(word: str) -> tuple[str, ...]:
     """The words of the world that are a slip away from this one; none for a word that is known."""
-    if word in known_words() or not word.isascii() or not word.isalpha():
+    if len(word) > longest_word() + 1 or word in known_words() or not word.isascii() or not word.isalpha():
         return ()
     near = slips(word) & vocabulary()
     # short names of shapes are a slip away from other nouns, such as wing: there only a wrong order of letters counts

@@ -25,6 +25,7 @@ from torch.utils.data import Sampler
 from tinyomni.data.bucketing import bucketed_batches
 from tinyomni.errors import InputError
 
+MOST_SHUFFLED = 100_000_000  # samples whose random order is kept in memory: 4 GB
 LAST_WORK_SECONDS = 0.5  # many times what a thread waits for a core on a busy machine
 
 # ---- the processes --------------------------------------------------------------------------------------------------
@@ -108,16 +109,21 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """`auto` is the GPU where there is one, else the CPU. MPS must be named: some losses do not run on it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    wrong = InputError(f"Training: device must be 'auto', 'cpu', 'cuda' or 'mps', got {name!r}")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"Training: device must be 'auto', 'cpu', 'cuda' or 'mps', got {name!r}") from error
+        raise wrong from error
+    if device.type not in ("cpu", "cuda", "mps"):  # torch knows more, such as meta
+        raise wrong
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"Training: device={name}, but torch sees no GPU. `tinyomni doctor` says more.")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("Training: device=mps, but torch sees no Apple GPU")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", local_rank)
+    if device.type == "cuda" and device.index >= (count := torch.cuda.device_count()):
+        raise InputError(f"Training: device={device}, but torch sees {count} GPU(s), cuda:0 … cuda:{count - 1}")
     return device
 
 
@@ -188,6 +194,11 @@ class Batches:
             raise InputError(
                 f"Training: batch_size={batch_size} needs as many samples, got {samples}; lower batch_size"
             )
+        if lengths is None and not in_order and samples > MOST_SHUFFLED:
+            raise InputError(
+                f"Training: expected at most {MOST_SHUFFLED:,} samples in random order, got {samples:,}; "
+                "lower steps or batch_size"
+            )
         if lengths is not None and len(lengths) != samples:
             raise ValueError(f"Batches: expected {samples} lengths, one for each sample, got {len(lengths)}")
         self.samples, self.batch_size, self.seed, self.lengths = samples, batch_size, seed, lengths
@@ -198,6 +209,8 @@ class Batches:
     def __getitem__(self, step: int) -> list[int]:
         """The samples of a step, counted from 0."""
         epoch, index = divmod(step, self.samples // self.batch_size)
+        if self.in_order and self.lengths is None:
+            return list(range(index * self.batch_size, (index + 1) * self.batch_size))
         if epoch != self.epoch:
             self.epoch, self.order = epoch, self.shuffled(epoch)
         return self.order[index]
@@ -208,8 +221,7 @@ class Batches:
             batches = bucketed_batches(self.lengths, self.batch_size, self.seed, epoch)
             return [batch for batch in batches if len(batch) == self.batch_size]
         order = list(range(self.samples))
-        if not self.in_order:
-            random.Random(f"{self.seed} {epoch}").shuffle(order)
+        random.Random(f"{self.seed} {epoch}").shuffle(order)
         full = self.samples - self.samples % self.batch_size
         return [order[at : at + self.batch_size] for at in range(0, full, self.batch_size)]
 
