@@ -298,13 +298,16 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for name in ("a.txt", "b.txt", "c.png", "._a.txt"):
         (tmp_path / "data" / name).write_text("old")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "d.txt").write_text("old")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
     digests = [RunDir(tmp_path, data=tmp_path / "data").data_digest()]
     (tmp_path / "data" / "._a.txt").write_text("of macOS")
     assert RunDir(tmp_path, data=tmp_path / "data").data_digest() == digests[0] is not None
-    for name, text in (("b.txt", "new"), ("c.png", "longer")):
+    for name, text in (("b.txt", "new"), ("c.png", "longer"), ("linked/d.txt", "new")):
         (tmp_path / "data" / name).write_text(text)
         digests.append(RunDir(tmp_path, data=tmp_path / "data").data_digest())
-    assert len(set(digests)) == 3 and RunDir(tmp_path).data_digest() is None
+    assert len(set(digests)) == 4 and RunDir(tmp_path).data_digest() is None
     fit(Toy(), Rows(), short(), tmp_path / "run", collate=stack, data=digests[0])
     with pytest.raises(InputError, match=r"other settings: data was .*, got .*another folder"):
         fit(Toy(), Rows(), short(), tmp_path / "run", collate=stack, data=digests[1])
