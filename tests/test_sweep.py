@@ -280,6 +280,17 @@ def test_indices_whose_values_are_not_known_are_named() -> None:
     found = sweep(Tokens(), over="n", want="n", axis=1)
     assert found.proven and found.most == 300 and len(found.unseen) == 1
     assert "\n  values of indices were not looked at: embedding at test_sweep.py:" in str(found)
+
+
+def test_indices_that_change_through_another_tensor_are_not_known() -> None:
+    def shifted(n: int) -> Tensor:
+        index = torch.arange(n)
+        seen = index.view(-1)
+        index.add_(100)
+        return torch.zeros(500)[seen]
+
+    found = sweep(shifted, over="n", want="n")
+    assert found.most is None and [each.partition(" at ")[0] for each in found.unseen] == ["indexing"]
     found = sweep(lambda n: torch.zeros(9)[torch.arange(n).cumsum(0)], over="n", want="n")
     assert found.proven and found.unseen[0].startswith("indexing at test_sweep.py:")
 
