@@ -184,6 +184,6 @@ if __name__ == "__main__":
 def test_a_lesson_gives_the_same_where_there_is_a_gpu(path: Path) -> None:
     """All of it runs on the CPU. torchinfo would move a model to the GPU that it makes an input for."""
     for cell in cells(path, "code"):
-        assert "cuda" not in cell.source and '"auto"' not in cell.source
+        assert "cuda" not in cell.source and 'device="auto"' not in cell.source
         for call in re.findall(r"summary\((?:[^()]|\([^()]*\))*\)", cell.source):
             assert "input_size=" not in call or 'device="cpu"' in call
