@@ -310,6 +310,16 @@ def test_an_mp3_inside_a_wav_is_read_to_its_end(tmp_path: Path) -> None:
             load_audio(tmp_path / "b.wav")
 
 
+@pytest.mark.parametrize(
+    "name", [b".snd", b"dns.", b"RIFF", b"RF64", b"BW64", b"FORM", b"caff", b"fLaC", b"ID3\4", b"OggS"]
+)
+def test_the_beginning_of_a_header_is_refused(name: bytes, tmp_path: Path) -> None:
+    for length in range(4, 30):
+        (tmp_path / "a").write_bytes((name + bytes([0, 0, 0, 6]) + b"\xff" * 30)[:length])
+        with pytest.raises(InputError, match=r"truncated|cannot decode"):
+            load_audio(tmp_path / "a")
+
+
 def test_a_text_that_is_too_long_for_a_path_is_refused() -> None:
     with pytest.raises(InputError, match="is too long for a path"):
         load_audio("a" * 5000)

@@ -276,7 +276,7 @@ def _data(file: BinaryIO) -> Data | None:
     file.seek(0)
     head = file.read(12)
     order = _order(head)
-    if head[:4] in (b".snd", b"dns."):
+    if head[:4] in (b".snd", b"dns.") and len(head) == 12:
         start = int.from_bytes(head[4:8], order)
         return Data(start, int.from_bytes(head[8:], order), max(0, end - start), slice(8, 12), order)
     for chunk in _chunks(file):
