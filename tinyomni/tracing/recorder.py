@@ -95,12 +95,15 @@ class CacheState:
     cache: Any
     length: int | None
     phase: str
-    shape: tuple[Any, ...]  # of the first tensor of that call
+    first: Record | None  # that call
     met: set[tuple[int, int]]  # (function, module or 0) pairs that had it; one that comes again begins the next step
 
-    def is_over(self, who: tuple[int, int], shape: tuple[Any, ...]) -> bool:
-        """Does this call belong to the next step? It comes again, or is given another number of tokens."""
-        return who in self.met or (bool(self.met) and len(shape) == len(self.shape) and shape != self.shape)
+    def is_over(self, who: tuple[int, int], record: Record) -> bool:
+        """Does this call belong to the next step? It comes again, or another function is given other tokens."""
+        if who in self.met or self.first is None or self.first.call == record.call:
+            return who in self.met
+        shape, before = first_shape(record), first_shape(self.first)
+        return len(shape) == len(before) and shape != before
 
 
 @dataclass(slots=True, eq=False)
@@ -538,23 +541,22 @@ class Recorder:
                 record.phase = "train"
             return
         who = (id(call.function), id(owner) if isinstance(owner, nn.Module) else 0)
-        shape = next((value.shape for value in record.inputs if value.shape), ())
         state = next((each.caches[id(cache)] for each in reversed(self._open) if id(cache) in each.caches), None)
-        if id(cache) in self._outermost and self._outermost[id(cache)][0]() is cache:
-            state = state or self._outermost[id(cache)][1]
-        if state is None or state.is_over(who, shape):
+        if state is None and id(cache) in self._outermost and self._outermost[id(cache)][0]() is cache:
+            state = self._outermost[id(cache)][1]
+        if state is None or state.is_over(who, record):
             length = cache_length(cache)
             phase = "decode" if length else "prefill"
             if length is None:
                 phase = "decode" if tensors_in(cache) else record.phase
-            state = CacheState(cache, length, phase, shape, {who})
+            state = CacheState(cache, length, phase, record, {who})
             if above is not None:
                 above.caches[id(cache)] = state
             elif type(cache).__weakrefoffset__:  # a list could not be watched; a layer's own needs no watching
-                self._outermost[id(cache)] = weakref.ref(cache), CacheState(None, length, phase, shape, state.met)
+                self._outermost[id(cache)] = weakref.ref(cache), CacheState(None, length, phase, record, state.met)
         state.met.add(who)
         record.cache, record.phase = state.length, state.phase
-        call.caches[id(cache)] = CacheState(cache, state.length, state.phase, (), set())
+        call.caches[id(cache)] = CacheState(cache, state.length, state.phase, None, set())
 
     # ---- what went wrong
 
@@ -765,6 +767,11 @@ def running_threads() -> set[str]:
         ):
             found.add(thread.name)
     return found
+
+
+def first_shape(record: Record) -> tuple[Any, ...]:
+    """Of the first tensor that a call was given."""
+    return next((value.shape for value in record.inputs if value.shape), ())
 
 
 def _is_recomputed(frame: types.FrameType, above: OpenCall | None) -> bool:

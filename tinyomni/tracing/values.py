@@ -170,6 +170,8 @@ def tensors_in(value: Any) -> Sequence[Tensor]:
     if kind is tuple or kind is list or kind is dict:
         items = value.values() if kind is dict else value
         return [item for item in itertools.islice(items, MOST_ITEMS) if isinstance(item, Tensor)]
-    if kind is Tensor or (classify(kind) == TENSOR and kind is not TensorInfo):  # type: ignore[arg-type]
+    how = classify(kind)  # type: ignore[arg-type]
+    if how == TENSOR and kind is not TensorInfo:
         return (value,)
-    return tuple(value) if kind.__module__ == "torch.return_types" else ()  # of topk, max, …
+    # a named tuple, such as that of topk
+    return [item for item in value[:MOST_ITEMS] if isinstance(item, Tensor)] if how == SEQUENCE else ()
