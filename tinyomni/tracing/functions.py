@@ -301,9 +301,9 @@ def _shown(path: str, module: str) -> str:
 
 def is_library(code: types.CodeType) -> bool:
     """Code that the reader did not write: Python's own, torch's, and that of other installed packages."""
-    return _is_installed(code.co_filename)
+    return is_installed(code.co_filename)
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
     return "site-packages" in name or "dist-packages" in name or name.startswith(("<frozen", *LIBRARIES))

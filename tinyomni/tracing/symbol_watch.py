@@ -19,8 +19,7 @@ from typing import Any
 
 import torch
 
-from tinyomni.tracing.functions import _is_installed as is_installed
-from tinyomni.tracing.functions import is_library
+from tinyomni.tracing.functions import is_installed, is_library
 
 OURS = __name__.rpartition(".")[0]
 SYMBOLS = {torch.SymInt: 0, torch.SymBool: False, torch.SymFloat: 0.0}  # and a number of that kind
