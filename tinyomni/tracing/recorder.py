@@ -115,7 +115,7 @@ class OpenCall:
     function: Function
     signature: CallSignature
     training: bool
-    locals: list[Bound] = field(default_factory=list)  # annotated variables, so far
+    locals: tuple[Bound, ...] = ()  # annotated variables, so far
     caches: dict[int, CacheState] = field(default_factory=dict)
 
 
@@ -218,8 +218,23 @@ class Recorder:
 
     def _listener(self) -> Listener:
         find = functools.partial(self._quietly, self._find)
-        enter, leave = functools.partial(self._quietly, self._enter), functools.partial(self._quietly, self._leave)
-        return Listener(find, enter, leave, self._elsewhere, self._open)
+        return Listener(find, self._often(self._enter), self._often(self._leave), self._elsewhere, self._open)
+
+    def _often(self, action: Callable[[types.FrameType, Any], None]) -> Callable[[types.FrameType, Any], None]:
+        """`_quietly` for what is done at every call, so with as little as that takes."""
+        is_traced, silent = torch._C._get_tracing_state, torch._C.DisableTorchFunction
+
+        def act(frame: types.FrameType, about: Any) -> None:
+            if is_traced() is not None:
+                self._quietly(action, frame, about)
+                return
+            try:
+                with silent():
+                    action(frame, about)
+            except Exception as error:
+                self._went_wrong(frame, error)
+
+        return act
 
     def _quietly(self, action: Callable[..., Any], frame: types.FrameType, *rest: Any) -> Any:
         """Act so that the program does not notice: neither its tensor classes and modes, nor torch.jit.trace, see what
@@ -231,17 +246,17 @@ class Recorder:
             with torch._C.DisableTorchFunction():
                 return action(frame, *rest)
         except Exception as error:
-            if is_of_a_signal(error):
-                raise
-            self._fault(frame.f_code, error)
+            self._went_wrong(frame, error)
             return None
         finally:
             if tracing is not None:
                 torch._C._set_tracing_state(tracing)  # type: ignore[attr-defined]
 
-    def _fault(self, code: types.CodeType, error: Exception) -> None:
-        """What the hook could not do is said at the end."""
-        self._faults[f"{code.co_qualname} could not be recorded: {type(error).__name__}: {str(error)[:200]}"] += 1
+    def _went_wrong(self, frame: types.FrameType, error: Exception) -> None:
+        """What the hook could not do is said at the end; an exception of a signal's handler is the program's."""
+        if is_of_a_signal(error):
+            raise error
+        self._faults[f"{frame.f_code.co_qualname} could not be recorded: {type(error).__name__}: {str(error)[:200]}"] += 1
 
     def _elsewhere(self) -> None:
         """A thread that was started meanwhile has something to see: it is named at the end."""
@@ -276,8 +291,9 @@ class Recorder:
         calls = self._calls.get(function)
         if calls is None:
             calls = self._calls[function] = Calls(function)
-        local = frame.f_locals
-        values = {name: local[name] for name in function.parameters if name in local}
+        values, names = frame.f_locals, function.parameters
+        if len(values) != len(names) or type(values) is not dict:  # from Python 3.13 on it is a view of the frame
+            values = {name: values[name] for name in names if name in values}
         above = self._open[-1] if self._open else None
         signature = self._signature(calls, values)
         record = Record(
@@ -358,11 +374,12 @@ class Recorder:
                 record.status = STOPPED if record.phase == "recompute" else "raised"
             return
         key = key_of(result)
-        if key not in signature.outputs:
+        known = signature.outputs.get(key)
+        if known is None:
             fits = signature.wrong is not None or self._result_fits(call, result)
             outputs = tuple(describe("out", result, call.function.hints.get("return")))
-            signature.outputs[key] = (outputs, fits)
-        record.outputs, fits = signature.outputs[key]
+            known = signature.outputs[key] = (outputs, fits)
+        record.outputs, fits = known
         record.end = frame.f_lineno
         self._remember(result, record.id)
         if self._flow is not None:
@@ -414,7 +431,7 @@ class Recorder:
         mine = list(annotated_tensors(name, value, hint))
         if annotations.result_fits([each[1:] for each in bound], value, hint):
             if call is not None:
-                call.locals += mine
+                call.locals += tuple(mine)
             return
         qualname = frame.f_code.co_qualname.rpartition("<locals>.")[2]
         context = self._context(str(frame.f_globals.get("__name__", "")))
@@ -504,11 +521,12 @@ class Recorder:
     def _sources(self, values: Iterable[Any]) -> tuple[int, ...]:
         """The calls that made these tensors, or the tensors that these are views of."""
         found: dict[int, None] = {}
+        made = self._made.get
         for value in values:
             for tensor in tensors_in(value):
-                record = self._made.get(tensor)
+                record = made(tensor)
                 if record is None and (base := tensor._base) is not None:
-                    record = self._made.get(base)
+                    record = made(base)
                 if record is not None:
                     found[record] = None
         return tuple(found)
@@ -528,16 +546,15 @@ class Recorder:
 
     def _phase(self, call: OpenCall, values: dict[str, Any], owner: Any, above: OpenCall | None) -> None:
         """Prefill, decode, train or recompute, where that can be told."""
-        record = call.record
-        record.phase = above.record.phase if above and above.record.phase != "train" else ""
-        if record.phase == "recompute":
-            return
-        if _is_recomputed(call.frame, above):
+        record, learns = call.record, torch.is_grad_enabled()
+        phase = above.record.phase if above else ""
+        if phase == "recompute" or (learns and _is_recomputed(call.frame, above)):
             record.phase = "recompute"
             return
+        record.phase = phase if phase != "train" else ""
         cache = values.get(call.function.cache) if call.function.cache else None
         if cache is None:
-            if call.training and torch.is_grad_enabled():
+            if learns and call.training:
                 record.phase = "train"
             return
         who = (id(call.function), id(owner) if isinstance(owner, nn.Module) else 0)
@@ -776,7 +793,7 @@ def first_shape(record: Record) -> tuple[Any, ...]:
 
 def _is_recomputed(frame: types.FrameType, above: OpenCall | None) -> bool:
     """Is activation checkpointing between this call and the one above it?"""
-    if "torch.utils.checkpoint" not in sys.modules or not torch.is_grad_enabled():
+    if "torch.utils.checkpoint" not in sys.modules:
         return False
     outer, end = frame.f_back, above.frame if above else None
     while outer is not None and outer is not end:

@@ -41,10 +41,12 @@ def is_column_against_row(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 def masks(run: Run) -> Iterator[str]:
     """A padding mask that is not as long as the keys: some models cut it, and some spread it."""
     for record in run.steps:
+        mask = next((value for value in record.inputs if value.name == "attention_mask"), None)
+        if mask is None or len(mask.axes) != 2:
+            continue
         given = {value.name: value for value in record.inputs if value.dtype}
-        mask = given.get("attention_mask")
         tokens = next((given[name] for name in TOKENS if name in given), None)
-        if mask is None or tokens is None or len(mask.axes) != 2 or len(tokens.axes) < 2:
+        if tokens is None or len(tokens.axes) < 2:
             continue
         keys = _int(tokens.shape[1]) + (record.cache or 0)
         if mask.shape[1] != keys:

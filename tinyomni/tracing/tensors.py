@@ -99,5 +99,5 @@ class TensorNotes(Generic[Note]):
 
     def get(self, tensor: Tensor) -> Note | None:
         """What was noted about this very tensor."""
-        reference, note = self._kept.get(id(tensor), (None, None))
-        return note if reference is not None and reference() is tensor else None
+        kept = self._kept.get(id(tensor))
+        return kept[1] if kept is not None and kept[0]() is tensor else None

@@ -92,8 +92,16 @@ def key_of(value: Any) -> Any:
         return kind
     if how <= SCALAR:
         return _leaf_key(value, kind, how)
-    if kind is tuple and len(value) <= FEW and all(type(part) is Tensor for part in value):  # often, so quickly
-        return kind, *map(key_of, value)
+    if kind is tuple and len(value) <= FEW:  # often of tensors and None, so quickly
+        found: list[Any] = [kind]
+        for part in value:
+            if part is not None and type(part) is not Tensor:
+                break
+            found.append(key_of(part))
+        else:
+            return tuple(found)
+    elif kind is dict and not value:
+        return (kind,)
     return _container_key(value, kind, how, DEEPEST, [MOST_NODES])
 
 
@@ -167,6 +175,8 @@ def annotated_tensors(name: str, value: Any, hint: Any) -> Iterator[tuple[str, A
 def tensors_in(value: Any) -> Sequence[Tensor]:
     """The tensors that a function takes or gives, directly or in a tuple, list or dict. Called as often as `key_of`."""
     kind = type(value)
+    if kind is Tensor:
+        return (value,)
     if kind is tuple or kind is list or kind is dict:
         items = value.values() if kind is dict else value
         return [item for item in itertools.islice(items, MOST_ITEMS) if isinstance(item, Tensor)]

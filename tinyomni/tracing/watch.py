@@ -35,10 +35,13 @@ class Listener:
     stack: Sequence[Open]
     # by the id of the code, which is kept so that its id stays its own
     codes: dict[int, tuple[types.CodeType, Any]] = field(default_factory=dict)
+    passed: set[int] = field(default_factory=set)  # the ids of those that are worth no record: nearly all
 
     def known(self, code: types.CodeType, frame: types.FrameType) -> tuple[types.CodeType, Any]:
         """A code met for the first time."""
         found = self.codes[id(code)] = (code, self.find(frame))
+        if found[1] is None:
+            self.passed.add(id(code))
         return found
 
 
@@ -84,15 +87,16 @@ class ProfileFunction:
     def _hook(self) -> Callable[[types.FrameType, str, Any], None]:
         """The profile function; its names are local because it is called for every call of the run."""
         listener = self._listener
-        codes, stack, first = listener.codes, listener.stack, listener.known
+        codes, passed, stack, first = listener.codes, listener.passed, listener.stack, listener.known
         enter, leave = listener.enter, listener.leave
 
         def hook(frame: types.FrameType, event: str, arg: Any) -> None:
             if event == "call":
                 code = frame.f_code
-                known = codes.get(id(code)) or first(code, frame)
-                if known[1] is not None:
-                    enter(frame, known[1])
+                if id(code) not in passed:
+                    known = codes.get(id(code)) or first(code, frame)
+                    if known[1] is not None:
+                        enter(frame, known[1])
             elif event == "return" and stack and stack[-1].frame is frame:
                 leave(frame, arg)
 
