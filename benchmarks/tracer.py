@@ -78,6 +78,8 @@ def main() -> None:
     found: dict[str, dict[str, float]] = {}
     with torch.no_grad(), finite_checks(False), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the other tools' own
+        if not args.quick:  # first: torchlens and torchview wrap functions of torch, and leave them so
+            found["Llama ×300"] = generation(args.seconds)
         for batch, tokens in ((1, 6), (16, 256)):
             ids = torch.randint(0, 1000, (batch, tokens))
 
@@ -94,10 +96,8 @@ def main() -> None:
             row = {"bare, ms": times["bare"] * 1e3} | {name: t / times["bare"] for name, t in times.items()}
             del row["bare"]
             found[f"({batch}, {tokens})"] = row
-        if not args.quick:
-            found["Llama ×300"] = generation(args.seconds)
     print(f"{'':18}" + "".join(f"{shape:>12}" for shape in found))
-    for name in next(iter(found.values())):
+    for name in max(found.values(), key=len):
         cells = (f"{row[name]:12.2f}" if name in row else f"{'':12}" for row in found.values())
         print(f"{name:18}" + "".join(cells))
     if args.json:

@@ -16,7 +16,7 @@ import textwrap
 import types
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +57,10 @@ class Function:
     lenient: bool  # its names are from outside, and say nothing of arguments that are None
     braces: dict[str, types.CodeType]
     cache: str | None  # the parameter that holds a KV cache
+    has_names: bool = field(init=False)  # of its own, or from outside
+
+    def __post_init__(self) -> None:
+        self.has_names = self.annotated or self.lenient
 
 
 def describe_function(

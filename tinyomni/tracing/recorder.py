@@ -145,11 +145,12 @@ class Recorder:
 
     def _clear(self) -> None:
         """Let go of the program's objects."""
-        self._passed: dict[int, tuple[types.CodeType, bool]] = {}  # by the id of the code, which stays its own
+        self._passed: dict[int, bool] = {}  # by the id of the code
+        self._codes: list[types.CodeType] = []  # which are kept so that their ids stay their own
         self._calls: dict[Function, Calls] = {}
         self._open: list[OpenCall] = []
         self._outermost: dict[int, tuple[weakref.ref[Any], CacheState]] = {}  # caches of calls that none encloses
-        self._annotated, self._unnamed = 0, 0
+        self._annotated = 0  # of the open calls
         self._modules_met: dict[int, tuple[weakref.ref[nn.Module], tuple[str, int]]] = {}
         self._roots = 0
         self._made = tensors.TensorNotes[int]()
@@ -256,7 +257,8 @@ class Recorder:
         """What the hook could not do is said at the end; an exception of a signal's handler is the program's."""
         if is_of_a_signal(error):
             raise error
-        self._faults[f"{frame.f_code.co_qualname} could not be recorded: {type(error).__name__}: {str(error)[:200]}"] += 1
+        what = f"{frame.f_code.co_qualname} could not be recorded"
+        self._faults[f"{what}: {type(error).__name__}: {str(error)[:200]}"] += 1
 
     def _elsewhere(self) -> None:
         """A thread that was started meanwhile has something to see: it is named at the end."""
@@ -285,8 +287,7 @@ class Recorder:
         function = located.at(frame) if located.shared else located.only
         if function is None:
             return
-        wanted = function.annotated or function.lenient  # lenient: its names were given
-        if not wanted and not (self._annotated == 0 if self._modules is None else self._modules):
+        if not function.has_names and not (self._annotated == 0 if self._modules is None else self._modules):
             return
         calls = self._calls.get(function)
         if calls is None:
@@ -295,7 +296,10 @@ class Recorder:
         if len(values) != len(names) or type(values) is not dict:  # from Python 3.13 on it is a view of the frame
             values = {name: values[name] for name in names if name in values}
         above = self._open[-1] if self._open else None
-        signature = self._signature(calls, values)
+        given = list(values.values())
+        # a module is not shown beside what it is given, so it need not be told apart from others
+        owner = given.pop(0) if given and isinstance(given[0], nn.Module) else None
+        signature = self._signature(calls, values, given)
         record = Record(
             id=len(self.trace.steps),
             parent=above.record.id if above else None,
@@ -308,19 +312,18 @@ class Recorder:
             file=function.file,
             line=function.line,
             called=self._called(frame.f_back, above),
-            sources=self._sources(values.values()),
+            sources=self._sources(given),
         )
-        owner = next(iter(values.values()), None)
         training = above.training if above else False
-        if isinstance(owner, nn.Module):
+        if owner is not None:
             (record.path, record.root), training = self._path(owner), owner.training
         call = OpenCall(frame, record, function, signature, training)
         self._phase(call, values, owner, above)
         calls.count += 1
         self.trace.steps.append(record)
         self._open.append(call)
-        self._annotated += function.annotated
-        self._unnamed += not function.annotated and not function.lenient
+        if function.annotated:
+            self._annotated += 1
         if self._flow is not None:
             name_axes(self._flow, *((values[name], hint) for name, hint in function.hints.items() if name in values))
         if signature.wrong is not None:
@@ -333,23 +336,24 @@ class Recorder:
             code = frame.f_code
             known = passed.get(id(code))
             if known is None:
-                known = passed[id(code)] = (code, is_passed_over(frame))
-            if not known[1]:
+                known = passed[id(code)] = is_passed_over(frame)
+                self._codes.append(code)
+            if not known:
                 break
             if frame is end:
                 return above.record.called if above else ""
             frame = frame.f_back
         return place_of(frame)
 
-    def _signature(self, calls: Calls, values: dict[str, Any]) -> CallSignature:
-        """What is known of these values, worked out the first time."""
+    def _signature(self, calls: Calls, values: dict[str, Any], given: Iterable[Any]) -> CallSignature:
+        """What is known of these values, worked out the first time. `given`: those that tell calls apart."""
         function, braces = calls.function, {}
         if function.braces:
             try:
                 braces = annotations.brace_values(function.braces, values)
             except AnnotationError as error:
                 self._faults[f"{function.call}: {error}"] += 1
-        key = (*map(key_of, values.values()), *braces.values())
+        key = (*map(key_of, given), *braces.values())
         found = calls.signatures.get(key)
         if found is None:
             judged = function.hints if braces or not function.braces else {}
@@ -368,7 +372,8 @@ class Recorder:
     def _leave(self, frame: types.FrameType, result: Any) -> None:
         call = self._open.pop()
         record, signature = call.record, call.signature
-        self._annotated -= call.function.annotated
+        if call.function.annotated:
+            self._annotated -= 1
         if result is None and frame.f_code.co_code[frame.f_lasti] not in RETURNS:  # an exception ends it
             if record.status == "open":
                 record.status = STOPPED if record.phase == "recompute" else "raised"
@@ -544,7 +549,7 @@ class Recorder:
             known = self._modules_met.get(id(module))
         return known[1] if known is not None else ("", self._roots)
 
-    def _phase(self, call: OpenCall, values: dict[str, Any], owner: Any, above: OpenCall | None) -> None:
+    def _phase(self, call: OpenCall, values: dict[str, Any], owner: nn.Module | None, above: OpenCall | None) -> None:
         """Prefill, decode, train or recompute, where that can be told."""
         record, learns = call.record, torch.is_grad_enabled()
         phase = above.record.phase if above else ""
@@ -557,7 +562,7 @@ class Recorder:
             if learns and call.training:
                 record.phase = "train"
             return
-        who = (id(call.function), id(owner) if isinstance(owner, nn.Module) else 0)
+        who = (id(call.function), id(owner) if owner is not None else 0)
         state = next((each.caches[id(cache)] for each in reversed(self._open) if id(cache) in each.caches), None)
         if state is None and id(cache) in self._outermost and self._outermost[id(cache)][0]() is cache:
             state = self._outermost[id(cache)][1]
@@ -672,8 +677,9 @@ class Recorder:
         compiled = sys.modules.get("torch._dynamo.utils")
         if not self._dynamo and compiled is not None and compiled.counters["frames"]["total"]:
             notes.append("torch.compile was first used inside the trace: what it compiled could not be seen")
-        if self._unnamed:
-            notes.append(f"axes of {self._unnamed} calls have no name: those functions have no jaxtyping annotations")
+        unnamed = sum(each.count for each in self._calls.values() if not each.function.has_names)
+        if unnamed:
+            notes.append(f"axes of {unnamed} calls have no name: those functions have no jaxtyping annotations")
         found = [*columns_against_rows(self.trace), *masks(self.trace)]
         notes += [f"look at {text}" for text in dict.fromkeys(found)][:MOST_SUSPICIONS]
         notes += self._names.notes(record.call for record in self.trace.steps)
