@@ -32,6 +32,25 @@ def least(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float
     return {name: min(each) for name, each in times.items()}
 
 
+def multiples(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """The least times as multiples of the bare run's, and the bare run's own."""
+    times = least(runs, seconds)
+    return {"bare, ms": times["bare"] * 1e3} | {name: t / times["bare"] for name, t in times.items() if name != "bare"}
+
+
+def own(model: ThinkerLM, ids: Tensor) -> dict[str, Callable[[], Any]]:
+    """This tracer, and the bare forward pass twice: how far 1 is from 1 on this machine."""
+
+    def bare() -> None:
+        model(ids)
+
+    def traced() -> None:
+        with trace("forward"):
+            model(ids)
+
+    return {"bare": bare, "traced": traced, "bare again": bare}
+
+
 def tools(model: ThinkerLM, ids: Tensor) -> dict[str, Callable[[], Any]]:
     """The others, each as its documentation shows it."""
     import torchlens
@@ -39,6 +58,7 @@ def tools(model: ThinkerLM, ids: Tensor) -> dict[str, Callable[[], Any]]:
     from torchview import draw_graph
 
     return {
+        "bare": lambda: model(ids),
         "torchinfo": lambda: summary(model, input_data=ids, verbose=0),
         "torchlens": lambda: torchlens.trace(model, ids),
         "torchview": lambda: draw_graph(model, input_data=ids, device="cpu"),
@@ -61,14 +81,13 @@ def generation(seconds: float) -> dict[str, float]:
         with trace("generate"):
             bare()
 
-    times = least({"bare": bare, "traced": traced, "bare again": bare}, seconds)
-    return {"bare, ms": times["bare"] * 1e3} | {name: t / times["bare"] for name, t in times.items() if name != "bare"}
+    return multiples({"bare": bare, "traced": traced, "bare again": bare}, seconds)
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each of the two shapes")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each measurement")
     parser.add_argument("--quick", action="store_true", help="without the generation")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
@@ -78,26 +97,16 @@ def main() -> None:
     found: dict[str, dict[str, float]] = {}
     with torch.no_grad(), finite_checks(False), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the other tools' own
-        if not args.quick:  # first: torchlens and torchview wrap functions of torch, and leave them so
+        given = {(batch, tokens): torch.randint(0, 1000, (batch, tokens)) for batch, tokens in ((1, 6), (16, 256))}
+        for shape, ids in given.items():
+            found[str(shape)] = multiples(own(model, ids), args.seconds)
+        if not args.quick:
             found["Llama ×300"] = generation(args.seconds)
-        for batch, tokens in ((1, 6), (16, 256)):
-            ids = torch.randint(0, 1000, (batch, tokens))
-
-            def bare(ids: Tensor = ids) -> None:
-                model(ids)
-
-            def traced(ids: Tensor = ids) -> None:
-                with trace("forward"):
-                    model(ids)
-
-            # bare twice: how far 1 is from 1 on this machine
-            runs = {"bare": bare, "traced": traced, **tools(model, ids), "bare again": bare}
-            times = least(runs, args.seconds)
-            row = {"bare, ms": times["bare"] * 1e3} | {name: t / times["bare"] for name, t in times.items()}
-            del row["bare"]
-            found[f"({batch}, {tokens})"] = row
+        # last: torchlens and torchview wrap functions of torch, and leave them so
+        for shape, ids in given.items():
+            found[str(shape)] = multiples(tools(model, ids), args.seconds) | found[str(shape)]
     print(f"{'':18}" + "".join(f"{shape:>12}" for shape in found))
-    for name in max(found.values(), key=len):
+    for name in next(iter(found.values())):
         cells = (f"{row[name]:12.2f}" if name in row else f"{'':12}" for row in found.values())
         print(f"{name:18}" + "".join(cells))
     if args.json:
