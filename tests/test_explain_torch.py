@@ -112,6 +112,39 @@ BUGS: dict[str, tuple[str, dict[str, Any], Any, Any, str, str]] = {
         torch.full((2, 3), 7), None, "embedding(x, self.w)", r"outside 0 … 6: the table self.w \(7, 2\)"),
     "gather": ("return x.gather(-1, y)", {}, f32(2, 5, 6), i64(2, 5), "x.gather",
         r"`x.gather\(-1, y.unsqueeze\(-1\)\)"),
+    # ---- indices
+    "scatter of rows": ("return self.w.scatter_add(0, y, x)", {"w": nn.Parameter(f32(9, 8))}, f32(4, 8), i64(4),
+        "self.w.scatter_add",
+        r"with as many dims as the tensor; got \(4,\).* along dim 0: `index_add`, or `y\[:, None\].expand\(-1, 8\)`"),
+    "scatter of classes": ("return x.scatter(1, y, 1.0)", {}, f32(5, 8), i64(5), "x.scatter",
+        r"One index for each row: `y.unsqueeze\(1\)`\?"),
+    "more indices than values": ("return x.scatter_add(0, y, x)", {}, f32(5, 8), i64(9, 8), "x.scatter_add",
+        r"along dim 0, with an index \(9, 8\): axis 0 has 9 indices for 5 values"),
+    "scatter along the other dim": ("return x.scatter(1, y, 1.0)", {}, f32(3, 7), i64(5, 2), "x.scatter",
+        r"axis 0 has 5 indices, and the tensor 3.* Is `dim=0` meant, or `.T`"),
+    "one index too many": ("return torch.zeros(9, 8).index_add(0, y, x)", {}, f32(5, 8), i64(6), "index_add(0, y, x)",
+        "one index for each entry of the source along dim 0: 6 for 5. Was one"),
+    "indices of the other axis": ("return torch.zeros(9, 8).index_add(0, y, x)", {}, f32(5, 8), i64(8),
+        "index_add(0, y, x)", "8 for 5. `dim=1`, or a transposed source"),
+    "a column of indices": ("return torch.index_add(x, 0, y, x)", {}, f32(5, 8), i64(5, 1), "torch.index_add",
+        r"takes a list of indices, \(n,\); got \(5, 1\): `y.squeeze\(1\)`"),
+    "source of another width": ("return torch.zeros(9, 7).index_add(0, y, x)", {}, f32(5, 8), i64(5),
+        "index_add(0, y, x)", "along dim 0 needs a source .*: axis 1 has 8, and the tensor 7"),
+    "floats as indices": ("return x[y]", {}, f32(5, 8), f32(3), "x[y]", r"got y \(3,\) float32: `.long\(\)`"),
+    "a transposed mask": ("return x[y]", {}, f32(5, 3, 8), f32(3, 5).bool(), "x[y]",
+        r"\(5, 3\); got \(3, 5\): transpose"),
+    "a mask of another length": ("return x[y]", {}, f32(2, 5, 8), f32(2, 6).bool(), "x[y]",
+        r"\(2, 5\); got \(2, 6\): axis 1 has 5, and the mask 6"),
+    "labels from 1": ("return nn.functional.one_hot(x, 5)", {}, i64(3) + 5, None, "one_hot", "takes labels 0 … 4"),
+    "taken along a dim": ("return torch.take_along_dim(x, y, 1)", {}, f32(3, 4), i64(3), "take_along_dim",
+        r"got x \(3, 4\), y \(3,\)\. `y.unsqueeze\(1\)`"),
+    "an end for a length": ("return x.narrow(1, 3, 7)", {}, f32(2, 8), None, "x.narrow",
+        "3 \\+ 7 is more than the 8 entries of this axis. `length=4`"),
+    "a window too long": ("return x.unfold(1, 20, 1)", {}, f32(2, 16), None, "x.unfold", "20 does not fit into the 16"),
+    "a speaker for every frame": ("return torch.cat([x, y], dim=-1)", {}, f32(2, 7, 8), f32(2, 4), "torch.cat",
+        r"`y\[:, None, :\].expand\(-1, 7, -1\)`, one for each of the batch"),
+    "a class for every pixel": ("return torch.cat((x, y), 1)", {}, f32(2, 8, 5, 6), f32(2, 4), "torch.cat",
+        r"`y\[:, :, None, None\].expand\(-1, -1, 5, 6\)`, one for each of the batch"),
     "einsum": ("return torch.einsum('bqd,bkd->bqk', x, y)", {}, f32(2, 5, 8), f32(2, 8, 6), "einsum",
         "the letter d is 8 before and 6 in operand 1"),
     "functional linear": ("return nn.functional.linear(x, self.w)", {"w": nn.Parameter(f32(5, 3))}, f32(2, 5), None,
@@ -320,7 +353,7 @@ def test_an_operation_that_no_word_gives_away_has_a_line() -> None:
         torch.outer(x * 2, x[0])
     with pytest.raises(ShapeError, match=r"^trace: cell:1, in .*\n.*\ntorch says: outer: "), trace():
         exec("torch.outer(x, x[0])", {"torch": torch}, {"x": x})
-    with pytest.raises(ShapeError, match=r"`x.index_select.*\ntorch says: .*\n  `x` was assigned at "), trace():
+    with pytest.raises(ShapeError, match=r"`x.index_select.*\n`index_select` .*\n  `x` was assigned at "), trace():
         x.index_select(1, x.long())
 
 

@@ -3,6 +3,7 @@
 import gc
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from jaxtyping import Float, Int
@@ -425,3 +426,40 @@ def test_what_a_function_did_is_forgotten_with_its_trace_and_never_grows_without
             Takes()((number, torch.zeros(1)))
         assert max(len(calls.signatures) for calls in watcher._calls.values()) <= recorder.MOST_SIGNATURES
     assert not watcher._calls and not hasattr(watcher, "_watch")
+
+
+@pytest.mark.parametrize(
+    ("cache", "phase"),
+    [
+        ([torch.zeros(1, 2, 4, 8)] * 2, "decode"),
+        (((torch.zeros(1, 2, 4, 8),) * 2,) * 3, "decode"),
+        ([], ""),
+        ({"a picture": torch.zeros(3, 8)}, ""),
+        (torch.zeros(7), ""),
+        (np.zeros(7), ""),
+    ],
+    ids=["one layer", "three layers", "empty", "results kept", "a vector", "an array"],
+)
+def test_not_all_that_is_called_a_cache_holds_keys_and_values(cache: Any, phase: str) -> None:
+    def look(x: Float[Tensor, "n"], cache: Any) -> Float[Tensor, "n"]:
+        return x + 1
+
+    with trace() as t:
+        look(torch.zeros(3), cache)
+    assert [(record.phase, record.cache) for record in t.steps] == [(phase, None)]
+
+
+def test_a_row_of_several_calls_shows_how_far_their_gradients_go_of_each_output() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x * 3, x * 2
+
+    two, x = Two(), torch.ones(4, requires_grad=True)
+    with trace(backward=True) as t:
+        for k in (1, 2, 3):
+            a, b = two(x)
+            (a.sum() * k + b.sum()).backward()
+    table, page = str(t), t.to_html()
+    assert "Two.forward ×3" in table
+    for text in ("grad (4,) |2…6|", "grad (4,) |2…2|"):
+        assert text in table and text in page

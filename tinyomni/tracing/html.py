@@ -8,7 +8,7 @@ from tinyomni.tracing.lines import Lines
 from tinyomni.tracing.looks import KINDS, MODALITIES, Modality, kind_of, modalities, values_in
 from tinyomni.tracing.records import STOPPED, Record, Run
 from tinyomni.tracing.rows import Row, Usual, fold, tree, usual_of, walk
-from tinyomni.tracing.table import between, table
+from tinyomni.tracing.table import between, gradients, table
 
 STYLE = """
 .tinyomni { font: 14px/1.5 system-ui, sans-serif; min-width: 900px; color: var(--jp-content-font-color1, CanvasText);
@@ -135,7 +135,7 @@ class _Tables:
         status = "✔ ok" if record.ok else f'<span class="wrong">✘ {escape(record.status)}</span>'
         status += f" ({record.status})" if record.status == STOPPED else ""
         status += f" ({record.phase})" if record.phase else ""
-        return status + "".join(f"<br>{escape(str(each))}" for each in record.gradients)
+        return status + "".join(f"<br>{escape(each)}" for each in gradients(row))
 
     def _inside(self, row: Row, depth: int, level: int) -> Iterator[str]:
         """What opens under a row: each of its calls, and the calls that it made."""

@@ -8,6 +8,7 @@ import ast
 import itertools
 import math
 import re
+import types
 from collections.abc import Callable, Iterator
 
 import torch
@@ -54,11 +55,12 @@ def pair(statement: Statement) -> tuple[tuple[str, Tensor], tuple[str, Tensor]] 
     return (found[0], found[1]) if len(found) == 2 else None
 
 
-def _argument(statement: Statement, name: str, place: int) -> ast.expr | None:
+def argument(statement: Statement, name: str, place: int) -> ast.expr | None:
     """An argument of the failing call as it is written, `place` of those behind the tensor: `x.gather(1, …)`."""
     if not isinstance(part := statement.part, ast.Call):
         return None
-    place += ast.unparse(part.func).startswith("torch.")
+    receiver = part.func.value if isinstance(part.func, ast.Attribute) else None
+    place += receiver is None or isinstance(statement.variable(receiver), types.ModuleType)  # torch.gather(x, 1, …)
     named = next((each.value for each in part.keywords if each.arg == name), None)
     return named or next(iter(part.args[place : place + 1]), None)
 
@@ -149,7 +151,22 @@ def cat_dims(found: re.Match[str], statement: Statement) -> str:
         rest = shape(more[1])[:axis] + shape(more[1])[axis + 1 :]
         if rest == shape(fewer[1]):
             return f"{fewer[0]} {shape(fewer[1])} has no axis {axis}: `{fewer[0]}.unsqueeze({axis})`?"
-    return f"{fewer[0]} {shape(fewer[1])} and {more[0]} {shape(more[1])} need the same number of dims."
+    fix = _spread_along(*fewer, more[1], statement)
+    return f"{fewer[0]} {shape(fewer[1])} and {more[0]} {shape(more[1])} need the same number of dims{fix}."
+
+
+def _spread_along(name: str, vector: Tensor, other: Tensor, statement: Statement) -> str:
+    """A vector for each of the batch, such as that of a speaker, to be joined to the features of every frame."""
+    node = argument(statement, "dim", 0)
+    dim = statement.value(node) if node is not None else 0
+    if vector.ndim != 2 or type(dim) is not int or not -other.ndim <= dim < other.ndim or len(vector) != len(other):
+        return ""
+    features = dim % other.ndim
+    if features == 0:
+        return ""
+    index = ", ".join(":" if axis in (0, features) else "None" for axis in range(other.ndim))
+    sizes = ", ".join(str(-1 if axis in (0, features) else size) for axis, size in enumerate(other.shape))
+    return f": `{name}[{index}].expand({sizes})`, one for each of the batch"
 
 
 @when(r"stack expects each tensor to be equal size, but got (\[.*?\]) at entry 0 and (\[.*?\]) at entry (\d+)")
@@ -765,63 +782,6 @@ def dim_range(found: re.Match[str], statement: Statement) -> str:
         if value.ndim == dims:
             return f"{name} {shape(value)} has {dims} dims, 0 … {dims - 1}; dim {found[3]} is none of them. `dim=-1`?"
     return f"The tensor has {dims} dims, 0 … {dims - 1}; dim {found[3]} is none of them."
-
-
-@when(r"index (-?\d+) is out of bounds for dimension (\d+) with size (\d+)")
-def bounds(found: re.Match[str], statement: Statement) -> str:
-    """An index beyond the end."""
-    return f"Axis {found[2]} has {found[3]} entries, 0 … {int(found[3]) - 1}; index {found[1]} is beyond the end."
-
-
-@when(r"too many indices for tensor of dimension (\d+)")
-def indices(found: re.Match[str], statement: Statement) -> str:
-    """`x[:, :, 0]` of a tensor with two dims."""
-    for name, value in statement.operands()[:1]:
-        part = statement.part.slice if isinstance(statement.part, ast.Subscript) else None
-        asked = f", and {len(part.elts)} are indexed" if isinstance(part, ast.Tuple) else ""
-        return f"{name} {shape(value)} has {found[1]} dims{asked}. Was an axis dropped before?"
-    return ""
-
-
-@when(r"tuple index out of range")
-def shape_index(found: re.Match[str], statement: Statement) -> str:
-    """`x.shape[3]` of a tensor with three dims."""
-    for node in ast.walk(statement.part) if statement.part is not None else ():
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "shape":
-            value = statement.value(node.value.value)
-            if isinstance(value, Tensor):
-                name = ast.unparse(node.value.value)
-                return f"{name} {shape(value)} has {value.ndim} dims: there is no `{ast.unparse(node)}`."
-    return ""
-
-
-@when(r"^index out of range in self")
-def table(found: re.Match[str], statement: Statement) -> str:
-    """An id beyond the rows of a table."""
-    for name, value in statement.operands()[1:2]:
-        return f"An id is outside 0 … {value.shape[0] - 1}: the table {name} {shape(value)} has {value.shape[0]} rows."
-    return ""
-
-
-@when(r"Index tensor must have the same number of dimensions as input tensor")
-def gather(found: re.Match[str], statement: Statement) -> str:
-    """`gather` with an index that has an axis too few."""
-    if (both := pair(statement)) is None:
-        return ""
-    (a, source), (b, index) = both
-    text = f"gather takes an index with as many dims as the tensor; got {a} {shape(source)} and {b} {shape(index)}."
-    node = _argument(statement, "dim", 0)
-    dim = statement.value(node)
-    if node is None or type(dim) is not int or index.ndim != source.ndim - 1 or not -source.ndim <= dim < source.ndim:
-        return text
-    written, axis = ast.unparse(node), dim % source.ndim
-    fixes = []
-    if shape(index) == shape(source)[:axis] + shape(source)[axis + 1 :]:  # one entry is taken along this dim
-        fixes.append(f"`{a}.gather({written}, {b}.unsqueeze({written})).squeeze({written})`")
-    if axis < index.ndim and shape(index)[:axis] == shape(source)[:axis]:  # whole rows are taken
-        spread = ", ".join(["-1"] * index.ndim + [str(source.shape[-1])])
-        fixes.append(f"`{a}.gather({written}, {b}.unsqueeze(-1).expand({spread}))`")
-    return f"{text} {', or '.join(fixes)}?" if fixes else text
 
 
 @when(r"Mask size should match input size|[Mm]ask.*(?:size|shape)")

@@ -58,6 +58,7 @@ PASSED_ON = ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d")  # gi
 MOST_SUSPICIONS = 5  # that are printed
 CHECKS = f"{__package__}.checks"  # the module that stands between a checked function and who calls it
 MOST_SIGNATURES = 512  # of one function, that are remembered
+MOST_LAYERS = 256  # of a KV cache, that are looked into
 FRAMES = 100  # more than the trace itself needs at a call
 RETURNS = frozenset(dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in dis.opmap)
 
@@ -570,7 +571,7 @@ class Recorder:
             length = cache_length(cache)
             phase = "decode" if length else "prefill"
             if length is None:
-                phase = "decode" if tensors_in(cache) else record.phase
+                phase = "decode" if holds_keys(cache) else record.phase
             state = CacheState(cache, length, phase, record, {who})
             if above is not None:
                 above.caches[id(cache)] = state
@@ -818,11 +819,18 @@ def cache_length(cache: Any) -> int | None:
         if is_of_a_signal(error):
             raise
         return None
-    for name in ("size", "length"):
+    for name in ("size", "length") if not hasattr(cache, "__array__") else ():  # an array's size says something else
         length = getattr(cache, name, None) if length is None else length
     if isinstance(length, Tensor) and length.device.type == "cpu" and not torch._C._len_torch_dispatch_stack():
         return int(length)
     return length if type(length) is int else None
+
+
+def holds_keys(cache: Any) -> bool:
+    """Is it keys and values as bare tensors, (keys, values) or one such pair for each layer? They have at least three
+    dims, (batch or heads, tokens, features), which other things that are called a cache seldom have."""
+    parts = [cache, *cache[:MOST_LAYERS]] if isinstance(cache, (tuple, list)) else [cache]
+    return any(tensor.dim() >= 3 for part in parts for tensor in tensors_in(part))
 
 
 def trace(

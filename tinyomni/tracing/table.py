@@ -1,6 +1,6 @@
 """A run as text: one row a call, in columns."""
 
-from tinyomni.tracing.records import Run
+from tinyomni.tracing.records import Gradient, Run
 from tinyomni.tracing.rows import Row, Usual, fold, tree, usual_of, walk
 
 MOST_ROWS = 60
@@ -55,7 +55,7 @@ def remark(row: Row, above: dict[int, str], depth: int) -> str:
     parts = [last.phase] if last.phase != above.get(depth - 1, "") else []
     if last.cache is not None and parts:
         parts.append(f"cache {last.cache}" if first.cache == last.cache else f"cache {first.cache}…{last.cache}")
-    parts += [str(each) for each in last.gradients] if row.count == 1 else gradient_range(row)
+    parts += gradients(row)
     if row.below_differs:
         parts.append("below: the last call")
     if last.status != "ok":
@@ -63,9 +63,16 @@ def remark(row: Row, above: dict[int, str], depth: int) -> str:
     return ", ".join(parts)
 
 
-def gradient_range(row: Row) -> list[str]:
-    """The gradients of several calls: how small and how large their norms are."""
-    norms = [each.norm for record in row.records for each in record.gradients]
-    if not norms:
-        return []
-    return [f"grad {row.last.gradients[0].value if row.last.gradients else ''} |{min(norms):.2g}…{max(norms):.2g}|"]
+def gradients(row: Row) -> list[str]:
+    """The gradients of each output; of several calls, how small and how large their norms are."""
+    found: dict[str, list[Gradient]] = {}
+    for record in row.records:
+        for each in record.gradients:
+            found.setdefault(each.value.name, []).append(each)
+    if row.count == 1:
+        return [str(each) for several in found.values() for each in several]
+    ranges = []
+    for several in found.values():
+        norms = [each.norm for each in several]
+        ranges.append(f"grad {several[-1].value} |{min(norms):.2g}…{max(norms):.2g}|")
+    return ranges

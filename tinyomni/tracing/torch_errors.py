@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tinyomni.tracing import tensors
+from tinyomni.tracing import (
+    indexing_errors,  # noqa: F401  (its explanations are registered)
+    tensors,
+)
 from tinyomni.tracing.functions import is_library
 from tinyomni.tracing.layer_errors import layer_trouble
 from tinyomni.tracing.mismatch import Context

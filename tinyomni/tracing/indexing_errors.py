@@ -1,0 +1,233 @@
+"""What errors about indices mean: indexing, gathering, scattering, cutting out. One function an error, as in
+`operation_errors`.
+"""
+
+import ast
+import re
+
+from torch import Tensor
+
+from tinyomni.tracing.operation_errors import argument, pair, shape, when
+from tinyomni.tracing.statements import Statement
+
+# ---- entries that are not there
+
+
+@when(r"index (-?\d+) is out of bounds for dimension (\d+) with size (\d+)")
+def bounds(found: re.Match[str], statement: Statement) -> str:
+    """An index beyond the end."""
+    return f"Axis {found[2]} has {found[3]} entries, 0 … {int(found[3]) - 1}; index {found[1]} is beyond the end."
+
+
+@when(r"too many indices for tensor of dimension (\d+)")
+def indices(found: re.Match[str], statement: Statement) -> str:
+    """`x[:, :, 0]` of a tensor with two dims."""
+    for name, value in statement.operands()[:1]:
+        part = statement.part.slice if isinstance(statement.part, ast.Subscript) else None
+        asked = f", and {len(part.elts)} are indexed" if isinstance(part, ast.Tuple) else ""
+        return f"{name} {shape(value)} has {found[1]} dims{asked}. Was an axis dropped before?"
+    return ""
+
+
+@when(r"tuple index out of range")
+def shape_index(found: re.Match[str], statement: Statement) -> str:
+    """`x.shape[3]` of a tensor with three dims."""
+    for node in ast.walk(statement.part) if statement.part is not None else ():
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "shape":
+            value = statement.value(node.value.value)
+            if isinstance(value, Tensor):
+                name = ast.unparse(node.value.value)
+                return f"{name} {shape(value)} has {value.ndim} dims: there is no `{ast.unparse(node)}`."
+    return ""
+
+
+@when(r"^index out of range in self")
+def table(found: re.Match[str], statement: Statement) -> str:
+    """An id beyond the rows of a table."""
+    for name, value in statement.operands()[1:2]:
+        return f"An id is outside 0 … {value.shape[0] - 1}: the table {name} {shape(value)} has {value.shape[0]} rows."
+    return ""
+
+
+@when(r"Index tensor must have the same number of dimensions as input tensor")
+def gather(found: re.Match[str], statement: Statement) -> str:
+    """`gather` with an index that has an axis too few."""
+    if (both := pair(statement)) is None:
+        return ""
+    (a, source), (b, index) = both
+    text = f"gather takes an index with as many dims as the tensor; got {a} {shape(source)} and {b} {shape(index)}."
+    node = argument(statement, "dim", 0)
+    dim = statement.value(node)
+    if node is None or type(dim) is not int or index.ndim != source.ndim - 1 or not -source.ndim <= dim < source.ndim:
+        return text
+    written, axis = ast.unparse(node), dim % source.ndim
+    fixes = []
+    if shape(index) == shape(source)[:axis] + shape(source)[axis + 1 :]:  # one entry is taken along this dim
+        fixes.append(f"`{a}.gather({written}, {b}.unsqueeze({written})).squeeze({written})`")
+    if axis < index.ndim and shape(index)[:axis] == shape(source)[:axis]:  # whole rows are taken
+        spread = ", ".join(["-1"] * index.ndim + [str(source.shape[-1])])
+        fixes.append(f"`{a}.gather({written}, {b}.unsqueeze(-1).expand({spread}))`")
+    return f"{text} {', or '.join(fixes)}?" if fixes else text
+
+
+@when(r"take_along_dim\(\): input and indices should have the same number of dimensions")
+def take_along(found: re.Match[str], statement: Statement) -> str:
+    """One index for each row, without the axis along which it takes."""
+    if (both := pair(statement)) is None:
+        return ""
+    (a, source), (b, index) = both
+    text = f"take_along_dim takes indices with as many dims as the tensor; got {a} {shape(source)}, {b} {shape(index)}."
+    node = argument(statement, "dim", 1)
+    dim = statement.value(node)
+    if node is None or type(dim) is not int or index.ndim != source.ndim - 1 or not -source.ndim <= dim < source.ndim:
+        return text
+    return f"{text} `{b}.unsqueeze({ast.unparse(node)})`?"
+
+
+@when(r"start \((-?\d+)\) \+ length \((\d+)\) exceeds dimension size \((\d+)\)")
+def narrow(found: re.Match[str], statement: Statement) -> str:
+    """The end in the place of the length."""
+    start, length, size = map(int, found.groups())
+    text = f"narrow takes a length, not an end: {start} + {length} is more than the {size} entries of this axis."
+    return f"{text} `length={length - start}`?" if start < length <= size else text
+
+
+@when(r"maximum size for tensor at dimension (\d+) is (\d+) but size is (\d+)")
+def unfold(found: re.Match[str], statement: Statement) -> str:
+    """A window that is longer than what it slides over."""
+    return f"A window of {found[3]} does not fit into the {found[2]} entries of axis {found[1]}: pad them with `F.pad`?"
+
+
+# ---- indices of another kind
+
+
+@when(r"tensors used as indices must be long, int, byte or bool tensors")
+def index_dtype(found: re.Match[str], statement: Statement) -> str:
+    """Indices that were computed as floats; probabilities in the place of their argmax."""
+    part = statement.part.slice if isinstance(statement.part, ast.Subscript) else None
+    for node in part.elts if isinstance(part, ast.Tuple) else [part]:
+        value = statement.value(node)
+        if isinstance(value, Tensor) and value.dtype.is_floating_point and node is not None:
+            kind = str(value.dtype).removeprefix("torch.")
+            return f"Indices are integers, or a mask of bool; got {ast.unparse(node)} {shape(value)} {kind}: `.long()`?"
+    return "Indices are integers, or a mask of bool: `.long()`?"
+
+
+@when(r"shape of the mask \[(.*?)\] at index (\d+) does not match the shape of the indexed tensor \[(.*?)\]")
+def mask_shape(found: re.Match[str], statement: Statement) -> str:
+    """`x[mask]` with a mask that is transposed, or of another length."""
+    mask, tensor = ([int(size) for size in found[each].split(", ")] for each in (1, 3))
+    axis, taken = int(found[2]), tensor[: len(mask)]
+    text = f"A mask stands for the first axes of what it indexes, {tuple(taken)}; got {tuple(mask)}"
+    if mask[::-1] == taken:
+        return f"{text}: transpose it, `.T`?"
+    return f"{text}: axis {axis} has {tensor[axis]}, and the mask {mask[axis]}."
+
+
+@when(r"Class values must be smaller than num_classes")
+def one_hot_range(found: re.Match[str], statement: Statement) -> str:
+    """A label beyond the last class."""
+    count = statement.value(argument(statement, "num_classes", 1))
+    if type(count) is not int:
+        return ""
+    return (
+        f"one_hot with {count} classes takes labels 0 … {count - 1}, and one is beyond. Do they begin at 1? "
+        f"Is {count} too few?"
+    )
+
+
+# ---- scattering
+
+
+@when(r"Index tensor must have the same number of dimensions as (?:self|src) tensor")
+def scatter(found: re.Match[str], statement: Statement) -> str:
+    """`scatter` with one index for each row, where it takes one for each number."""
+    name, dim = _name(statement), _dim(statement)
+    node = argument(statement, "index", 1)
+    index, source = statement.value(node), statement.value(argument(statement, "src", 2))
+    if not isinstance(index, Tensor) or node is None:
+        return ""
+    written = ast.unparse(node)
+    text = f"`{name}` takes one index for each number, with as many dims as the tensor; got {shape(index)}."
+    if index.ndim != 1 or dim is None:
+        return text
+    if isinstance(source, Tensor) and source.ndim > 1 and -source.ndim <= dim < source.ndim:
+        if source.shape[dim] != len(index):
+            return text
+        rows = {"scatter_add": "index_add", "scatter_add_": "index_add_"}.get(name)
+        spread = [-1 if axis == dim % source.ndim else size for axis, size in enumerate(source.shape)]
+        view = f"[{', '.join(':' if size == -1 else 'None' for size in spread)}]"
+        fix = f"`{written}{view}.expand({', '.join(map(str, spread))})`"
+        return f"{text} One for each entry along dim {dim}: " + (f"`{rows}`, or {fix}?" if rows else f"{fix}?")
+    values = ", and so the values" * isinstance(source, Tensor)
+    return f"{text} One index for each row: `{written}.unsqueeze(1)`{values}?"
+
+
+@when(
+    r"Expected index \[(.*?)\] to be (?:no larger|smaller) than (?:self|src) \[(.*?)\] apart from dimension (\d+)"
+    r"(?: and to be (?:no larger size|smaller size) than src \[(.*?)\])?"
+)
+def scatter_sizes(found: re.Match[str], statement: Statement) -> str:
+    """More indices than there are numbers to take, or places beside which to put them."""
+    index, tensor, source = ([int(size) for size in each.split(", ")] if each else [] for each in found.group(1, 2, 4))
+    dim = int(found[3])
+    told = [
+        f"axis {axis} has {size} indices, and the tensor {tensor[axis]}"
+        for axis, size in enumerate(index)
+        if axis != dim and size > tensor[axis]
+    ]
+    told += [f"axis {axis} has {size} indices for {source[axis]} values" for axis, size in enumerate(index)
+             if source and size > source[axis]]  # fmt: skip
+    fits = len(index) == 2 and not source and index[dim] <= tensor[1 - dim] and index[1 - dim] <= tensor[dim]
+    hint = f" Is `dim={1 - dim}` meant, or `.T`?" if fits else ""
+    return f"`{_name(statement)}` along dim {dim}, with an index {tuple(index)}: {'; '.join(told)}.{hint}"
+
+
+@when(r"index_\w+\(\): Number of indices \((\d+)\) should be equal to source\.size\(dim\):? \((\d+)\)")
+def index_count(found: re.Match[str], statement: Statement) -> str:
+    """An index for each entry of the source: of another axis, or one that was cut."""
+    count, entries = int(found[1]), int(found[2])
+    source = statement.value(argument(statement, "source", 2))
+    axes = [axis for axis, size in enumerate(source.shape) if size == count] if isinstance(source, Tensor) else []
+    fix = f" `dim={axes[0]}`, or a transposed source?" if axes else " Was one of them cut or padded?"
+    dim = _dim(statement)
+    along = f" along dim {dim}" if dim is not None else ""
+    return f"`{_name(statement)}` takes one index for each entry of the source{along}: {count} for {entries}.{fix}"
+
+
+@when(r"index_\w+\(\): Index is supposed to be (?:a vector|1-dimensional)")
+def index_vector(found: re.Match[str], statement: Statement) -> str:
+    """Indices with an axis too many."""
+    node = argument(statement, "index", 1)
+    index = statement.value(node)
+    if not isinstance(index, Tensor) or node is None:
+        return ""
+    ones = [axis for axis, size in enumerate(index.shape) if size == 1]
+    flat = f"squeeze({ones[-1]})" if ones and index.ndim == 2 else "flatten()"
+    return f"`{_name(statement)}` takes a list of indices, (n,); got {shape(index)}: `{ast.unparse(node)}.{flat}`?"
+
+
+@when(r"source tensor shape must match self tensor shape.*Got self.shape = \[(.*?)\],? source.shape = \[(.*?)\]")
+def index_source(found: re.Match[str], statement: Statement) -> str:
+    """The other axes of a source are those of the tensor."""
+    tensor, source = (tuple(int(size) for size in each.split(", ")) for each in found.groups())
+    dim = _dim(statement)
+    if dim is None or len(tensor) != len(source):
+        return f"`{_name(statement)}` needs a source with the other axes of the tensor {tensor}; got {source}."
+    dim %= len(tensor)
+    told = [f"axis {axis} has {source[axis]}, and the tensor {size}" for axis, size in enumerate(tensor)
+            if axis != dim and size != source[axis]]  # fmt: skip
+    text = f"`{_name(statement)}` along dim {dim} needs a source with the other axes of the tensor"
+    return f"{text}: {'; '.join(told)}."
+
+
+def _name(statement: Statement) -> str:
+    """`scatter_add`, of the failing call."""
+    part = statement.part
+    return ast.unparse(part.func).rpartition(".")[2] if isinstance(part, ast.Call) else "it"
+
+
+def _dim(statement: Statement) -> int | None:
+    """The dim of the failing call, as a number."""
+    dim = statement.value(argument(statement, "dim", 0))
+    return dim if type(dim) is int else None
