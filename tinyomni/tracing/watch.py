@@ -10,7 +10,7 @@ import threading
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -18,6 +18,7 @@ monitoring: Any = getattr(sys, "monitoring", None)  # from Python 3.12
 TOOLS = (3, 4)  # numbers that it leaves to anyone
 
 
+@runtime_checkable  # so that beartype can be put on this package, too
 class Open(Protocol):
     """A call that has not returned yet."""
 
