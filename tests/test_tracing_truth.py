@@ -1,6 +1,8 @@
 """A row never lies: shapes, names, phases and counts of a trace are those of the very calls that it shows."""
 
 import gc
+import random
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -463,3 +465,99 @@ def test_a_row_of_several_calls_shows_how_far_their_gradients_go_of_each_output(
     assert "Two.forward ×3" in table
     for text in ("grad (4,) |2…6|", "grad (4,) |2…2|"):
         assert text in table and text in page
+
+
+# ---- random calls ---------------------------------------------------------------------------------------------------
+
+
+class RandomCalls:
+    """Calls of several kinds with random values; `told` is what they saw themselves, in the order of their begin."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.told: list[list[list[tuple[Any, ...]]]] = []
+        calls = self
+
+        class Base(nn.Module):
+            def forward(self, a: Any, *rest: Any, k: Any = None, **more: Any) -> Any:
+                return calls.returns(calls.begin(a=a, k=k, rest=rest, more=more))
+
+        class Derived(Base):
+            def forward(self, a: Any, b: Any = None) -> Any:
+                place = calls.begin(a=a, b=b)
+                held = lambda: (a, b)  # noqa: E731  (cells)
+                super().forward(b)
+                a = None
+                return calls.returns(place) if held()[0] is None else None
+
+        def function(m: Any, x: Any, flag: bool = False) -> Any:
+            place, m = calls.begin(m=m, x=x), None
+            return calls.returns(place)
+
+        self.base, self.derived, self.function = Base(), Derived(), function
+
+    def value(self, depth: int = 0) -> Any:
+        kind, inner = self.random.randrange(9 if depth < 3 else 5), depth + 1
+        if kind < 3:
+            sizes = [self.random.randint(1, 3) for _ in range(self.random.randint(0, 3))]
+            return torch.zeros(sizes, dtype=self.random.choice([torch.float32, torch.int64]))
+        if kind < 5:
+            return self.random.choice([None, 1, True, 1.0, "a", nn.Identity()])
+        several = [self.value(inner) for _ in range(self.random.randint(0, 3))]
+        if kind < 8:
+            return (tuple(several), several, dict(zip("abc", several, strict=False)))[kind - 5]
+        return Pair(self.value(inner), self.value(inner))
+
+    def begin(self, **values: Any) -> int:
+        self.told.append([[each for name, value in values.items() for each in tensors_of(name, value)]])
+        return len(self.told) - 1
+
+    def returns(self, place: int) -> Any:
+        result = self.value()
+        self.told[place].append(list(tensors_of("out", result)))
+        return result
+
+    def call(self) -> None:
+        value = self.value
+        kinds = [
+            lambda: self.base(value(), value(), k=value()),
+            lambda: self.base(value(), z=value()),
+            lambda: self.derived(value(), value()),
+            lambda: self.derived(value()),
+            lambda: self.function(value(), value()),
+            lambda: self.function(self.base, value(), True),
+        ]
+        self.random.choice(kinds)()
+
+
+def tensors_of(name: str, value: Any) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, Tensor):
+        yield name, tuple(value.shape), str(value.dtype).removeprefix("torch.")
+    elif isinstance(value, (dict, tuple, list)):
+        names = list(value) if isinstance(value, dict) else getattr(value, "_fields", range(len(value)))
+        for key, part in zip(names, value.values() if isinstance(value, dict) else value, strict=True):
+            yield from tensors_of(f"{name}.{key}", part)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_records_of_random_calls_are_what_the_calls_saw(seed: int) -> None:
+    calls = RandomCalls(seed)
+    with trace(modules=True, strict=False, names={"function": {"x": "..."}}) as t:
+        for _ in range(200):
+            calls.call()
+    shown = [
+        [sorted((v.name, v.shape, v.dtype) for v in side if v.dtype) for side in (record.inputs, record.outputs)]
+        for record in t.steps
+    ]
+    assert shown == [[sorted(side) for side in each] for each in calls.told]
+
+
+def test_what_a_function_closes_over_is_no_input() -> None:
+    kept = torch.zeros(2, 3)
+
+    def scale(x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        return x * kept.sum()
+
+    with trace() as t:
+        scale(torch.ones(4))
+    assert [value.name for value in t.steps[0].inputs] == ["x"]
