@@ -436,11 +436,12 @@ def test_what_a_function_did_is_forgotten_with_its_trace_and_never_grows_without
         ([torch.zeros(1, 2, 4, 8)] * 2, "decode"),
         (((torch.zeros(1, 2, 4, 8),) * 2,) * 3, "decode"),
         ([], ""),
+        ([(torch.zeros(1, 2, 0, 8),) * 2], ""),
         ({"a picture": torch.zeros(3, 8)}, ""),
         (torch.zeros(7), ""),
         (np.zeros(7), ""),
     ],
-    ids=["one layer", "three layers", "empty", "results kept", "a vector", "an array"],
+    ids=["one layer", "three layers", "empty", "no tokens yet", "results kept", "a vector", "an array"],
 )
 def test_not_all_that_is_called_a_cache_holds_keys_and_values(cache: Any, phase: str) -> None:
     def look(x: Float[Tensor, "n"], cache: Any) -> Float[Tensor, "n"]:
@@ -561,3 +562,13 @@ def test_what_a_function_closes_over_is_no_input() -> None:
     with trace() as t:
         scale(torch.ones(4))
     assert [value.name for value in t.steps[0].inputs] == ["x"]
+
+
+def test_a_module_that_is_given_in_the_place_of_a_tensor_is_judged_by_its_kind() -> None:
+    def take(m: Float[Tensor, "a b"] | nn.Linear, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return x
+
+    with trace(strict=False) as t:
+        for m, n in ((nn.ReLU(), 2), (nn.Linear(2, 2), 2), (nn.Linear(2, 2), 3), (nn.ReLU(), 3)):
+            take(m, torch.zeros(n))
+    assert [record.ok for record in t.steps if record.call == "take"] == [False, True, True, False]

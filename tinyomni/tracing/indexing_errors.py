@@ -16,7 +16,8 @@ from tinyomni.tracing.statements import Statement
 @when(r"index (-?\d+) is out of bounds for dimension (\d+) with size (\d+)")
 def bounds(found: re.Match[str], statement: Statement) -> str:
     """An index beyond the end."""
-    return f"Axis {found[2]} has {found[3]} entries, 0 … {int(found[3]) - 1}; index {found[1]} is beyond the end."
+    where = "beyond the end" if int(found[1]) > 0 else f"before the beginning, -{found[3]}"
+    return f"Axis {found[2]} has {found[3]} entries, 0 … {int(found[3]) - 1}; index {found[1]} is {where}."
 
 
 @when(r"too many indices for tensor of dimension (\d+)")
@@ -24,7 +25,9 @@ def indices(found: re.Match[str], statement: Statement) -> str:
     """`x[:, :, 0]` of a tensor with two dims."""
     for name, value in statement.operands()[:1]:
         part = statement.part.slice if isinstance(statement.part, ast.Subscript) else None
-        asked = f", and {len(part.elts)} are indexed" if isinstance(part, ast.Tuple) else ""
+        written = [ast.unparse(each) for each in part.elts] if isinstance(part, ast.Tuple) else []
+        taken = [each for each in written if each not in ("None", "...")]  # a new axis, and all that are left
+        asked = f", and {len(taken)} are indexed" if taken else ""
         return f"{name} {shape(value)} has {found[1]} dims{asked}. Was an axis dropped before?"
     return ""
 
@@ -35,17 +38,27 @@ def shape_index(found: re.Match[str], statement: Statement) -> str:
     for node in ast.walk(statement.part) if statement.part is not None else ():
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "shape":
             value = statement.value(node.value.value)
-            if isinstance(value, Tensor):
+            at = statement.value(node.slice) if isinstance(node.slice, ast.Name) else _number(node.slice)
+            if isinstance(value, Tensor) and (type(at) is not int or not -value.ndim <= at < value.ndim):
                 name = ast.unparse(node.value.value)
                 return f"{name} {shape(value)} has {value.ndim} dims: there is no `{ast.unparse(node)}`."
     return ""
 
 
-@when(r"^index out of range in self")
+@when(r"^index out of range in self|INDICES element is out of DATA bounds")
 def table(found: re.Match[str], statement: Statement) -> str:
     """An id beyond the rows of a table."""
-    for name, value in statement.operands()[1:2]:
-        return f"An id is outside 0 … {value.shape[0] - 1}: the table {name} {shape(value)} has {value.shape[0]} rows."
+    if _name(statement) == "index_select":
+        tensor, dim = statement.value(_receiver(statement)), _dim(statement)
+        if not isinstance(tensor, Tensor) or dim is None:
+            return ""
+        return f"An index is beyond the {tensor.shape[dim]} entries of axis {dim % tensor.ndim}."
+    written = statement.part.keywords if isinstance(statement.part, ast.Call) else []
+    node = next((each.value for each in written if each.arg == "weight"), None)
+    named = [(ast.unparse(node), statement.value(node))] if node is not None else statement.operands()[1:2]
+    for name, value in named:
+        if isinstance(value, Tensor):
+            return f"An id is outside 0 … {len(value) - 1}: the table {name} {shape(value)} has {len(value)} rows."
     return ""
 
 
@@ -64,7 +77,8 @@ def gather(found: re.Match[str], statement: Statement) -> str:
     fixes = []
     if shape(index) == shape(source)[:axis] + shape(source)[axis + 1 :]:  # one entry is taken along this dim
         fixes.append(f"`{a}.gather({written}, {b}.unsqueeze({written})).squeeze({written})`")
-    if axis < index.ndim and shape(index)[:axis] == shape(source)[:axis]:  # whole rows are taken
+    others = shape(index)[:axis] + shape(index)[axis + 1 :]
+    if axis < index.ndim and others == shape(source)[:axis] + shape(source)[axis + 1 : -1]:  # whole rows are taken
         spread = ", ".join(["-1"] * index.ndim + [str(source.shape[-1])])
         fixes.append(f"`{a}.gather({written}, {b}.unsqueeze(-1).expand({spread}))`")
     return f"{text} {', or '.join(fixes)}?" if fixes else text
@@ -81,7 +95,10 @@ def take_along(found: re.Match[str], statement: Statement) -> str:
     dim = statement.value(node)
     if node is None or type(dim) is not int or index.ndim != source.ndim - 1 or not -source.ndim <= dim < source.ndim:
         return text
-    return f"{text} `{b}.unsqueeze({ast.unparse(node)})`?"
+    axis = dim % source.ndim
+    if shape(index) == shape(source)[:axis] + shape(source)[axis + 1 :]:
+        return f"{text} `{b}.unsqueeze({ast.unparse(node)})`?"
+    return f"{text} `{b}.unsqueeze(-1)`?" if shape(index)[:axis] == shape(source)[:axis] else text
 
 
 @when(r"start \((-?\d+)\) \+ length \((\d+)\) exceeds dimension size \((\d+)\)")
@@ -109,25 +126,32 @@ def index_dtype(found: re.Match[str], statement: Statement) -> str:
         value = statement.value(node)
         if isinstance(value, Tensor) and value.dtype.is_floating_point and node is not None:
             kind = str(value.dtype).removeprefix("torch.")
-            return f"Indices are integers, or a mask of bool; got {ast.unparse(node)} {shape(value)} {kind}: `.long()`?"
-    return "Indices are integers, or a mask of bool: `.long()`?"
+            fix = "`.argmax(-1)`" if "softmax" in ast.unparse(node) else "`.long()`, or `.bool()` of a mask"
+            return f"Indices are integers, or a mask of bool; got {ast.unparse(node)} {shape(value)} {kind}: {fix}?"
+    return "Indices are integers, or a mask of bool: `.long()`, or `.bool()` of a mask?"
 
 
-@when(r"shape of the mask \[(.*?)\] at index (\d+) does not match the shape of the indexed tensor \[(.*?)\]")
+@when(
+    r"shape of the mask \[(.*?)\] at index (\d+) does not match "
+    r"the shape of the indexed tensor \[(.*?)\] at index (\d+)"
+)
 def mask_shape(found: re.Match[str], statement: Statement) -> str:
     """`x[mask]` with a mask that is transposed, or of another length."""
     mask, tensor = ([int(size) for size in found[each].split(", ")] for each in (1, 3))
-    axis, taken = int(found[2]), tensor[: len(mask)]
-    text = f"A mask stands for the first axes of what it indexes, {tuple(taken)}; got {tuple(mask)}"
-    if mask[::-1] == taken:
-        return f"{text}: transpose it, `.T`?"
-    return f"{text}: axis {axis} has {tensor[axis]}, and the mask {mask[axis]}."
+    at, axis = int(found[2]), int(found[4])
+    first = axis - at  # of the axes that the mask stands for
+    taken = tensor[first : first + len(mask)]
+    text = f"A mask stands for as many axes as it has, here {tuple(taken)}; got {tuple(mask)}"
+    if mask[::-1] == taken and len(mask) > 1:
+        turned = "T" if len(mask) == 2 else f"permute{tuple(reversed(range(len(mask))))}"
+        return f"{text}: transpose it, `.{turned}`?"
+    return f"{text}: axis {axis} has {tensor[axis]}, and the mask {mask[at]}."
 
 
 @when(r"Class values must be smaller than num_classes")
 def one_hot_range(found: re.Match[str], statement: Statement) -> str:
     """A label beyond the last class."""
-    count = statement.value(argument(statement, "num_classes", 1))
+    count = statement.value(argument(statement, "num_classes", 0))
     if type(count) is not int:
         return ""
     return (
@@ -147,9 +171,17 @@ def scatter(found: re.Match[str], statement: Statement) -> str:
     index, source = statement.value(node), statement.value(argument(statement, "src", 2))
     if not isinstance(index, Tensor) or node is None:
         return ""
-    written = ast.unparse(node)
+    written = _text(node)
     text = f"`{name}` takes one index for each number, with as many dims as the tensor; got {shape(index)}."
-    if index.ndim != 1 or dim is None:
+    if dim is None:
+        return text
+    tensor = statement.value(_receiver(statement))
+    if isinstance(tensor, Tensor) and tensor.ndim == index.ndim + 1 and -tensor.ndim <= dim < tensor.ndim:
+        rest = shape(tensor)[: dim % tensor.ndim] + shape(tensor)[dim % tensor.ndim + 1 :]
+        if shape(index) == rest:  # one place along this dim, for each of the others
+            values = ", and so the values" * isinstance(source, Tensor)
+            return f"{text} One for each along the other dims: `{written}.unsqueeze({dim})`{values}?"
+    if index.ndim != 1:
         return text
     if isinstance(source, Tensor) and source.ndim > 1 and -source.ndim <= dim < source.ndim:
         if source.shape[dim] != len(index):
@@ -159,12 +191,11 @@ def scatter(found: re.Match[str], statement: Statement) -> str:
         view = f"[{', '.join(':' if size == -1 else 'None' for size in spread)}]"
         fix = f"`{written}{view}.expand({', '.join(map(str, spread))})`"
         return f"{text} One for each entry along dim {dim}: " + (f"`{rows}`, or {fix}?" if rows else f"{fix}?")
-    values = ", and so the values" * isinstance(source, Tensor)
-    return f"{text} One index for each row: `{written}.unsqueeze(1)`{values}?"
+    return text
 
 
 @when(
-    r"Expected index \[(.*?)\] to be (?:no larger|smaller) than (?:self|src) \[(.*?)\] apart from dimension (\d+)"
+    r"[Ee]xpected index \[(.*?)\] to be (?:no larger|smaller) than (?:self|src) \[(.*?)\] apart from dimension (\d+)"
     r"(?: and to be (?:no larger size|smaller size) than src \[(.*?)\])?"
 )
 def scatter_sizes(found: re.Match[str], statement: Statement) -> str:
@@ -188,14 +219,18 @@ def index_count(found: re.Match[str], statement: Statement) -> str:
     """An index for each entry of the source: of another axis, or one that was cut."""
     count, entries = int(found[1]), int(found[2])
     source = statement.value(argument(statement, "source", 2))
-    axes = [axis for axis, size in enumerate(source.shape) if size == count] if isinstance(source, Tensor) else []
-    fix = f" `dim={axes[0]}`, or a transposed source?" if axes else " Was one of them cut or padded?"
+    tensor = statement.value(_receiver(statement))
+    fix = " Was one of them cut or padded?"
+    for axis, size in enumerate(source.shape) if isinstance(source, Tensor) and isinstance(tensor, Tensor) else ():
+        others = shape(source)[:axis] + shape(source)[axis + 1 :]
+        if size == count and others == shape(tensor)[:axis] + shape(tensor)[axis + 1 :]:
+            fix = f" `dim={axis}`?"
     dim = _dim(statement)
     along = f" along dim {dim}" if dim is not None else ""
     return f"`{_name(statement)}` takes one index for each entry of the source{along}: {count} for {entries}.{fix}"
 
 
-@when(r"index_\w+\(\): Index is supposed to be (?:a vector|1-dimensional)")
+@when(r"index_\w+\(\): (?:Index is supposed to be (?:a vector|1-dimensional)|Index should have dimension 1)")
 def index_vector(found: re.Match[str], statement: Statement) -> str:
     """Indices with an axis too many."""
     node = argument(statement, "index", 1)
@@ -203,8 +238,10 @@ def index_vector(found: re.Match[str], statement: Statement) -> str:
     if not isinstance(index, Tensor) or node is None:
         return ""
     ones = [axis for axis, size in enumerate(index.shape) if size == 1]
-    flat = f"squeeze({ones[-1]})" if ones and index.ndim == 2 else "flatten()"
-    return f"`{_name(statement)}` takes a list of indices, (n,); got {shape(index)}: `{ast.unparse(node)}.{flat}`?"
+    text = f"`{_name(statement)}` takes a list of indices, (n,); got {shape(index)}"
+    if ones and index.ndim == 2:
+        return f"{text}: `{_text(node)}.squeeze({ones[-1]})`?"
+    return text + (f": `{_text(node)}.flatten()`?" if _name(statement) == "index_select" else ".")
 
 
 @when(r"source tensor shape must match self tensor shape.*Got self.shape = \[(.*?)\],? source.shape = \[(.*?)\]")
@@ -219,6 +256,28 @@ def index_source(found: re.Match[str], statement: Statement) -> str:
             if axis != dim and size != source[axis]]  # fmt: skip
     text = f"`{_name(statement)}` along dim {dim} needs a source with the other axes of the tensor"
     return f"{text}: {'; '.join(told)}."
+
+
+def _number(node: ast.expr) -> object:
+    """A number as it is written, also a negative one."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def _text(node: ast.expr) -> str:
+    """An expression as something of which an attribute can be taken."""
+    text = ast.unparse(node)
+    return f"({text})" if isinstance(node, (ast.BinOp, ast.UnaryOp, ast.Compare, ast.IfExp)) else text
+
+
+def _receiver(statement: Statement) -> ast.expr | None:
+    """The tensor of the failing call: `x.scatter(…)`, `torch.scatter(x, …)`."""
+    if (given := argument(statement, "input", -1)) is not None:
+        return given
+    func = statement.part.func if isinstance(statement.part, ast.Call) else None
+    return func.value if isinstance(func, ast.Attribute) else None
 
 
 def _name(statement: Statement) -> str:

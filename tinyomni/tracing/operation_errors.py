@@ -59,10 +59,20 @@ def argument(statement: Statement, name: str, place: int) -> ast.expr | None:
     """An argument of the failing call as it is written, `place` of those behind the tensor: `x.gather(1, …)`."""
     if not isinstance(part := statement.part, ast.Call):
         return None
-    receiver = part.func.value if isinstance(part.func, ast.Attribute) else None
-    place += receiver is None or isinstance(statement.variable(receiver), types.ModuleType)  # torch.gather(x, 1, …)
+    is_method = isinstance(part.func, ast.Attribute) and _module(part.func.value, statement) is None
+    place += not is_method  # torch.gather(x, 1, …)
     named = next((each.value for each in part.keywords if each.arg == name), None)
     return named or next(iter(part.args[place : place + 1]), None)
+
+
+def _module(node: ast.expr, statement: Statement) -> types.ModuleType | None:
+    """The Python module that is written: `torch`, `nn.functional`; None for everything else."""
+    if isinstance(node, ast.Attribute):
+        outer = _module(node.value, statement)
+        found = vars(outer).get(node.attr) if outer is not None else None
+    else:
+        found = statement.variable(node)
+    return found if isinstance(found, types.ModuleType) else None
 
 
 def clash(statement: Statement) -> tuple[tuple[str, Tensor], tuple[str, Tensor]] | None:
@@ -150,16 +160,26 @@ def cat_dims(found: re.Match[str], statement: Statement) -> str:
     for axis in range(more[1].ndim):
         rest = shape(more[1])[:axis] + shape(more[1])[axis + 1 :]
         if rest == shape(fewer[1]):
-            return f"{fewer[0]} {shape(fewer[1])} has no axis {axis}: `{fewer[0]}.unsqueeze({axis})`?"
+            dim = _cat_dim(statement)
+            spread = [size if at == axis else -1 for at, size in enumerate(more[1].shape)]
+            along = dim is None or dim % more[1].ndim == axis
+            fix = "" if along else f".expand({', '.join(map(str, spread))})"  # cat does not broadcast
+            return f"{fewer[0]} {shape(fewer[1])} has no axis {axis}: `{fewer[0]}.unsqueeze({axis}){fix}`?"
     fix = _spread_along(*fewer, more[1], statement)
     return f"{fewer[0]} {shape(fewer[1])} and {more[0]} {shape(more[1])} need the same number of dims{fix}."
 
 
-def _spread_along(name: str, vector: Tensor, other: Tensor, statement: Statement) -> str:
-    """A vector for each of the batch, such as that of a speaker, to be joined to the features of every frame."""
+def _cat_dim(statement: Statement) -> int | None:
+    """The dim along which `cat` joins, as far as it can be read; 0 if none is given."""
     node = argument(statement, "dim", 0)
     dim = statement.value(node) if node is not None else 0
-    if vector.ndim != 2 or type(dim) is not int or not -other.ndim <= dim < other.ndim or len(vector) != len(other):
+    return dim if type(dim) is int else None
+
+
+def _spread_along(name: str, vector: Tensor, other: Tensor, statement: Statement) -> str:
+    """A vector for each of the batch, such as that of a speaker, to be joined to the features of every frame."""
+    dim = _cat_dim(statement)
+    if vector.ndim != 2 or dim is None or not -other.ndim <= dim < other.ndim or len(vector) != len(other):
         return ""
     features = dim % other.ndim
     if features == 0:
@@ -752,6 +772,8 @@ def no_such_dtype(found: re.Match[str], statement: Statement) -> str:
 def dtypes(found: re.Match[str], statement: Statement) -> str:
     """Operands of different dtypes."""
     kinds = {name: value.dtype for name, value in statement.operands()}
+    if len(kinds) > 2:  # one of them is a mask
+        kinds = {name: dtype for name, dtype in kinds.items() if dtype != torch.bool}
     if len(set(kinds.values())) < 2:
         return ""
     told = " and ".join(f"{name} is {tensors.dtype_name(dtype)}" for name, dtype in kinds.items())

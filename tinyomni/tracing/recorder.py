@@ -298,9 +298,8 @@ class Recorder:
             values = {name: values[name] for name in names if name in values}
         above = self._open[-1] if self._open else None
         given = list(values.values())
-        # a module is not shown beside what it is given, so it need not be told apart from others
         owner = given.pop(0) if given and isinstance(given[0], nn.Module) else None
-        signature = self._signature(calls, values, given)
+        signature = self._signature(calls, values, owner, given)
         record = Record(
             id=len(self.trace.steps),
             parent=above.record.id if above else None,
@@ -346,15 +345,17 @@ class Recorder:
             frame = frame.f_back
         return place_of(frame)
 
-    def _signature(self, calls: Calls, values: dict[str, Any], given: Iterable[Any]) -> CallSignature:
-        """What is known of these values, worked out the first time. `given`: those that tell calls apart."""
+    def _signature(
+        self, calls: Calls, values: dict[str, Any], owner: nn.Module | None, given: Iterable[Any]
+    ) -> CallSignature:
+        """What is known of these values, worked out the first time: those of the module that is called, and others."""
         function, braces = calls.function, {}
         if function.braces:
             try:
                 braces = annotations.brace_values(function.braces, values)
             except AnnotationError as error:
                 self._faults[f"{function.call}: {error}"] += 1
-        key = (*map(key_of, given), *braces.values())
+        key = (type(owner), *map(key_of, given), *braces.values())
         found = calls.signatures.get(key)
         if found is None:
             judged = function.hints if braces or not function.braces else {}
@@ -830,7 +831,7 @@ def holds_keys(cache: Any) -> bool:
     """Is it keys and values as bare tensors, (keys, values) or one such pair for each layer? They have at least three
     dims, (batch or heads, tokens, features), which other things that are called a cache seldom have."""
     parts = [cache, *cache[:MOST_LAYERS]] if isinstance(cache, (tuple, list)) else [cache]
-    return any(tensor.dim() >= 3 for part in parts for tensor in tensors_in(part))
+    return any(tensor.dim() >= 3 and 0 not in tensors.sizes(tensor) for part in parts for tensor in tensors_in(part))
 
 
 def trace(
