@@ -143,6 +143,7 @@ BUGS: dict[str, tuple[str, dict[str, Any], Any, Any, str, str]] = {
         r"`y.unsqueeze\(1\).expand\(-1, 4, -1\)`"),
     "labels from 1, by name": ("return nn.functional.one_hot(x, num_classes=3)", {}, i64(2) + 3, None, "one_hot",
         "takes labels 0 … 2"),
+    "nothing to index": ("return x[0]", {}, f32(0, 2), None, "x[0]", "index 0 is beyond the end"),
     "before the beginning": ("return x[-6]", {}, f32(5, 2), None, "x[-6]", "index -6 is before the beginning, -5"),
     "indexed with an ellipsis": ("return x[..., 0, 0, 0]", {}, f32(4, 6), None, "x[", "2 dims, and 3 are indexed"),
     "a computed index": ("return x.index_select(0, y + 1)", {}, f32(5, 8), i64(1, 3), "x.index_select",

@@ -7,7 +7,7 @@ import re
 
 from torch import Tensor
 
-from tinyomni.tracing.operation_errors import argument, pair, shape, when
+from tinyomni.tracing.operation_errors import argument, pair, shape, when, without
 from tinyomni.tracing.statements import Statement
 
 # ---- entries that are not there
@@ -16,7 +16,7 @@ from tinyomni.tracing.statements import Statement
 @when(r"index (-?\d+) is out of bounds for dimension (\d+) with size (\d+)")
 def bounds(found: re.Match[str], statement: Statement) -> str:
     """An index beyond the end."""
-    where = "beyond the end" if int(found[1]) > 0 else f"before the beginning, -{found[3]}"
+    where = "beyond the end" if int(found[1]) >= 0 else f"before the beginning, -{found[3]}"
     return f"Axis {found[2]} has {found[3]} entries, 0 … {int(found[3]) - 1}; index {found[1]} is {where}."
 
 
@@ -69,16 +69,13 @@ def gather(found: re.Match[str], statement: Statement) -> str:
         return ""
     (a, source), (b, index) = both
     text = f"gather takes an index with as many dims as the tensor; got {a} {shape(source)} and {b} {shape(index)}."
-    node = argument(statement, "dim", 0)
-    dim = statement.value(node)
-    if node is None or type(dim) is not int or index.ndim != source.ndim - 1 or not -source.ndim <= dim < source.ndim:
+    if (along := _along(statement, 0, source, index)) is None:
         return text
-    written, axis = ast.unparse(node), dim % source.ndim
+    written, axis = along
     fixes = []
-    if shape(index) == shape(source)[:axis] + shape(source)[axis + 1 :]:  # one entry is taken along this dim
+    if shape(index) == without(shape(source), axis):  # one entry is taken along this dim
         fixes.append(f"`{a}.gather({written}, {b}.unsqueeze({written})).squeeze({written})`")
-    others = shape(index)[:axis] + shape(index)[axis + 1 :]
-    if axis < index.ndim and others == shape(source)[:axis] + shape(source)[axis + 1 : -1]:  # whole rows are taken
+    if axis < index.ndim and without(shape(index), axis) == without(shape(source)[:-1], axis):  # whole rows
         spread = ", ".join(["-1"] * index.ndim + [str(source.shape[-1])])
         fixes.append(f"`{a}.gather({written}, {b}.unsqueeze(-1).expand({spread}))`")
     return f"{text} {', or '.join(fixes)}?" if fixes else text
@@ -91,14 +88,21 @@ def take_along(found: re.Match[str], statement: Statement) -> str:
         return ""
     (a, source), (b, index) = both
     text = f"take_along_dim takes indices with as many dims as the tensor; got {a} {shape(source)}, {b} {shape(index)}."
-    node = argument(statement, "dim", 1)
+    if (along := _along(statement, 1, source, index)) is None:
+        return text
+    written, axis = along
+    if shape(index) == without(shape(source), axis):
+        return f"{text} `{b}.unsqueeze({written})`?"
+    return f"{text} `{b}.unsqueeze(-1)`?" if shape(index)[:axis] == shape(source)[:axis] else text
+
+
+def _along(statement: Statement, place: int, source: Tensor, index: Tensor) -> tuple[str, int] | None:
+    """The dim along which an index with one axis less takes: as it is written, and counted from 0."""
+    node = argument(statement, "dim", place)
     dim = statement.value(node)
     if node is None or type(dim) is not int or index.ndim != source.ndim - 1 or not -source.ndim <= dim < source.ndim:
-        return text
-    axis = dim % source.ndim
-    if shape(index) == shape(source)[:axis] + shape(source)[axis + 1 :]:
-        return f"{text} `{b}.unsqueeze({ast.unparse(node)})`?"
-    return f"{text} `{b}.unsqueeze(-1)`?" if shape(index)[:axis] == shape(source)[:axis] else text
+        return None
+    return ast.unparse(node), dim % source.ndim
 
 
 @when(r"start \((-?\d+)\) \+ length \((\d+)\) exceeds dimension size \((\d+)\)")
@@ -176,11 +180,10 @@ def scatter(found: re.Match[str], statement: Statement) -> str:
     if dim is None:
         return text
     tensor = statement.value(_receiver(statement))
-    if isinstance(tensor, Tensor) and tensor.ndim == index.ndim + 1 and -tensor.ndim <= dim < tensor.ndim:
-        rest = shape(tensor)[: dim % tensor.ndim] + shape(tensor)[dim % tensor.ndim + 1 :]
-        if shape(index) == rest:  # one place along this dim, for each of the others
-            values = ", and so the values" * isinstance(source, Tensor)
-            return f"{text} One for each along the other dims: `{written}.unsqueeze({dim})`{values}?"
+    in_range = isinstance(tensor, Tensor) and -tensor.ndim <= dim < tensor.ndim
+    if in_range and shape(index) == without(shape(tensor), dim % tensor.ndim):
+        values = ", and so the values" * isinstance(source, Tensor)
+        return f"{text} One for each along the other dims: `{written}.unsqueeze({dim})`{values}?"
     if index.ndim != 1:
         return text
     if isinstance(source, Tensor) and source.ndim > 1 and -source.ndim <= dim < source.ndim:
@@ -222,8 +225,7 @@ def index_count(found: re.Match[str], statement: Statement) -> str:
     tensor = statement.value(_receiver(statement))
     fix = " Was one of them cut or padded?"
     for axis, size in enumerate(source.shape) if isinstance(source, Tensor) and isinstance(tensor, Tensor) else ():
-        others = shape(source)[:axis] + shape(source)[axis + 1 :]
-        if size == count and others == shape(tensor)[:axis] + shape(tensor)[axis + 1 :]:
+        if size == count and without(shape(source), axis) == without(shape(tensor), axis):
             fix = f" `dim={axis}`?"
     dim = _dim(statement)
     along = f" along dim {dim}" if dim is not None else ""

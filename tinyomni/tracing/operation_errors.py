@@ -49,6 +49,11 @@ def shape(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
+def without(sizes: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """All sizes but one."""
+    return sizes[:axis] + sizes[axis + 1 :]
+
+
 def pair(statement: Statement) -> tuple[tuple[str, Tensor], tuple[str, Tensor]] | None:
     """The two operands, if both are known."""
     found = statement.operands()
@@ -158,8 +163,7 @@ def cat_dims(found: re.Match[str], statement: Statement) -> str:
         return ""
     fewer, more = sorted(both, key=lambda each: each[1].ndim)
     for axis in range(more[1].ndim):
-        rest = shape(more[1])[:axis] + shape(more[1])[axis + 1 :]
-        if rest == shape(fewer[1]):
+        if without(shape(more[1]), axis) == shape(fewer[1]):
             dim = _cat_dim(statement)
             spread = [size if at == axis else -1 for at, size in enumerate(more[1].shape)]
             along = dim is None or dim % more[1].ndim == axis

@@ -348,7 +348,7 @@ class Recorder:
     def _signature(
         self, calls: Calls, values: dict[str, Any], owner: nn.Module | None, given: Iterable[Any]
     ) -> CallSignature:
-        """What is known of these values, worked out the first time: those of the module that is called, and others."""
+        """What is known of these values, worked out the first time. `owner` and `given`: what tells calls apart."""
         function, braces = calls.function, {}
         if function.braces:
             try:
