@@ -538,3 +538,27 @@ def test_tensors_of_a_subclass_are_followed_from_call_to_call() -> None:
         model(x)
     assert [step.call for step in t.steps][1:] == ["ReLU.forward", "Linear.forward"]
     assert t.steps[2].sources == (t.steps[1].id,)
+
+
+@pytest.mark.parametrize("kind", ["dataclass", "nested", "named"])
+def test_tensors_in_containers_are_followed_from_call_to_call(kind: str) -> None:
+    @dataclasses.dataclass
+    class Given:
+        states: Tensor
+
+    class Pack(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return {
+                "dataclass": lambda: Given(x + 1),
+                "nested": lambda: {"layers": [(x + 1, None)]},
+                "named": lambda: (x + 1).max(0),
+            }[kind]()
+
+    class Unpack(nn.Module):
+        def forward(self, packed: Any) -> Tensor:
+            return torch.ones(1)
+
+    with trace("containers") as t:
+        nn.Sequential(Pack(), Unpack())(torch.ones(2, 3))
+    assert [step.call.rpartition(".<locals>.")[2] for step in t.steps[1:]] == ["Pack.forward", "Unpack.forward"]
+    assert t.steps[2].sources == (1,)

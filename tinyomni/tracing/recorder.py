@@ -13,7 +13,7 @@ import threading
 import types
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +51,7 @@ from tinyomni.tracing.rows import Row
 from tinyomni.tracing.suspicions import columns_against_rows, masks
 from tinyomni.tracing.table import between
 from tinyomni.tracing.trace import Trace
-from tinyomni.tracing.values import SCALAR, TENSOR, annotated_tensors, describe, key_of, tensors_in, text_of, walk
+from tinyomni.tracing.values import SCALAR, TENSOR, annotated_tensors, describe, keys_of, text_of, walk
 from tinyomni.tracing.watch import Listener, watch
 
 PASSED_ON = ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d")  # give back what they are given
@@ -154,7 +154,7 @@ class Recorder:
         self._annotated = 0  # of the open calls
         self._modules_met: dict[int, tuple[weakref.ref[nn.Module], tuple[str, int]]] = {}
         self._roots = 0
-        self._made = tensors.TensorNotes[int]()
+        self._made = tensors.Makers()
         self._faults: Counter[str] = Counter()
         self._threads: set[str] = set()
         self._problem_at: int | None = None
@@ -297,9 +297,8 @@ class Recorder:
         if len(values) != len(names) or type(values) is not dict:  # from Python 3.13 on it is a view of the frame
             values = {name: values[name] for name in names if name in values}
         above = self._open[-1] if self._open else None
-        given = list(values.values())
-        owner = given.pop(0) if given and isinstance(given[0], nn.Module) else None
-        signature = self._signature(calls, values, owner, given)
+        found: list[Tensor] = []
+        signature = self._signature(calls, values, keys_of(values.values(), found))
         record = Record(
             id=len(self.trace.steps),
             parent=above.record.id if above else None,
@@ -312,10 +311,10 @@ class Recorder:
             file=function.file,
             line=function.line,
             called=self._called(frame.f_back, above),
-            sources=self._sources(given),
+            sources=self._made.of(found),
         )
-        training = above.training if above else False
-        if owner is not None:
+        owner, training = values.get(names[0]) if names else None, above.training if above else False
+        if isinstance(owner, nn.Module):
             (record.path, record.root), training = self._path(owner), owner.training
         call = OpenCall(frame, record, function, signature, training)
         self._phase(call, values, owner, above)
@@ -345,17 +344,16 @@ class Recorder:
             frame = frame.f_back
         return place_of(frame)
 
-    def _signature(
-        self, calls: Calls, values: dict[str, Any], owner: nn.Module | None, given: Iterable[Any]
-    ) -> CallSignature:
-        """What is known of these values, worked out the first time. `owner` and `given`: what tells calls apart."""
+    def _signature(self, calls: Calls, values: dict[str, Any], keys: list[Any]) -> CallSignature:
+        """What is known of these values, worked out the first time. `keys`: what tells calls apart."""
         function, braces = calls.function, {}
         if function.braces:
             try:
                 braces = annotations.brace_values(function.braces, values)
             except AnnotationError as error:
                 self._faults[f"{function.call}: {error}"] += 1
-        key = (type(owner), *map(key_of, given), *braces.values())
+            keys += braces.values()
+        key = tuple(keys)
         found = calls.signatures.get(key)
         if found is None:
             judged = function.hints if braces or not function.braces else {}
@@ -380,7 +378,8 @@ class Recorder:
             if record.status == "open":
                 record.status = STOPPED if record.phase == "recompute" else "raised"
             return
-        key = key_of(result)
+        found: list[Tensor] = []
+        key = keys_of((result,), found)[0]
         known = signature.outputs.get(key)
         if known is None:
             fits = signature.wrong is not None or self._result_fits(call, result)
@@ -388,7 +387,7 @@ class Recorder:
             known = signature.outputs[key] = (outputs, fits)
         record.outputs, fits = known
         record.end = frame.f_lineno
-        self._remember(result, record.id)
+        self._made.note(found, record.id)
         if self._flow is not None:
             name_axes(self._flow, (result, call.function.hints.get("return")))
         if self._backward:
@@ -488,10 +487,10 @@ class Recorder:
             status="ok",
             file=file_of(caller.f_code, caller.f_globals),
             line=caller.f_lineno,
-            sources=tuple(dict.fromkeys(self._sources(tensors_among((*args, *kwargs.values()))))),
+            sources=self._made.of(tensors_among((*args, *kwargs.values()))),
         )
         self.trace.steps.append(record)
-        self._remember(result, record.id)
+        self._made.note(tensors_among((result,)), record.id)
 
     def _described(self, name: str, value: Any) -> Iterator[Value]:
         """A value with the names that have flowed to it."""
@@ -516,28 +515,6 @@ class Recorder:
         if current is self:
             self._quietly(lambda _: self._gradients.append((record, value, gradient.detach().norm())), sys._getframe())
 
-    def _remember(self, result: Any, record: int) -> None:
-        """Which call made a tensor, for as long as the tensor lives."""
-        for tensor in tensors_in(result):
-            self._made[tensor] = record
-            # a view of this result will name the same base; a base that a call returned keeps that call
-            base = tensor._base
-            if base is not None and self._made.get(base) is None:
-                self._made[base] = record
-
-    def _sources(self, values: Iterable[Any]) -> tuple[int, ...]:
-        """The calls that made these tensors, or the tensors that these are views of."""
-        found: dict[int, None] = {}
-        made = self._made.get
-        for value in values:
-            for tensor in tensors_in(value):
-                record = made(tensor)
-                if record is None and (base := tensor._base) is not None:
-                    record = made(base)
-                if record is not None:
-                    found[record] = None
-        return tuple(found)
-
     def _path(self, module: nn.Module) -> tuple[str, int]:
         """Where the module is in the outermost one that was met, and which of these that is."""
         known = self._modules_met.get(id(module))
@@ -551,7 +528,7 @@ class Recorder:
             known = self._modules_met.get(id(module))
         return known[1] if known is not None else ("", self._roots)
 
-    def _phase(self, call: OpenCall, values: dict[str, Any], owner: nn.Module | None, above: OpenCall | None) -> None:
+    def _phase(self, call: OpenCall, values: dict[str, Any], owner: Any, above: OpenCall | None) -> None:
         """Prefill, decode, train or recompute, where that can be told."""
         record, learns = call.record, torch.is_grad_enabled()
         phase = above.record.phase if above else ""
@@ -564,7 +541,7 @@ class Recorder:
             if learns and call.training:
                 record.phase = "train"
             return
-        who = (id(call.function), id(owner) if owner is not None else 0)
+        who = (id(call.function), id(owner) if isinstance(owner, nn.Module) else 0)
         state = next((each.caches[id(cache)] for each in reversed(self._open) if id(cache) in each.caches), None)
         if state is None and id(cache) in self._outermost and self._outermost[id(cache)][0]() is cache:
             state = self._outermost[id(cache)][1]
@@ -662,7 +639,7 @@ class Recorder:
 
     def _maker(self, tensor: Tensor) -> Record | None:
         """The call that made a tensor, if that is known; one that gave back what it was given made nothing."""
-        sources = self._sources([tensor])
+        sources = self._made.of([tensor])
         record = self.trace.steps[sources[0]] if sources else None
         while record is not None and record.call.partition(".")[0] in PASSED_ON and record.sources:
             record = self.trace.steps[record.sources[0]]
@@ -830,8 +807,9 @@ def cache_length(cache: Any) -> int | None:
 def holds_keys(cache: Any) -> bool:
     """Is it keys and values as bare tensors, (keys, values) or one such pair for each layer? They have at least three
     dims, (batch or heads, tokens, features), which other things that are called a cache seldom have."""
-    parts = [cache, *cache[:MOST_LAYERS]] if isinstance(cache, (tuple, list)) else [cache]
-    return any(tensor.dim() >= 3 and 0 not in tensors.sizes(tensor) for part in parts for tensor in tensors_in(part))
+    parts = cache.values() if isinstance(cache, dict) else [cache]
+    parts = [*parts, *cache[:MOST_LAYERS]] if isinstance(cache, (tuple, list)) else parts
+    return any(tensor.dim() >= 3 and 0 not in tensors.sizes(tensor) for tensor in tensors_among(parts))
 
 
 def trace(

@@ -6,6 +6,7 @@ none of ours.
 
 import functools
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -101,3 +102,30 @@ class TensorNotes(Generic[Note]):
         """What was noted about this very tensor."""
         kept = self._kept.get(id(tensor))
         return kept[1] if kept is not None and kept[0]() is tensor else None
+
+
+class Makers(TensorNotes[int]):
+    """Which call made a tensor. Written and read at every call, hence the loops that are written out."""
+
+    def note(self, made: Iterable[Tensor], call: int) -> None:
+        """A call gave these tensors."""
+        for tensor in made:
+            self[tensor] = call
+            # a view of this result will name the same base; a base that a call returned keeps that call
+            base = tensor._base
+            if base is not None and self.get(base) is None:
+                self[base] = call
+
+    def of(self, given: Iterable[Tensor]) -> tuple[int, ...]:
+        """The calls that made these tensors, or the tensors that these are views of."""
+        found: dict[int, None] = {}
+        kept = self._kept
+        for tensor in given:
+            note = kept.get(id(tensor))
+            if note is None or note[0]() is not tensor:
+                base = tensor._base
+                note = kept.get(id(base)) if base is not None else None
+                if note is None or note[0]() is not base:
+                    continue
+            found[note[1]] = None
+        return tuple(found)

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -77,32 +77,34 @@ def walk(name: str, value: Any, hint: Any = None, hinted: bool = True) -> Iterat
     return inside(name, value, hint, ())
 
 
-def key_of(value: Any) -> Any:
-    """Equal for two values only if they are described and judged alike. Called for every argument of every call."""
-    kind = type(value)
-    if kind is Tensor:
-        try:
-            return value.shape, value.dtype, value.device, kind
-        except RuntimeError:  # a nested tensor
-            return tensors.sizes(value), value.dtype, value.device, kind
-    if value is None:
-        return None
-    how = classify(kind)  # type: ignore[arg-type]
-    if how == OTHER:
-        return kind
-    if how <= SCALAR:
-        return _leaf_key(value, kind, how)
-    if kind is tuple and len(value) <= FEW:  # often of tensors and None, so quickly
-        found: list[Any] = [kind]
-        for part in value:
-            if part is not None and type(part) is not Tensor:
-                break
-            found.append(key_of(part))
+def keys_of(values: Iterable[Any], found: list[Tensor]) -> list[Any]:
+    """Equal for two values only if they are described and judged alike. All tensors in them are added to `found`.
+
+    Called for every argument of every call, so what is met most is told apart first.
+    """
+    keys: list[Any] = []
+    for value in values:
+        kind = type(value)
+        if kind is Tensor:
+            found.append(value)
+            try:
+                keys.append((value.shape, value.dtype, value.device, kind))
+            except RuntimeError:  # a nested tensor
+                keys.append(_leaf_key(value, kind, TENSOR))
+        elif value is None:
+            keys.append(None)
+        elif (how := classify(kind)) == OTHER:  # type: ignore[arg-type]
+            keys.append(kind)
+        elif how == SCALAR:
+            keys.append(_leaf_key(value, kind, how))
+        elif kind is tuple and len(value) <= FEW and all(part is None or type(part) is Tensor for part in value):
+            keys.append((kind, *keys_of(value, found)))
+        elif how == TENSOR:
+            found.append(value)
+            keys.append(_leaf_key(value, kind, how))
         else:
-            return tuple(found)
-    elif kind is dict and not value:
-        return (kind,)
-    return _container_key(value, kind, how, DEEPEST, [MOST_NODES])
+            keys.append(_container_key(value, kind, how, DEEPEST, [MOST_NODES], found))
+    return keys
 
 
 def _leaf_key(value: Any, kind: type, how: int) -> Any:
@@ -113,7 +115,7 @@ def _leaf_key(value: Any, kind: type, how: int) -> Any:
     return kind
 
 
-def _container_key(value: Any, kind: type, how: int, depth: int, left: list[int]) -> Any:
+def _container_key(value: Any, kind: type, how: int, depth: int, left: list[int], tensors_in: list[Tensor]) -> Any:
     """The keys of all parts that are described; like `walk`, it ends in cyclic and endless containers."""
     found: list[Any] = [kind]
     for place, (name, part) in enumerate(items_of(value, how)):
@@ -124,9 +126,11 @@ def _container_key(value: Any, kind: type, how: int, depth: int, left: list[int]
         each = type(part)
         what = classify(each)  # type: ignore[arg-type]
         if what in (DATACLASS, SEQUENCE, MAPPING):
-            key = _container_key(part, each, what, depth - 1, left) if depth > 1 else each
+            key = _container_key(part, each, what, depth - 1, left, tensors_in) if depth > 1 else each
         else:
             key = _leaf_key(part, each, what)
+            if what == TENSOR:
+                tensors_in.append(part)
         found.append((name, key))
     return tuple(found)
 
@@ -170,18 +174,3 @@ def annotated_tensors(name: str, value: Any, hint: Any) -> Iterator[tuple[str, A
     for path, part, each, how in walk(name, value, hint) if annotations.leaves(hint) else ():
         if how == TENSOR and (leaf := annotations.choose(each, part)) is not None:
             yield path, leaf, part if isinstance(part, TensorInfo) else tensors.info(part)
-
-
-def tensors_in(value: Any) -> Sequence[Tensor]:
-    """The tensors that a function takes or gives, directly or in a tuple, list or dict. Called as often as `key_of`."""
-    kind = type(value)
-    if kind is Tensor:
-        return (value,)
-    if kind is tuple or kind is list or kind is dict:
-        items = value.values() if kind is dict else value
-        return [item for item in itertools.islice(items, MOST_ITEMS) if isinstance(item, Tensor)]
-    how = classify(kind)  # type: ignore[arg-type]
-    if how == TENSOR and kind is not TensorInfo:
-        return (value,)
-    # a named tuple, such as that of topk
-    return [item for item in value[:MOST_ITEMS] if isinstance(item, Tensor)] if how == SEQUENCE else ()
