@@ -8,6 +8,7 @@ processors does not blur it. What a trace learns goes with it, so that every tra
 """
 
 import argparse
+import importlib.util
 import json
 import time
 import warnings
@@ -103,8 +104,11 @@ def main() -> None:
         if not args.quick:
             found["Llama ×300"] = generation(args.seconds)
         # last: torchlens and torchview wrap functions of torch, and leave them so
-        for shape, ids in given.items():
+        missing = [name for name in ("torchinfo", "torchlens", "torchview") if importlib.util.find_spec(name) is None]
+        for shape, ids in given.items() if not missing else ():
             found[str(shape)] = multiples(tools(model, ids), args.seconds) | found[str(shape)]
+    if missing:
+        print(f"without other tools, since {', '.join(missing)} is not installed: pip install -e '.[bench]'")
     print(f"{'':18}" + "".join(f"{shape:>12}" for shape in found))
     for name in next(iter(found.values())):
         cells = (f"{row[name]:12.2f}" if name in row else f"{'':12}" for row in found.values())

@@ -143,6 +143,26 @@ BUGS: dict[str, tuple[str, dict[str, Any], Any, Any, str, str]] = {
         r"`y.unsqueeze\(1\).expand\(-1, 4, -1\)`"),
     "labels from 1, by name": ("return nn.functional.one_hot(x, num_classes=3)", {}, i64(2) + 3, None, "one_hot",
         "takes labels 0 … 2"),
+    "floats to gather by": ("return x.gather(1, y)", {}, f32(5, 3), f32(5, 3), "x.gather", r"got y float32: `y.long"),
+    "floats to add by": ("return x.index_add(0, y / 2, x)", {}, f32(5, 3), i64(5), "x.index_add",
+        r"got y / 2 float32: `\(y / 2\).long"),
+    "an id beyond another axis": ("return x[:, y]", {}, f32(4, 7, 3), i64(2) + 9, "x[:, y]", "Axis 1 has 7 entries.*9"),
+    "an id beyond the last axis": ("return x[..., y]", {}, f32(4, 7, 3), i64(2) + 9, "x[..., y]",
+        "Axis 2 has 3 entries"),
+    "ids beyond the second of two": ("return x[:, y - 9, y]", {}, f32(4, 7, 3), i64(2) + 9, "x[:, y - 9, y]",
+        "Axis 2 has 3 entries"),
+    "an id behind a mask": ("return x[y, self.ids]", {"ids": i64(1) + 8}, f32(4, 7, 3), f32(4, 7) == 0,
+        "x[y, self.ids]", "Axis 2 has 3 entries"),
+    "an id that is assigned to": ("x[:, None, y] = 0.0\nreturn x", {}, f32(4, 7), i64(1) + 7, "x[:, None, y] = 0.0",
+        "Axis 1 has 7 entries"),
+    "an entry to select": ("return x.select(-1, 3)", {}, f32(4, 7, 3), None, "x.select",
+        r"Axis 2 of \(4, 7, 3\) has 3 entries; there is no index 3"),
+    "a mask and more": ("return x[y, :, 0]", {}, f32(4, 7, 3), f32(4, 7).bool(), "x[y, :, 0]",
+        "3 dims, and 4 are indexed; a mask stands for as many as it has"),
+    "a table that comes first": ("return torch.embedding(self.w, x)", {"w": nn.Parameter(f32(7, 2))},
+        torch.full((2, 3), 7), None, "torch.embedding", r"the table self.w \(7, 2\) has 7 rows"),
+    "a table of the module": ("return nn.functional.embedding(x, TABLE)", {}, torch.full((2, 3), 7), None, "embedding",
+        r"the table TABLE \(5, 2\) has 5 rows"),
     "nothing to index": ("return x[0]", {}, f32(0, 2), None, "x[0]", "index 0 is beyond the end"),
     "before the beginning": ("return x[-6]", {}, f32(5, 2), None, "x[-6]", "index -6 is before the beginning, -5"),
     "indexed with an ellipsis": ("return x[..., 0, 0, 0]", {}, f32(4, 6), None, "x[", "2 dims, and 3 are indexed"),
@@ -310,9 +330,8 @@ BUGS: dict[str, tuple[str, dict[str, Any], Any, Any, str, str]] = {
 def module_of(body: str, layers: dict[str, Any], folder: Path) -> nn.Module:
     """The body as a file of its own, so that its lines can be read."""
     lines = "\n".join("        " + line for line in body.splitlines())
-    source = (
-        f"import torch\nfrom torch import nn\n\n\nclass Model(nn.Module):\n    def forward(self, x, y=None):\n{lines}\n"
-    )
+    head = "import torch\nfrom torch import nn\n\nTABLE = torch.zeros(5, 2)\n\n\n"
+    source = f"{head}class Model(nn.Module):\n    def forward(self, x, y=None):\n{lines}\n"
     (folder / "program.py").write_text(source)
     spec = importlib.util.spec_from_file_location("program", folder / "program.py")
     assert spec is not None and spec.loader is not None

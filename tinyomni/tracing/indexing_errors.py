@@ -5,6 +5,7 @@
 import ast
 import re
 
+import torch
 from torch import Tensor
 
 from tinyomni.tracing.operation_errors import argument, pair, shape, when, without
@@ -16,19 +17,72 @@ from tinyomni.tracing.statements import Statement
 @when(r"index (-?\d+) is out of bounds for dimension (\d+) with size (\d+)")
 def bounds(found: re.Match[str], statement: Statement) -> str:
     """An index beyond the end."""
-    where = "beyond the end" if int(found[1]) >= 0 else f"before the beginning, -{found[3]}"
-    return f"Axis {found[2]} has {found[3]} entries, 0 … {int(found[3]) - 1}; index {found[1]} is {where}."
+    index, place, size = map(int, found.groups())
+    where = "beyond the end" if index >= 0 else f"before the beginning, -{size}"
+    axis = _axis_out_of_bounds(statement, index, place, size)
+    name = f"Axis {axis}" if axis is not None else "An axis"
+    return f"{name} has {size} entries, 0 … {size - 1}; index {index} is {where}."
+
+
+@when(r"select\(\): index (-?\d+) out of range for tensor of size \[(.*?)\] at dimension (-?\d+)")
+def select(found: re.Match[str], statement: Statement) -> str:
+    """`x.select(1, 9)` with fewer entries along that dim."""
+    sizes = [int(each) for each in found[2].split(", ")]
+    axis = int(found[3]) % len(sizes)
+    return f"Axis {axis} of {(*sizes,)} has {sizes[axis]} entries; there is no index {found[1]}."
+
+
+def _axis_out_of_bounds(statement: Statement, index: int, place: int, size: int) -> int | None:
+    """The axis that torch means: of indices that are tensors, its number counts these alone."""
+    if not isinstance(statement.part, ast.Subscript):
+        return place
+    tensor = statement.value(statement.part.value)
+    if not isinstance(tensor, Tensor):
+        return None
+    axes = [(axis, statement.value(node)) for axis, node in _indexed(tensor, statement.part, statement)]
+    for axis, value in axes:
+        if type(value) is int and value == index and tensor.shape[axis] == size:
+            return axis
+    among = [axis for axis, value in axes if type(value) is not int]
+    return among[place] if place < len(among) and tensor.shape[among[place]] == size else None
+
+
+def _indexed(tensor: Tensor, part: ast.Subscript, statement: Statement) -> list[tuple[int, ast.expr]]:
+    """The axes that are indexed, each with its index; slices are none. A mask stands for as many axes as it has."""
+    written = _indices(part)
+    taken = [_width(each, statement) for each in written]
+    found: list[tuple[int, ast.expr]] = []
+    axis = 0
+    for node, width in zip(written, taken, strict=True):
+        if isinstance(node, ast.Constant) and node.value is ...:
+            axis += tensor.ndim - sum(taken)
+            continue
+        found += [(each, node) for each in range(axis, axis + width) if not isinstance(node, ast.Slice)]
+        axis += width
+    return [(axis, node) for axis, node in found if axis < tensor.ndim]
+
+
+def _indices(part: ast.Subscript) -> list[ast.expr]:
+    return part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice]
+
+
+def _width(node: ast.expr, statement: Statement) -> int:
+    """How many axes an index stands for."""
+    if isinstance(node, ast.Constant) and (node.value is None or node.value is ...):  # a new axis; all that are left
+        return 0
+    value = statement.value(node)
+    return value.ndim if isinstance(value, Tensor) and value.dtype == torch.bool else 1
 
 
 @when(r"too many indices for tensor of dimension (\d+)")
 def indices(found: re.Match[str], statement: Statement) -> str:
     """`x[:, :, 0]` of a tensor with two dims."""
     for name, value in statement.operands()[:1]:
-        part = statement.part.slice if isinstance(statement.part, ast.Subscript) else None
-        written = [ast.unparse(each) for each in part.elts] if isinstance(part, ast.Tuple) else []
-        taken = [each for each in written if each not in ("None", "...")]  # a new axis, and all that are left
-        asked = f", and {len(taken)} are indexed" if taken else ""
-        return f"{name} {shape(value)} has {found[1]} dims{asked}. Was an axis dropped before?"
+        part = statement.part
+        taken = [_width(each, statement) for each in _indices(part)] if isinstance(part, ast.Subscript) else []
+        asked = f", and {sum(taken)} are indexed" if sum(taken) > 1 else ""
+        by_mask = "; a mask stands for as many as it has" if max(taken, default=0) > 1 else ""
+        return f"{name} {shape(value)} has {found[1]} dims{asked}{by_mask}. Was an axis dropped before?"
     return ""
 
 
@@ -55,9 +109,9 @@ def table(found: re.Match[str], statement: Statement) -> str:
         return f"An index is beyond the {tensor.shape[dim]} entries of axis {dim % tensor.ndim}."
     written = statement.part.keywords if isinstance(statement.part, ast.Call) else []
     node = next((each.value for each in written if each.arg == "weight"), None)
-    named = [(ast.unparse(node), statement.value(node))] if node is not None else statement.operands()[1:2]
-    for name, value in named:
-        if isinstance(value, Tensor):
+    named = [(ast.unparse(node), statement.value(node))] if node is not None else statement.operands()
+    for name, value in named:  # torch.embedding takes the table first, F.embedding the ids
+        if isinstance(value, Tensor) and value.dtype.is_floating_point:
             return f"An id is outside 0 … {len(value) - 1}: the table {name} {shape(value)} has {len(value)} rows."
     return ""
 
@@ -133,6 +187,19 @@ def index_dtype(found: re.Match[str], statement: Statement) -> str:
             fix = "`.argmax(-1)`" if "softmax" in ast.unparse(node) else "`.long()`, or `.bool()` of a mask"
             return f"Indices are integers, or a mask of bool; got {ast.unparse(node)} {shape(value)} {kind}: {fix}?"
     return "Indices are integers, or a mask of bool: `.long()`, or `.bool()` of a mask?"
+
+
+@when(r"Expected (?:a long tensor|dtype int(?:32(?: or |/int)64|64)) for index|dtype of indices should be Long")
+def index_argument(found: re.Match[str], statement: Statement) -> str:
+    """Floats as the index of `gather`, `scatter` and the like."""
+    name = {"take_along_dim": "indices"}.get(_name(statement), "index")
+    node = argument(statement, name, 0 if "take" in _name(statement) else 1)
+    value = statement.value(node)
+    if isinstance(value, Tensor) and node is not None:
+        kind = str(value.dtype).removeprefix("torch.")
+        fix = f"`{_text(node)}.long()`"
+        return f"`{_name(statement)}` takes integers as its index; got {ast.unparse(node)} {kind}: {fix}?"
+    return f"`{_name(statement)}` takes integers as its index: `.long()`?"
 
 
 @when(

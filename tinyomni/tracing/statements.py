@@ -113,9 +113,11 @@ class Statement:
         values = [self.value(each) for each in (left, right)]
         known = [each for each in values if isinstance(each, Tensor)]
         product = isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
-        if product or not known or any(each is None for each in values):
+        if product or not known or not all(isinstance(each, (Tensor, int, float, complex)) for each in values):
             return None
-        dtype = torch.bool if isinstance(node, ast.Compare) else known[0].dtype
+        dtype = torch.bool if isinstance(node, ast.Compare) else torch.result_type(*values)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and dtype in WHOLE:
+            dtype = torch.get_default_dtype()
         try:
             return torch.empty(torch.broadcast_shapes(*(each.shape for each in known)), dtype=dtype, device="meta")
         except RuntimeError:  # this very operation is what failed
@@ -174,6 +176,9 @@ VIEWS = ("transpose", "permute", "unsqueeze", "squeeze", "flatten", "view", "res
          "swapaxes", "repeat", "int", "bool")  # fmt: skip
 
 
+WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
 def _empty(tensor: Tensor) -> Tensor:
     """The same shape and dtype, without data."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
@@ -225,12 +230,12 @@ def statement_of(frame: types.FrameType, line: int, instruction: int) -> Stateme
         found.part = ast.BinOp(target, node.op, node.value)
     expressions = [each for each in ast.walk(node) if isinstance(each, (ast.Name, ast.Attribute))]
     for call in (each.func for each in ast.walk(node) if isinstance(each, ast.Call)):
-        value = frame.f_locals.get(call.id) if isinstance(call, ast.Name) else None
+        value = variable(frame, call.id) if isinstance(call, ast.Name) else None
         value = attribute(frame, call) if isinstance(call, ast.Attribute) else value
         if isinstance(value, nn.Module):
             found.modules[ast.unparse(call)] = value
     for each in sorted(expressions, key=lambda each: (getattr(each, "lineno", 0), getattr(each, "col_offset", 0))):
-        value = frame.f_locals.get(each.id) if isinstance(each, ast.Name) else attribute(frame, each)
+        value = variable(frame, each.id) if isinstance(each, ast.Name) else attribute(frame, each)
         if _worth_showing(value, each):
             found.names[ast.unparse(each)] = value
     return found
@@ -306,6 +311,13 @@ def _part(statement: ast.stmt, position: Position | None) -> ast.expr | None:
     return None
 
 
+def variable(frame: types.FrameType, name: str) -> Any:
+    """What a name stands for in a frame: a local variable, or one of the module that no local variable hides."""
+    if name in frame.f_locals or name in frame.f_code.co_varnames:
+        return frame.f_locals.get(name)
+    return frame.f_globals.get(name)
+
+
 def attribute(frame: types.FrameType, node: ast.Attribute) -> Any:
     """`self.a.b` out of a frame, without running anybody's code: only what lies in instance dictionaries."""
     names: list[str] = []
@@ -313,7 +325,7 @@ def attribute(frame: types.FrameType, node: ast.Attribute) -> Any:
     while isinstance(inner, ast.Attribute):
         names.append(inner.attr)
         inner = inner.value
-    found = frame.f_locals.get(inner.id) if isinstance(inner, ast.Name) else None
+    found = variable(frame, inner.id) if isinstance(inner, ast.Name) else None
     for name in reversed(names):
         if isinstance(found, nn.Module):
             found = {**found._parameters, **found._buffers, **found._modules, **vars(found)}.get(name)
