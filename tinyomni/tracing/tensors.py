@@ -94,9 +94,13 @@ class TensorNotes(Generic[Note]):
 
     def __setitem__(self, tensor: Tensor, note: Note) -> None:
         self._kept[id(tensor)] = (weakref.ref(tensor), note)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Let go of the notes on tensors that are gone; seldom, so that a program with many pays little for it."""
         if len(self._kept) > self._most:
             self._kept = {key: kept for key, kept in self._kept.items() if kept[0]() is not None}
-            self._most = max(10_000, 2 * len(self._kept))  # so that a program with many tensors pays for this seldom
+            self._most = max(10_000, 2 * len(self._kept))
 
     def get(self, tensor: Tensor) -> Note | None:
         """What was noted about this very tensor."""
@@ -109,12 +113,14 @@ class Makers(TensorNotes[int]):
 
     def note(self, made: Iterable[Tensor], call: int) -> None:
         """A call gave these tensors."""
+        kept, ref = self._kept, weakref.ref
         for tensor in made:
-            self[tensor] = call
+            kept[id(tensor)] = (ref(tensor), call)
             # a view of this result will name the same base; a base that a call returned keeps that call
             base = tensor._base
             if base is not None and self.get(base) is None:
-                self[base] = call
+                kept[id(base)] = (ref(base), call)
+        self._tidy()
 
     def of(self, given: Iterable[Tensor]) -> tuple[int, ...]:
         """The calls that made these tensors, or the tensors that these are views of."""

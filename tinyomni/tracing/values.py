@@ -88,7 +88,7 @@ def keys_of(values: Iterable[Any], found: list[Tensor]) -> list[Any]:
         if kind is Tensor:
             found.append(value)
             try:
-                keys.append((value.shape, value.dtype, value.device, kind))
+                keys.append((value.shape, value.dtype, value.is_cpu or value.device))
             except RuntimeError:  # a nested tensor
                 keys.append(_leaf_key(value, kind, TENSOR))
         elif value is None:
