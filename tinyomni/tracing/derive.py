@@ -56,6 +56,7 @@ class Derivation:
         self.unseen = unseen
         self.call, self.over, self.refusal, self.caught = call, over, refusal, caught
         self.paths: list[Path] = []
+        self.differences: dict[str, Piecewise] = {}
         self.points = self.looks = 0
         self.floats = False  # a division in floating point is part of it
 
@@ -127,7 +128,8 @@ class Derivation:
         if name not in RELATIONS:
             raise Undecided(f"a condition of another kind: {_readable(guard, self.over)}")
         left, right = (write(each, self.over) for each in guard.args)
-        difference = piecewise(f"({left}) - ({right})", self.over)
+        text = f"({left}) - ({right})"  # paths have most conditions in common: each is followed once
+        difference = self.differences.setdefault(text, piecewise(text, self.over))
         relation = RELATIONS[name]
         return Condition(lambda n: relation(difference.at(n), 0), (*difference.turns, difference))
 
