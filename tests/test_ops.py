@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tinyomni.tracing import Trace, trace
-from tinyomni.tracing.tensors import TensorNotes
+from tinyomni.tracing.tensors import Makers, TensorNotes
 
 
 class Heads(nn.Module):
@@ -126,3 +126,27 @@ def test_notes_about_many_tensors_are_tidied_up_seldom_and_keep_none_alive() -> 
     for number in range(90_000):
         notes[torch.empty(0)] = number
     assert len(notes._kept) <= 80_000 and notes.get(torch.empty(0)) is None
+
+
+def test_views_come_from_the_call_that_made_their_base() -> None:
+    makers, base, other = Makers(), torch.zeros(4, 3), torch.zeros(2)
+    makers.note([base], 1)
+    view = base[1:]
+    assert makers.of([base, view[0], other]) == (1,)
+    makers.note([view], 2)  # a call that gave a view made the view, not its base
+    assert makers.of([view]) == (2,) and makers.of([base]) == (1,) and makers.of([base[:1]]) == (1,)
+    makers.note([other.t()], 3)  # a view of what no call made: other views of it come from there
+    assert makers.of([other[:1], view]) == (3, 2)
+
+
+def test_what_made_a_tensor_goes_with_it() -> None:
+    makers = Makers()
+    gone = torch.zeros(1)
+    makers.note([gone], 1)
+    other = torch.zeros(1)
+    makers._kept[id(other)] = makers._kept.pop(id(gone))  # as if it had got the place of the first in memory
+    assert makers.of([other]) == ()
+    del gone
+    for number in range(30_000):
+        makers.note([torch.zeros(0)], number)
+    assert len(makers._kept) <= 10_000

@@ -46,6 +46,8 @@ class Takes(nn.Module):
         ("x" * 200, "x" * 199 + "y"),
         ([torch.zeros(2), None], [torch.zeros(2)]),
         (torch.zeros(3), torch.zeros(3, dtype=torch.bool)),
+        (torch.zeros(3), torch.zeros(3, device="meta")),
+        ((torch.zeros(3), None), (torch.zeros(3, device="meta"), None)),
     ],
 )
 def test_values_that_differ_are_described_each_as_it_is(one: Any, other: Any) -> None:
