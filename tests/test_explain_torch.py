@@ -151,6 +151,8 @@ BUGS: dict[str, tuple[str, dict[str, Any], Any, Any, str, str]] = {
         "Axis 2 has 3 entries"),
     "ids beyond the second of two": ("return x[:, y - 9, y]", {}, f32(4, 7, 3), i64(2) + 9, "x[:, y - 9, y]",
         "Axis 2 has 3 entries"),
+    "an entry behind another": ("return x[:, 1, 9]", {}, f32(4, 7, 7), None, "x[:, 1, 9]", "Axis 2 has 7 entries"),
+    "an id behind a number": ("return x[0, :, y]", {}, f32(4, 7, 3), i64(2) + 9, "x[0, :, y]", "Axis 2 has 3 entries"),
     "an id behind a mask": ("return x[y, self.ids]", {"ids": i64(1) + 8}, f32(4, 7, 3), f32(4, 7) == 0,
         "x[y, self.ids]", "Axis 2 has 3 entries"),
     "an id that is assigned to": ("x[:, None, y] = 0.0\nreturn x", {}, f32(4, 7), i64(1) + 7, "x[:, None, y] = 0.0",

@@ -439,11 +439,12 @@ def test_what_a_function_did_is_forgotten_with_its_trace_and_never_grows_without
         (((torch.zeros(1, 2, 4, 8),) * 2,) * 3, "decode"),
         ([], ""),
         ([(torch.zeros(1, 2, 0, 8),) * 2], ""),
+        ({"layer 0": (torch.zeros(1, 2, 4, 8),) * 2}, "decode"),
         ({"a picture": torch.zeros(3, 8)}, ""),
         (torch.zeros(7), ""),
         (np.zeros(7), ""),
     ],
-    ids=["one layer", "three layers", "empty", "no tokens yet", "results kept", "a vector", "an array"],
+    ids=["one layer", "three layers", "empty", "no tokens yet", "by name", "results kept", "a vector", "an array"],
 )
 def test_not_all_that_is_called_a_cache_holds_keys_and_values(cache: Any, phase: str) -> None:
     def look(x: Float[Tensor, "n"], cache: Any) -> Float[Tensor, "n"]:
