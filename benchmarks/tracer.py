@@ -1,6 +1,7 @@
 """What watching a model costs: this tracer beside torchinfo, torchlens and torchview, as multiples of the bare forward.
 
     python benchmarks/tracer.py
+    python benchmarks/tracer.py --generation  # the Llama alone
 
 Thread CPU time of one forward pass (the least of several) of a Thinker: 4 layers, d_model 256; and of a generation of
 300 steps by a Llama of transformers, whose modules have no annotations. One torch thread, so that the work of other
@@ -90,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="for each measurement")
     parser.add_argument("--quick", action="store_true", help="without the generation")
+    parser.add_argument("--generation", action="store_true", help="nothing else")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -98,7 +100,8 @@ def main() -> None:
     found: dict[str, dict[str, float]] = {}
     with torch.no_grad(), finite_checks(False), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the other tools' own
-        given = {(batch, tokens): torch.randint(0, 1000, (batch, tokens)) for batch, tokens in ((1, 6), (16, 256))}
+        sizes = () if args.generation else ((1, 6), (16, 256))
+        given = {(batch, tokens): torch.randint(0, 1000, (batch, tokens)) for batch, tokens in sizes}
         for shape, ids in given.items():
             found[str(shape)] = multiples(own(model, ids), args.seconds)
         if not args.quick:
@@ -107,8 +110,8 @@ def main() -> None:
         missing = [name for name in ("torchinfo", "torchlens", "torchview") if importlib.util.find_spec(name) is None]
         for shape, ids in given.items() if not missing else ():
             found[str(shape)] = multiples(tools(model, ids), args.seconds) | found[str(shape)]
-    if missing:
-        print(f"without other tools, since {', '.join(missing)} is not installed: pip install -e '.[bench]'")
+    if missing and given:
+        print(f"without other tools, since {', '.join(missing)} cannot be imported: pip install -e '.[bench]'")
     print(f"{'':18}" + "".join(f"{shape:>12}" for shape in found))
     for name in next(iter(found.values())):
         cells = (f"{row[name]:12.2f}" if name in row else f"{'':12}" for row in found.values())

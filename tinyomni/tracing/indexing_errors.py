@@ -18,10 +18,8 @@ from tinyomni.tracing.statements import Statement
 def bounds(found: re.Match[str], statement: Statement) -> str:
     """An index beyond the end."""
     index, place, size = map(int, found.groups())
-    where = "beyond the end" if index >= 0 else f"before the beginning, -{size}"
     axis = _axis_out_of_bounds(statement, index, place, size)
-    name = f"Axis {axis}" if axis is not None else "An axis"
-    return f"{name} has {size} entries, 0 … {size - 1}; index {index} is {where}."
+    return _beyond(f"Axis {axis}" if axis is not None else "An axis", size, index)
 
 
 @when(r"select\(\): index (-?\d+) out of range for tensor of size \[(.*?)\] at dimension (-?\d+)")
@@ -29,22 +27,33 @@ def select(found: re.Match[str], statement: Statement) -> str:
     """`x.select(1, 9)` with fewer entries along that dim."""
     sizes = [int(each) for each in found[2].split(", ")]
     axis = int(found[3]) % len(sizes)
-    return f"Axis {axis} of {(*sizes,)} has {sizes[axis]} entries; there is no index {found[1]}."
+    return _beyond(f"Axis {axis}", sizes[axis], int(found[1]))
+
+
+def _beyond(axis: str, size: int, index: int) -> str:
+    where = "beyond the end" if index >= 0 else f"before the beginning, -{size}"
+    return f"{axis} has {size} entries, 0 … {size - 1}; index {index} is {where}."
 
 
 def _axis_out_of_bounds(statement: Statement, index: int, place: int, size: int) -> int | None:
-    """The axis that torch means: of indices that are tensors, its number counts these alone."""
+    """The axis that torch means: of indices that are tensors, its number counts these alone. None: cannot be told."""
     if not isinstance(statement.part, ast.Subscript):
         return place
     tensor = statement.value(statement.part.value)
     if not isinstance(tensor, Tensor):
         return None
+    fitting = [axis for axis, each in enumerate(tensor.shape) if each == size]
+    if len(fitting) == 1:
+        return fitting[0]
     axes = [(axis, statement.value(node)) for axis, node in _indexed(tensor, statement.part, statement)]
     for axis, value in axes:
-        if type(value) is int and value == index and tensor.shape[axis] == size:
+        if type(value) is int and value == index and axis in fitting:
             return axis
-    among = [axis for axis, value in axes if type(value) is not int]
-    return among[place] if place < len(among) and tensor.shape[among[place]] == size else None
+    among = [(axis, value) for axis, value in axes if type(value) is not int]
+    if place >= len(among) or not all(isinstance(value, Tensor) for _, value in among):
+        return None
+    axis = among[place][0]
+    return axis if axis in fitting else None
 
 
 def _indexed(tensor: Tensor, part: ast.Subscript, statement: Statement) -> list[tuple[int, ast.expr]]:

@@ -297,8 +297,8 @@ class Recorder:
         if len(values) != len(names) or type(values) is not dict:  # from Python 3.13 on it is a view of the frame
             values = {name: values[name] for name in names if name in values}
         above = self._open[-1] if self._open else None
-        found: list[Tensor] = []
-        signature = self._signature(calls, values, keys_of(values.values(), found))
+        given: list[Tensor] = []
+        signature = self._signature(calls, values, keys_of(values.values(), given))
         record = Record(
             id=len(self.trace.steps),
             parent=above.record.id if above else None,
@@ -311,7 +311,7 @@ class Recorder:
             file=function.file,
             line=function.line,
             called=self._called(frame.f_back, above),
-            sources=self._made.of(found),
+            sources=self._made.of(given),
         )
         owner, training = values.get(names[0]) if names else None, above.training if above else False
         if isinstance(owner, nn.Module):
@@ -378,8 +378,8 @@ class Recorder:
             if record.status == "open":
                 record.status = STOPPED if record.phase == "recompute" else "raised"
             return
-        found: list[Tensor] = []
-        key = keys_of((result,), found)[0]
+        made: list[Tensor] = []
+        key = keys_of((result,), made)[0]
         known = signature.outputs.get(key)
         if known is None:
             fits = signature.wrong is not None or self._result_fits(call, result)
@@ -387,7 +387,7 @@ class Recorder:
             known = signature.outputs[key] = (outputs, fits)
         record.outputs, fits = known
         record.end = frame.f_lineno
-        self._made.note(found, record.id)
+        self._made.note(made, record.id)
         if self._flow is not None:
             name_axes(self._flow, (result, call.function.hints.get("return")))
         if self._backward:

@@ -42,7 +42,7 @@ class Statement:
     def variable(self, node: ast.AST) -> Any:
         """What a name or an attribute stands for, whatever it is; None for other expressions."""
         if self.frame is not None and isinstance(node, ast.Name):
-            return self.frame.f_locals.get(node.id, self.frame.f_globals.get(node.id))
+            return variable(self.frame, node.id)
         return attribute(self.frame, node) if self.frame is not None and isinstance(node, ast.Attribute) else None
 
     def runs_torch(self) -> bool:
@@ -116,7 +116,11 @@ class Statement:
         if product or not known or not all(isinstance(each, (Tensor, int, float, complex)) for each in values):
             return None
         dtype = torch.bool if isinstance(node, ast.Compare) else torch.result_type(*values)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and dtype in WHOLE:
+        if (
+            isinstance(node, ast.BinOp)
+            and isinstance(node.op, ast.Div)
+            and not (dtype.is_floating_point or dtype.is_complex)
+        ):
             dtype = torch.get_default_dtype()
         try:
             return torch.empty(torch.broadcast_shapes(*(each.shape for each in known)), dtype=dtype, device="meta")
@@ -174,9 +178,6 @@ class Statement:
 VIEWS = ("transpose", "permute", "unsqueeze", "squeeze", "flatten", "view", "reshape", "contiguous", "float", "long",
          "expand", "detach", "clone", "mean", "sum", "softmax", "relu", "sigmoid", "tanh", "exp", "log", "sqrt", "abs",
          "swapaxes", "repeat", "int", "bool")  # fmt: skip
-
-
-WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def _empty(tensor: Tensor) -> Tensor:

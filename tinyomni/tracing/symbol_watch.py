@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from tinyomni.tracing.functions import is_installed, is_library
+from tinyomni.tracing.statements import variable
 
 OURS = __name__.rpartition(".")[0]
 SYMBOLS = {torch.SymInt: 0, torch.SymBool: False, torch.SymFloat: 0.0}  # and a number of that kind
@@ -181,11 +182,11 @@ class Watch:
             self.errors.append((frame.f_code.co_filename, frame.f_lineno, argument[0].__name__))
         # a variable may hold a symbol for one line only
         for name, what in (*asked.get(before, ()), *asked.get(frame.f_lineno, ())):
-            value = frame.f_locals.get(name, frame.f_globals.get(name))
+            value = variable(frame, name)
             if not name or (has_symbol(value) if what == IDENTITY else stands_in(value)):
                 self.asked.add(what)
         for line in {before, frame.f_lineno} & self.foreign[frame.f_code].keys():
-            values = [frame.f_locals.get(name, frame.f_globals.get(name)) for name in names_by(frame.f_code)[line][1]]
+            values = [variable(frame, name) for name in names_by(frame.f_code)[line][1]]
             if any(has_symbol(value) or stands_in(value) for value in values):
                 paths = self.foreign[frame.f_code][line]
                 self.given |= {".".join(path) for path in paths if is_foreign(reached(path, frame))}

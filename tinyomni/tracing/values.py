@@ -115,24 +115,24 @@ def _leaf_key(value: Any, kind: type, how: int) -> Any:
     return kind
 
 
-def _container_key(value: Any, kind: type, how: int, depth: int, left: list[int], tensors_in: list[Tensor]) -> Any:
+def _container_key(value: Any, kind: type, how: int, depth: int, left: list[int], found: list[Tensor]) -> Any:
     """The keys of all parts that are described; like `walk`, it ends in cyclic and endless containers."""
-    found: list[Any] = [kind]
+    keys: list[Any] = [kind]
     for place, (name, part) in enumerate(items_of(value, how)):
         left[0] -= 1
         if place == MOST_ITEMS or left[0] <= 0:
-            found.append("more")
+            keys.append("more")
             break
         each = type(part)
         what = classify(each)  # type: ignore[arg-type]
         if what in (DATACLASS, SEQUENCE, MAPPING):
-            key = _container_key(part, each, what, depth - 1, left, tensors_in) if depth > 1 else each
+            key = _container_key(part, each, what, depth - 1, left, found) if depth > 1 else each
         else:
             key = _leaf_key(part, each, what)
             if what == TENSOR:
-                tensors_in.append(part)
-        found.append((name, key))
-    return tuple(found)
+                found.append(part)
+        keys.append((name, key))
+    return tuple(keys)
 
 
 def text_of(value: Any) -> str:
