@@ -153,7 +153,7 @@ BUGS: dict[str, tuple[str, dict[str, Any], Any, Any, str, str]] = {
         "Axis 2 has 7 entries"),
     "an id behind a slice with a name": ("s = slice(0, 2)\nreturn x[s, y]", {}, f32(7, 7), i64(2) + 9, "x[s, y]",
         "An axis has 7 entries"),
-    "a size that one axis has": ("s = slice(0, 2)\nreturn x[s, y]", {}, f32(4, 7), i64(2) + 9, "x[s, y]", "Axis 1 has 7"),
+    "a size of one axis": ("s = slice(0, 2)\nreturn x[s, y]", {}, f32(4, 7), i64(2) + 9, "x[s, y]", "Axis 1 has 7"),
     "an entry behind another": ("return x[:, 1, 9]", {}, f32(4, 7, 7), None, "x[:, 1, 9]", "Axis 2 has 7 entries"),
     "an id behind a number": ("return x[0, :, y]", {}, f32(4, 7, 7), i64(2) + 9, "x[0, :, y]", "Axis 2 has 7 entries"),
     "an id behind a mask": ("return x[y, self.ids]", {"ids": i64(1) + 8}, f32(4, 7, 3), f32(4, 7) == 0,
